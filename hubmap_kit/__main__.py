@@ -1,0 +1,5 @@
+"""``python -m hubmap_kit``."""
+
+from .cli import entry
+
+entry()

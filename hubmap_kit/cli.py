@@ -1,0 +1,219 @@
+"""The command line. TensorFlow is imported inside the commands that need it, and only there."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .competition import DataError, Problem
+from .config import RECIPES, PredictConfig, PrepareConfig, TrainConfig, recipe
+
+OK, BAD_INPUT = 0, 1
+
+
+class UsageError(Exception):
+    """A flag's value is out of bounds."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        0 done, 1 bad input. Wrong usage exits with 2.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except UsageError as error:
+        parser.error(str(error))
+    except DataError as error:
+        print(error, file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def entry() -> None:
+    """The ``hubmap-kit`` script."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo import write_demo
+
+    write_demo(arguments.out, train=arguments.train, test=arguments.test, size=arguments.size, seed=arguments.seed)
+    return OK
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from .patches import prepare, summary
+
+    print(summary(prepare(arguments.data, arguments.patches, _configure(PrepareConfig, arguments))))
+    return OK
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    config = _configure(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
+    _quiet_tensorflow()
+    from .training import train
+
+    train(arguments.patches, arguments.run, config, recipe=arguments.recipe, resume=arguments.resume)
+    return OK
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    config = _configure(PredictConfig, arguments)
+    _quiet_tensorflow()
+    from .inference import predict
+
+    return _report_problems(predict(arguments.data, arguments.runs, arguments.out, config))
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from .submission import validate
+
+    problems = validate(arguments.submission, arguments.data)
+    status = _report_problems(problems)
+    if status == OK:
+        warnings = f", {len(problems)} warnings" if problems else ""
+        print(f"{arguments.submission} is valid{warnings}")
+    return status
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from .files import replacing
+    from .metrics import score_text
+    from .submission import score
+
+    scores = score(arguments.submission, arguments.truth)
+    if arguments.per_image:
+        with replacing(arguments.per_image) as part:
+            scores.reindex(columns=["id", "organ", "dice"]).to_csv(part, index=False)
+    print(score_text(scores))
+    return OK
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from .report import write_report
+
+    write_report(arguments.runs, arguments.out)
+    print(arguments.out)
+    return OK
+
+
+def _report_problems(problems: list[Problem]) -> int:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return BAD_INPUT if any(problem.severity == "error" for problem in problems) else OK
+
+
+def _quiet_tensorflow() -> None:
+    """Keep TensorFlow's start-up notes off the terminal; what fails still raises."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hubmap-kit", description=__doc__ and "Submission kit for HuBMAP + HPA.")
+    parser.add_argument("--version", action="version", version=f"hubmap-kit {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, help: str, command: typing.Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("demo", "write a small competition in Kaggle's layout, with test_truth.csv", _demo)
+    sub.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    sub.add_argument("--train", metavar="N", type=int, default=40, help="training images (default: %(default)s)")
+    sub.add_argument("--test", metavar="N", type=int, default=20, help="test images (default: %(default)s)")
+    sub.add_argument(
+        "--size", metavar="PX", type=int, default=1024, help="side of a training image (default: %(default)s)"
+    )
+    sub.add_argument("--seed", metavar="N", type=int, default=0, help="seed of every image (default: %(default)s)")
+
+    sub = add("prepare", "cut the training images into patches: masks, split, patch store", _prepare)
+    sub.add_argument("data", metavar="DATA", type=Path, help="competition folder")
+    sub.add_argument("patches", metavar="PATCHES", type=Path, help="folder of the patch store")
+    _add_settings(sub, PrepareConfig)
+
+    sub = add("train", "train a network and write its run folder", _train)
+    sub.add_argument("patches", metavar="PATCHES", type=Path, help="patch store")
+    sub.add_argument("run", metavar="RUN", type=Path, help="run folder to write")
+    sub.add_argument(
+        "--recipe", choices=tuple(RECIPES), default="default", help="settings to start from (default: %(default)s)"
+    )
+    sub.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
+    _add_settings(sub, TrainConfig, defaults=False)
+
+    sub = add("predict", "predict images with a run, or an ensemble of several", _predict)
+    sub.add_argument("data", metavar="DATA", type=Path, help="competition folder")
+    sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
+    sub.add_argument("--out", metavar="CSV", type=Path, required=True, help="submission to write")
+    _add_settings(sub, PredictConfig)
+
+    sub = add("validate", "check a submission", _validate)
+    sub.add_argument("submission", metavar="SUBMISSION", type=Path, help="submission.csv")
+    sub.add_argument("--data", metavar="DATA", type=Path, required=True, help="competition folder")
+
+    sub = add("score", "score a submission against the truth", _score)
+    sub.add_argument("submission", metavar="SUBMISSION", type=Path, help="submission.csv")
+    sub.add_argument(
+        "--truth", metavar="CSV", type=Path, required=True, help="CSV with id,rle,img_height,img_width[,organ]"
+    )
+    sub.add_argument("--per-image", metavar="CSV", type=Path, help="also write id,organ,dice")
+
+    sub = add("report", "write a page about runs", _report)
+    sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
+    sub.add_argument("--out", metavar="HTML", type=Path, required=True, help="page to write")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, config: type, *, defaults: bool = True) -> None:
+    """A flag for each field of a settings dataclass; only flags that are given reach `_configure`."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind = hints[field.name]
+        if isinstance(kind, types.UnionType):
+            kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
+        options: dict[str, Any] = {"help": field.metadata["help"], "dest": field.name, "default": argparse.SUPPRESS}
+        if defaults and field.default is not None:
+            options["help"] += f" (default: {field.default})"
+        flag = field.metadata.get("flag", "--" + field.name.replace("_", "-"))
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+            continue
+        if "choices" in field.metadata:
+            options["choices"] = field.metadata["choices"]
+        else:
+            options["metavar"] = {int: "N", float: "X", str: "TEXT"}[kind]
+        options["help"] = options["help"].replace("%", "%%")
+        parser.add_argument(flag, type=kind, **options)
+
+
+def _configure(config: type, arguments: argparse.Namespace, make: typing.Callable[..., Any] | None = None) -> Any:
+    """Settings from the flags that were given; `make` builds them where the class itself does not."""
+    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(config) if hasattr(arguments, f.name)}
+    try:
+        return (make or config)(**given)
+    except ValueError as error:
+        raise UsageError(error) from error

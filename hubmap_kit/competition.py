@@ -1,0 +1,259 @@
+"""The competition: its organs and pixel sizes, and its tables, read and checked.
+
+A competition folder holds ``train.csv``, ``test.csv``, ``sample_submission.csv``,
+``train_images/{id}.tiff`` and ``test_images/{id}.tiff``. Every reader here collects all
+problems of a file and raises them together, each with its row.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from .rle import parse
+
+SLUG = "hubmap-organ-segmentation"
+SOURCES = ("HPA", "Hubmap")
+
+
+@dataclass(frozen=True)
+class Organ:
+    """What is known of one organ.
+
+    Pixel sizes and section thicknesses are those of the competition's data page, by data source.
+    """
+
+    ftu: str
+    pixel_size_um: dict[str, float]
+    thickness_um: dict[str, float]
+
+
+ORGANS = {
+    "kidney": Organ("glomerulus", {"HPA": 0.4, "Hubmap": 0.5}, {"HPA": 4, "Hubmap": 10}),
+    "prostate": Organ("glandular acinus", {"HPA": 0.4, "Hubmap": 6.263}, {"HPA": 4, "Hubmap": 5}),
+    "largeintestine": Organ("crypt", {"HPA": 0.4, "Hubmap": 0.229}, {"HPA": 4, "Hubmap": 8}),
+    "spleen": Organ("white pulp", {"HPA": 0.4, "Hubmap": 0.4945}, {"HPA": 4, "Hubmap": 4}),
+    "lung": Organ("alveolus", {"HPA": 0.4, "Hubmap": 0.7562}, {"HPA": 4, "Hubmap": 5}),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a file.
+
+    Attributes:
+        severity: ``error`` or ``warning``.
+        file: The file's name as the user gave or would recognise it.
+        row: Line of the file, the header being row 1; ``None`` where the file as a whole is meant.
+        rule: What should hold, with the offending value.
+        remedy: What to do about it.
+    """
+
+    severity: Literal["error", "warning"]
+    file: str
+    row: int | None
+    rule: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = self.file if self.row is None else f"{self.file}, row {self.row}"
+        return f"{self.severity}: {where}: {self.rule}; {self.remedy}"
+
+
+class DataError(ValueError):
+    """Input that cannot be used; carries every `Problem` found, one a line in its text."""
+
+    def __init__(self, problems: list[Problem]):
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+_TEST_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness")
+_TRAIN_COLUMNS = (*_TEST_COLUMNS, "rle")
+
+
+def read_train(folder: Path) -> pd.DataFrame:
+    """Read and check ``train.csv`` and that its images exist.
+
+    Returns:
+        One row an image, indexed by ``id`` (int64): ``organ``, ``data_source`` (str),
+        ``img_height``, ``img_width`` (int64, px), ``pixel_size`` (float, um),
+        ``tissue_thickness`` (float, um), ``rle`` (str), and any other column as text.
+
+    Raises:
+        DataError: Every problem of the file, each with its row.
+    """
+    return _raise_problems(*_check_images_table(folder, "train", _TRAIN_COLUMNS))
+
+
+def read_test(folder: Path, *, check_images: bool = True) -> pd.DataFrame:
+    """Read and check ``test.csv`` and that its images exist; as `read_train`, without ``rle``."""
+    return _raise_problems(*_check_images_table(folder, "test", _TEST_COLUMNS, check_images))
+
+
+def scan_images(folder: Path, split: str) -> tuple[pd.DataFrame, list[Problem]]:
+    """Read what can be used of ``train.csv`` or ``test.csv``, for callers that go on without the rest.
+
+    Returns:
+        The rows without a problem, as `read_train` or `read_test`, and every problem found.
+
+    Raises:
+        DataError: The file as a whole cannot be read or lacks a column.
+    """
+    return _check_images_table(folder, split, _TEST_COLUMNS if split == "test" else _TRAIN_COLUMNS)
+
+
+def read_sample_submission(folder: Path) -> pd.Index:
+    """Read and check ``sample_submission.csv``.
+
+    Returns:
+        Its ids (int64), in its order.
+
+    Raises:
+        DataError: Every problem of the file, each with its row.
+    """
+    path = folder / "sample_submission.csv"
+    cells = read_cells(path, ("id", "rle"))
+    problems = check_ids(path.name, cells["id"])
+    if problems:
+        raise DataError(problems)
+    return pd.Index(cells["id"].astype("int64"), name="id")
+
+
+def image_path(folder: Path, split: str, image_id: int) -> Path:
+    """Where the image of that id lies: ``{split}_images/{id}.tiff``."""
+    return folder / f"{split}_images" / f"{image_id}.tiff"
+
+
+def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV as text, checking only that it is one and has the columns.
+
+    Args:
+        path: The file; UTF-8.
+        columns: Those it must have; others are kept.
+
+    Returns:
+        Text cells; the index is the row as a person counts it, the header being row 1.
+
+    Raises:
+        DataError: The file is missing, empty, not UTF-8, ragged, or lacks a column.
+    """
+
+    def fail(rule: str, remedy: str, row: int | None = None) -> DataError:
+        return DataError([Problem("error", path.name, row, rule, remedy)])
+
+    try:
+        cells = pd.read_csv(path, dtype=str, keep_default_na=False, header=None, skip_blank_lines=False)
+    except FileNotFoundError:
+        raise fail(f"there is no such file in {path.parent}", "name a folder in the competition's layout") from None
+    except pd.errors.EmptyDataError:
+        raise fail("the file is empty", f"it needs the header {','.join(columns)}") from None
+    except pd.errors.ParserError as error:
+        line = re.search(r"line (\d+), saw (\d+)", str(error))
+        rule = f"has {line[2]} fields, more than the header" if line else f"is not a CSV: {error}"
+        raise fail(rule, "give each row the header's fields", int(line[1]) if line else None) from error
+    except UnicodeDecodeError as error:
+        raise fail(f"is not UTF-8 text ({error.reason} at byte {error.start})", "save it as UTF-8") from error
+    except OSError as error:
+        raise fail(f"cannot be read: {error.strerror}", "check the path and its permissions") from error
+    header = [str(name).removeprefix("\ufeff") for name in cells.iloc[0]]
+    problems = [
+        Problem("error", path.name, 1, f"column {name!r} is missing", f"the columns are {','.join(columns)}")
+        for name in columns
+        if name not in header
+    ]
+    problems += [
+        Problem("error", path.name, 1, f"column {name!r} appears twice", "keep one of them")
+        for name in sorted({name for name in header if header.count(name) > 1})
+    ]
+    if problems:
+        raise DataError(problems)
+    cells = cells.iloc[1:].set_axis(header, axis=1)
+    cells.index = pd.RangeIndex(2, 2 + len(cells))
+    short = cells.isna().any(axis=1)
+    problems = [
+        Problem("error", path.name, int(row), "has fewer fields than the header", "complete or delete the row")
+        for row in cells.index[short]
+    ]
+    if problems:
+        raise DataError(problems)
+    return cells
+
+
+def check_ids(file: str, ids: pd.Series) -> list[Problem]:
+    """Problems of an ``id`` column of text cells indexed by row: whole numbers, each once."""
+    whole = ids.str.fullmatch(r"\d{1,18}")
+    problems = [
+        Problem("error", file, int(row), f"id {value!r} is not a whole number", "write the image's number")
+        for row, value in ids[~whole].items()
+    ]
+    numbers = ids[whole].astype("int64")
+    first = {number: row for row, number in reversed(list(numbers.items()))}
+    problems += [
+        Problem("error", file, int(row), f"id {value} is already in row {first[value]}", "keep one row an id")
+        for row, value in numbers[numbers.duplicated()].items()
+    ]
+    return problems
+
+
+def _raise_problems(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
+    if problems:
+        raise DataError(problems)
+    return table
+
+
+def _check_images_table(
+    folder: Path, split: str, columns: tuple[str, ...], check_images: bool = True
+) -> tuple[pd.DataFrame, list[Problem]]:
+    """Check each cell; returns the typed rows that passed, and the problems sorted by row."""
+    name = f"{split}.csv"
+    cells = read_cells(folder / name, columns)
+    problems = check_ids(name, cells["id"])
+    problems += _check_column(name, cells["organ"], cells["organ"].isin(list(ORGANS)), f"one of {', '.join(ORGANS)}")
+    problems += _check_column(
+        name, cells["data_source"], cells["data_source"].isin(SOURCES), f"one of {', '.join(SOURCES)}"
+    )
+    for column in ("img_height", "img_width"):
+        whole = cells[column].str.fullmatch(r"0*[1-9]\d{0,8}")
+        problems += _check_column(name, cells[column], whole, "a whole number of pixels, at least 1")
+    for column in ("pixel_size", "tissue_thickness"):
+        number = pd.to_numeric(cells[column], errors="coerce")
+        problems += _check_column(
+            name, cells[column], (number > 0) & (number < float("inf")), "a number above 0, in um"
+        )
+    bad = {problem.row for problem in problems}
+    good = cells[~cells.index.isin(list(bad))]
+    for row, image_id in good["id"].items():
+        path = image_path(folder, split, int(image_id))
+        if check_images and not path.is_file():
+            rule = f"image {path.parent.name}/{path.name} does not exist"
+            problems.append(Problem("error", name, int(row), rule, "restore the file or delete the row"))
+    if "rle" in columns:
+        for row, cell in good.iterrows():
+            try:
+                parse(cell["rle"], (int(cell["img_height"]), int(cell["img_width"])))
+            except ValueError as error:
+                problems.append(Problem("error", name, int(row), str(error), "correct the mask's runs"))
+    if cells.empty:
+        problems.append(Problem("error", name, None, "has no rows", "it needs one row an image"))
+    problems.sort(key=lambda problem: problem.row or 0)
+    bad = {problem.row for problem in problems}
+    types = {
+        "id": "int64",
+        "img_height": "int64",
+        "img_width": "int64",
+        "pixel_size": "float64",
+        "tissue_thickness": "float64",
+    }
+    return cells[~cells.index.isin(list(bad))].astype(types).set_index("id"), problems
+
+
+def _check_column(file: str, column: pd.Series, right: pd.Series, rule: str) -> list[Problem]:
+    return [
+        Problem("error", file, int(row), f"{column.name} is {value!r}; it must be {rule}", "correct the cell")
+        for row, value in column[~right.astype(bool)].items()
+    ]

@@ -1,0 +1,26 @@
+"""The competition's score from per-image Dice, and its table by organ."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+
+def mean_dice(scores: pd.DataFrame) -> float:
+    """Mean of the column ``dice`` over images, the competition's score, in [0, 1]; NaN without images."""
+    return float(scores["dice"].mean())
+
+
+def dice_by_organ(scores: pd.DataFrame) -> dict[str, float]:
+    """Mean Dice of each organ's images; without a column ``organ``, nothing."""
+    if "organ" not in scores:
+        return {}
+    return {str(organ): float(dice) for organ, dice in scores.groupby("organ")["dice"].mean().items()}
+
+
+def score_text(scores: pd.DataFrame) -> str:
+    """Lines ``organ  dice  (n images)``, then ``mean Dice <number>`` as the last one."""
+    lines = []
+    if "organ" in scores:
+        for organ, dice in scores.groupby("organ")["dice"]:
+            lines.append(f"{organ:<15} {dice.mean():.4f}  ({len(dice)} images)")
+    return "\n".join([*lines, f"mean Dice {mean_dice(scores):.4f}"])

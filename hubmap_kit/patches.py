@@ -1,0 +1,224 @@
+"""Preparation, and the patch store it writes.
+
+The store holds each image once, at the pixel size the network sees, with its mask as a fourth
+channel; a patch is a view into it. That is smaller than overlapping patches, lets training cut
+random squares as well as the grid, and lets validation see whole images::
+
+    store.json            format, settings, the competition folder
+    images.csv            id, organ, source, sizes, split, fold, rle
+    patches.csv           id, y, x, mask_share of the grid
+    images/{id}.npy       (h, w, 4) uint8: RGB, and the mask in {0, 1}
+    images/{id}.json      what that file was made from, so that a second run can skip it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import __version__, rle
+from .competition import DataError, Problem, image_path, read_train
+from .config import PrepareConfig, to_dict
+from .files import read_json, replacing, write_json
+from .images import load_image, resize_mask
+from .progress import track
+from .splits import assign_folds, assign_splits, read_groups, split_sizes
+from .tiles import grid, pad_to_tile
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PatchStore:
+    """A prepared competition folder, open for reading.
+
+    Attributes:
+        folder: The store.
+        data: The competition folder it was made from.
+        config: Settings it was made with.
+        images: One row an image, indexed by ``id``; see the module's docstring.
+        patches: One row a grid patch: ``id``, ``y``, ``x`` (px at the network's scale),
+            ``mask_share`` in [0, 1].
+    """
+
+    folder: Path
+    data: Path
+    config: PrepareConfig
+    images: pd.DataFrame
+    patches: pd.DataFrame
+
+    @classmethod
+    def open(cls, folder: Path) -> PatchStore:
+        """Open a store.
+
+        Raises:
+            ValueError: The folder is no store, or an unfinished or incompatible one.
+        """
+        if not (folder / "store.json").is_file():
+            raise ValueError(f"{folder} is not a finished patch store; make it with: hubmap-kit prepare DATA {folder}")
+        about = read_json(folder / "store.json")
+        if about.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder} has format {about.get('format')}, this version reads {FORMAT}; prepare it again"
+            )
+        return cls(
+            folder,
+            Path(about["data"]),
+            PrepareConfig(**about["config"]),
+            pd.read_csv(folder / "images.csv", index_col="id", keep_default_na=False),
+            pd.read_csv(folder / "patches.csv"),
+        )
+
+    def ids(self, split: str, fold: int | None = None) -> list[int]:
+        """Image ids of a split.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            fold: None for the prepared split; otherwise validation is that fold and training
+                the other folds.
+
+        Raises:
+            ValueError: There is no such fold.
+        """
+        column = self.images["split"]
+        if fold is not None and split != "test":
+            if fold not in set(self.images["fold"]):
+                raise ValueError(f"{self.folder} has no fold {fold}; prepare it with --folds {fold + 1} or more")
+            held_out = self.images["fold"] == fold
+            return list(self.images.index[(held_out if split == "validation" else ~held_out) & (column != "test")])
+        return list(self.images.index[column == split])
+
+    def read(self, image_id: int) -> np.ndarray:
+        """An image and its mask at the network's scale: ``(h, w, 4)`` uint8, mapped from disk."""
+        return np.load(self.folder / "images" / f"{image_id}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def prepare(data: Path, out: Path, config: PrepareConfig) -> PatchStore:
+    """Write the patch store of a competition folder's training images.
+
+    Images are done in parallel. One whose file, mask and geometry are as in an earlier run is
+    left as it is, so that a killed or repeated preparation does only what is missing.
+
+    Args:
+        data: Competition folder; ``train.csv`` and ``train_images/`` are read.
+        out: Folder of the store.
+        config: Settings.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        DataError: Bad tables, or images that cannot be read, all of them.
+        ValueError: Sizes of the splits that leave nothing to train on.
+    """
+    images = read_train(data)
+    groups = read_groups(Path(config.groups), images.index) if config.groups else None
+    images["split"] = assign_splits(
+        images["organ"], *split_sizes(len(images), config.test_size, config.val_size), config.seed, groups
+    )
+    images["fold"] = -1
+    if config.folds:
+        rest = images.index[images["split"] != "test"]
+        images.loc[rest, "fold"] = assign_folds(images["organ"].loc[rest], config.folds, config.seed, groups)
+    images["network_um"] = images["organ"].map(config.network_um())
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    # Until the new tables are written the store counts as unfinished.
+    (out / "store.json").unlink(missing_ok=True)
+
+    made: dict[int, dict[str, Any]] = {}
+    problems = []
+    with ThreadPoolExecutor(config.jobs or os.cpu_count()) as pool:
+        jobs = {
+            pool.submit(_prepare_image, data, out, int(i), row, config.input_size): i for i, row in images.iterrows()
+        }
+        for job in track(as_completed(jobs), len(jobs), "prepare"):
+            try:
+                made[int(jobs[job])] = job.result()
+            except (OSError, ValueError) as error:
+                row = int(images.index.get_loc(jobs[job])) + 2
+                problems.append(Problem("error", "train.csv", row, str(error), "replace the image or delete the row"))
+    if problems:
+        raise DataError(sorted(problems, key=lambda problem: problem.row or 0))
+
+    images["height"] = [made[i]["shape"][0] for i in images.index]
+    images["width"] = [made[i]["shape"][1] for i in images.index]
+    columns = ["organ", "data_source", "img_height", "img_width", "pixel_size", "network_um", "height", "width"]
+    columns += ["split", "fold", "rle"]
+    with replacing(out / "images.csv") as part:
+        images[columns].to_csv(part)
+    patches = [(i, y, x, share) for i in images.index for y, x, share in made[i]["patches"]]
+    with replacing(out / "patches.csv") as part:
+        pd.DataFrame(patches, columns=["id", "y", "x", "mask_share"]).to_csv(part, index=False)
+    write_json(
+        out / "store.json",
+        {"format": FORMAT, "kit": __version__, "data": str(data.resolve()), "config": to_dict(config)},
+    )
+    return PatchStore.open(out)
+
+
+def summary(store: PatchStore) -> str:
+    """What a store holds, for the terminal: images by organ and split, patches, and how many hold mask."""
+    counts = store.images.groupby(["organ", "split"]).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=[s for s in ("train", "validation", "test") if s in counts])
+    counts.loc["all"] = counts.sum()
+    kept = int((store.patches["mask_share"] >= store.config.min_mask_share).sum())
+    return (
+        f"{counts.rename_axis(None).rename_axis(None, axis=1).to_string()}\n"
+        f"{len(store.patches)} patches of {store.config.patch_size} px seen at {store.config.input_size} px, "
+        f"{kept} with at least {store.config.min_mask_share:.0%} mask"
+    )
+
+
+def _prepare_image(data: Path, out: Path, image_id: int, row: pd.Series, input_size: int) -> dict[str, Any]:
+    """Write one image of the store unless it is there already; returns its sidecar's content."""
+    source = image_path(data, "train", image_id)
+    target = out / "images" / f"{image_id}.npy"
+    stat = source.stat()
+    made_from = {
+        "format": FORMAT,
+        "bytes": stat.st_size,
+        "modified_ns": stat.st_mtime_ns,
+        "rle_sha256": hashlib.sha256(row["rle"].encode()).hexdigest(),
+        "pixel_size_um": row["pixel_size"],
+        "network_um": row["network_um"],
+        "input_size": input_size,
+    }
+    sidecar = target.with_suffix(".json")
+    if sidecar.is_file() and target.is_file():
+        try:
+            about = read_json(sidecar)
+            done = about["made_from"] == made_from and target.stat().st_size == about["stored_bytes"]
+        except (ValueError, KeyError, TypeError):
+            done = False
+        if done:
+            return about
+
+    shape = (int(row["img_height"]), int(row["img_width"]))
+    image, _ = load_image(source, row["pixel_size"], row["network_um"], expect_shape=shape)
+    mask = resize_mask(rle.decode(row["rle"], shape), image.shape[:2])
+    pixels = pad_to_tile(np.dstack((image, mask)), input_size)
+    patches = [[*corner, share] for corner, share in _grid_shares(pixels[..., 3], input_size)]
+    with replacing(target) as part:
+        np.save(part, pixels, allow_pickle=False)
+    about = {
+        "made_from": made_from,
+        "stored_bytes": target.stat().st_size,
+        "shape": list(image.shape[:2]),
+        "patches": patches,
+    }
+    write_json(sidecar, about)
+    return about
+
+
+def _grid_shares(mask: np.ndarray, size: int) -> Iterator[tuple[tuple[int, int], float]]:
+    """Corner and share of mask of each grid patch, neighbours overlapping only as far as they must."""
+    for y, x in grid(mask.shape, size, 0.0):
+        yield (int(y), int(x)), round(float(mask[y : y + size, x : x + size].mean()), 6)

@@ -1,0 +1,31 @@
+"""Progress of a long step: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """Yield `items`, showing on stderr how many of `total` are done.
+
+    Args:
+        items: What to go through.
+        total: How many there are.
+        label: What the step is called.
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=label, unit="image")
+        return
+    begin, shown = time.monotonic(), 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        if total and (done * 10 // total > shown or done == total):
+            shown = done * 10 // total
+            print(f"{label}: {done}/{total}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)

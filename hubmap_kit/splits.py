@@ -1,0 +1,177 @@
+"""Train / validation / test split and folds: stratified by organ, optionally by group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .competition import DataError, Problem
+
+DEFAULT_TEST_SIZE = 65
+DEFAULT_TEST_SHARE = 65 / 351
+
+
+def split_sizes(count: int, test_size: int | None, val_size: int | None) -> tuple[int, int]:
+    """Number of test and of validation images.
+
+    Args:
+        count: Images in all.
+        test_size: As asked for; None for 65, or the same share (65 of 351) of a smaller set.
+        val_size: As asked for; None for as many as test images.
+
+    Returns:
+        ``(test, validation)``.
+
+    Raises:
+        ValueError: No image would be left for training.
+    """
+    if test_size is None:
+        test_size = DEFAULT_TEST_SIZE if count >= 351 else round(count * DEFAULT_TEST_SHARE)
+    if val_size is None:
+        val_size = test_size
+    if test_size + val_size >= count:
+        raise ValueError(
+            f"{test_size} test and {val_size} validation images leave none of {count} for training; lower them"
+        )
+    return test_size, val_size
+
+
+def assign_splits(
+    organs: pd.Series, test_size: int, val_size: int, seed: int, groups: pd.Series | None = None
+) -> pd.Series:
+    """Name the split of each image.
+
+    Each organ gives its proportional number of images to each split (largest remainders). With
+    groups, whole groups are dealt to the split that lacks most of the group's organ, so that
+    the sizes hold only as nearly as the groups allow.
+
+    Args:
+        organs: Organ by image id.
+        test_size: Images for the test split.
+        val_size: Images for the validation split.
+        seed: Seed of the shuffle.
+        groups: Group by image id, or None.
+
+    Returns:
+        ``train``, ``validation`` or ``test`` by image id, in the order of `organs`.
+    """
+    wanted = {
+        "test": _share_out(organs.value_counts(), test_size, len(organs)),
+        "validation": _share_out(organs.value_counts(), val_size, len(organs)),
+    }
+    return _deal(organs, groups, wanted, "train", np.random.default_rng(seed))
+
+
+def assign_folds(organs: pd.Series, folds: int, seed: int, groups: pd.Series | None = None) -> pd.Series:
+    """Number the fold, 0 to K-1, of each image; stratified by organ, whole groups together.
+
+    Args:
+        organs: Organ by image id.
+        folds: K.
+        seed: Seed of the shuffle.
+        groups: Group by image id, or None.
+
+    Returns:
+        Fold by image id.
+
+    Raises:
+        ValueError: More folds than images or groups.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    units = len(organs) if groups is None else groups.loc[organs.index].nunique()
+    if folds > units:
+        raise ValueError(f"{folds} folds need at least as many images (or groups); there are {units}")
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    result = pd.Series(0, index=organs.index)
+    with np.errstate(all="ignore"):
+        import warnings
+
+        with warnings.catch_warnings():
+            # An organ with fewer images than folds is spread as far as it goes.
+            warnings.filterwarnings("ignore", message="The least populated class")
+            parts = splitter.split(organs, organs, None if groups is None else groups.loc[organs.index])
+            for fold, (_, held_out) in enumerate(parts):
+                result.iloc[held_out] = fold
+    return result
+
+
+def read_groups(path: Path, ids: pd.Index) -> pd.Series:
+    """Read a CSV with columns ``id,group`` (others are ignored).
+
+    Args:
+        path: The CSV.
+        ids: Image ids that must be in it.
+
+    Returns:
+        Group, as text, by image id.
+
+    Raises:
+        DataError: The file lacks a column or an id, or has an id twice.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            [Problem("error", str(path), None, f"cannot be read: {error}", "name a CSV with id,group")]
+        ) from error
+    problems = [
+        Problem("error", str(path), 1, f"has no column {name!r}", "name a CSV with the columns id,group")
+        for name in ("id", "group")
+        if name not in table
+    ]
+    if not problems:
+        for row, value in table["id"][table["id"].duplicated()].items():
+            problems.append(
+                Problem("error", str(path), int(str(row)) + 2, f"id {value} appears twice", "keep one row an id")
+            )
+        missing = sorted(set(map(str, ids)) - set(table["id"]))
+        if missing:
+            problems.append(
+                Problem(
+                    "error",
+                    str(path),
+                    None,
+                    f"no row for id {', '.join(missing[:5])}"
+                    + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
+                    "give each image of train.csv a group",
+                )
+            )
+    if problems:
+        raise DataError(problems)
+    return table.set_index("id")["group"].reindex([str(i) for i in ids]).set_axis(ids)
+
+
+def _share_out(counts: pd.Series, size: int, total: int) -> dict[str, int]:
+    """Deal `size` over organs in proportion to their counts, largest remainders first."""
+    exact = counts.sort_index() * size / total
+    dealt = np.floor(exact).astype(int)
+    for organ in (exact - dealt).sort_values(ascending=False, kind="stable").index[: size - int(dealt.sum())]:
+        dealt[organ] += 1
+    return {str(organ): int(n) for organ, n in dealt.items()}
+
+
+def _deal(
+    organs: pd.Series,
+    groups: pd.Series | None,
+    wanted: dict[str, dict[str, int]],
+    rest: str,
+    rng: np.random.Generator,
+) -> pd.Series:
+    """Deal shuffled units (images or groups) to the parts until each has what it wants of each organ."""
+    left = {part: dict(by_organ) for part, by_organ in wanted.items()}
+    result = pd.Series(rest, index=organs.index)
+    units = pd.Series(np.arange(len(organs)), index=organs.index) if groups is None else groups.loc[organs.index]
+    members = {unit: organs[units == unit] for unit in rng.permutation(pd.unique(units))}
+    # Large groups first: what is dealt late must still fit.
+    for images in sorted(members.values(), key=len, reverse=True):
+        counts = images.value_counts()
+        for part, lacking in left.items():
+            if all(lacking.get(str(organ), 0) >= n for organ, n in counts.items()):
+                for organ, n in counts.items():
+                    lacking[str(organ)] -= int(n)
+                result.loc[images.index] = part
+                break
+    return result
