@@ -209,7 +209,7 @@ def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> l
             masks[image_id] = result
         else:
             text = str(result) or type(result).__name__
-            remedy = "replace the image; its mask is empty"
+            remedy = "its mask is empty"
             problems.append(
                 Problem("error", f"{config.split}.csv", rows[str(image_id)], f"id {image_id}: {text}", remedy)
             )

@@ -203,7 +203,7 @@ def _prepare_image(data: Path, out: Path, image_id: int, row: pd.Series, input_s
 
     shape = (int(row["img_height"]), int(row["img_width"]))
     image, _ = load_image(source, row["pixel_size"], row["network_um"], expect_shape=shape)
-    mask = resize_mask(rle.decode(row["rle"], shape), image.shape[:2])
+    mask = resize_mask(rle.decode(row["rle"], shape), (image.shape[0], image.shape[1]))
     pixels = pad_to_tile(np.dstack((image, mask)), input_size)
     patches = [[*corner, share] for corner, share in _grid_shares(pixels[..., 3], input_size)]
     with replacing(target) as part:
@@ -220,5 +220,5 @@ def _prepare_image(data: Path, out: Path, image_id: int, row: pd.Series, input_s
 
 def _grid_shares(mask: np.ndarray, size: int) -> Iterator[tuple[tuple[int, int], float]]:
     """Corner and share of mask of each grid patch, neighbours overlapping only as far as they must."""
-    for y, x in grid(mask.shape, size, 0.0):
+    for y, x in grid((mask.shape[0], mask.shape[1]), size, 0.0):
         yield (int(y), int(x)), round(float(mask[y : y + size, x : x + size].mean()), 6)

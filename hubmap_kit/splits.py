@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .competition import DataError, Problem
+from .competition import DataError, Problem, check_ids, read_cells
 
 DEFAULT_TEST_SIZE = 65
 DEFAULT_TEST_SHARE = 65 / 351
@@ -77,24 +78,24 @@ def assign_folds(organs: pd.Series, folds: int, seed: int, groups: pd.Series | N
         Fold by image id.
 
     Raises:
-        ValueError: More folds than images or groups.
+        ValueError: More folds than groups, or than images of the commonest organ.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     units = len(organs) if groups is None else groups.loc[organs.index].nunique()
-    if folds > units:
-        raise ValueError(f"{folds} folds need at least as many images (or groups); there are {units}")
+    if folds > min(units, organs.value_counts().max()):
+        raise ValueError(
+            f"{folds} folds of {len(organs)} images are too many: each needs an image of the commonest organ, "
+            "and a group of its own; lower the number of folds"
+        )
     splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
     result = pd.Series(0, index=organs.index)
-    with np.errstate(all="ignore"):
-        import warnings
-
-        with warnings.catch_warnings():
-            # An organ with fewer images than folds is spread as far as it goes.
-            warnings.filterwarnings("ignore", message="The least populated class")
-            parts = splitter.split(organs, organs, None if groups is None else groups.loc[organs.index])
-            for fold, (_, held_out) in enumerate(parts):
-                result.iloc[held_out] = fold
+    with warnings.catch_warnings():
+        # An organ with fewer images than folds is spread as far as it goes.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        parts = splitter.split(organs, organs, None if groups is None else groups.loc[organs.index])
+        for fold, (_, held_out) in enumerate(parts):
+            result.iloc[held_out] = fold
     return result
 
 
@@ -111,37 +112,15 @@ def read_groups(path: Path, ids: pd.Index) -> pd.Series:
     Raises:
         DataError: The file lacks a column or an id, or has an id twice.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            [Problem("error", str(path), None, f"cannot be read: {error}", "name a CSV with id,group")]
-        ) from error
-    problems = [
-        Problem("error", str(path), 1, f"has no column {name!r}", "name a CSV with the columns id,group")
-        for name in ("id", "group")
-        if name not in table
-    ]
-    if not problems:
-        for row, value in table["id"][table["id"].duplicated()].items():
-            problems.append(
-                Problem("error", str(path), int(str(row)) + 2, f"id {value} appears twice", "keep one row an id")
-            )
-        missing = sorted(set(map(str, ids)) - set(table["id"]))
-        if missing:
-            problems.append(
-                Problem(
-                    "error",
-                    str(path),
-                    None,
-                    f"no row for id {', '.join(missing[:5])}"
-                    + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
-                    "give each image of train.csv a group",
-                )
-            )
+    cells = read_cells(path, ("id", "group"))
+    problems = check_ids(path.name, cells["id"])
+    missing = [str(i) for i in ids if str(i) not in set(cells["id"])]
+    if missing:
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        problems.append(Problem("error", path.name, None, f"has no row for id {listed}", "give each image a group"))
     if problems:
         raise DataError(problems)
-    return table.set_index("id")["group"].reindex([str(i) for i in ids]).set_axis(ids)
+    return cells.set_index("id")["group"].reindex([str(i) for i in ids]).set_axis(ids)
 
 
 def _share_out(counts: pd.Series, size: int, total: int) -> dict[str, int]:

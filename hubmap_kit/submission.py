@@ -79,7 +79,7 @@ def _read_truth(path: Path) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
     cells = read_cells(path, ("id", "rle", "img_height", "img_width"))
     problems = check_ids(path.name, cells["id"])
     for column in ("img_height", "img_width"):
-        for row, value in cells[column][~cells[column].str.fullmatch(r"0*[1-9]\d{0,8}")].items():
+        for row, value in cells[column][~cells[column].str.fullmatch(r"0*[1-9][0-9]{0,8}")].items():
             rule = f"{column} is {value!r}; it must be a whole number of pixels, at least 1"
             problems.append(Problem("error", path.name, int(row), rule, "correct the cell"))
     if cells.empty:

@@ -112,7 +112,7 @@ def predict_tiled(
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     height, width = image.shape[:2]
     padded = pad_to_tile(image, tile_size)
-    corners = grid(padded.shape[:2], tile_size, overlap)
+    corners = grid((padded.shape[0], padded.shape[1]), tile_size, overlap)
     window = blending_window(tile_size)
     weights = window[:, None] * window[None, :]
     total = np.zeros(padded.shape[:2], np.float32)

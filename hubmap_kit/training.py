@@ -321,7 +321,7 @@ def _write_checkpoint(
     arrays = {f"model_{i:05d}": np.asarray(v) for i, v in enumerate(model.variables)}
     arrays |= {f"optimizer_{i:05d}": np.asarray(v) for i, v in enumerate(optimizer.variables)}
     with replacing(run / CHECKPOINT) as part:
-        np.savez(part, state=np.array(json.dumps(state)), **arrays)  # type: ignore[arg-type]
+        np.savez(part, state=np.array(json.dumps(state)), **arrays)
 
 
 def _read_checkpoint(run: Path, about: dict[str, Any]) -> dict[str, Any] | None:

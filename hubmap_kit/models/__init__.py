@@ -36,10 +36,11 @@ def build_model(about: dict[str, Any], encoder_weights: str | None = None) -> tu
     Raises:
         ValueError: Encoder weights that can be neither downloaded nor read.
     """
+    encoder_names: list[str] = []
     if about["model"] == "unet":
         from .unet import plain_unet
 
-        network, encoder_names = plain_unet(about["filters"]), []
+        network = plain_unet(about["filters"])
     else:
         from .efficientnet_unet import efficientnet_unet
 

@@ -1,0 +1,118 @@
+"""A page about one or more runs: settings, curves, scores. One file that opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from .files import write_text
+from .run import Run
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>hubmap-kit report</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; }
+summary { cursor: pointer; }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
+</style>
+</head>
+<body>
+<h1>hubmap-kit report</h1>
+<p>Dice is the competition's: full resolution, thresholded, of each image, averaged.</p>
+{% for run in runs %}
+<h2>{{ run.name }}</h2>
+<p>Recipe <b>{{ run.about.recipe }}</b>, {{ run.network }}, {{ run.epochs }}
+epochs, made {{ run.about.created }} with hubmap-kit {{ run.about.kit }}.</p>
+{% if run.results %}<h3>Loss and Dice by split</h3>{{ run.results }}{% endif %}
+{% if run.history %}<h3>Training</h3>
+<img alt="Loss and validation Dice by epoch" src="data:image/png;base64,{{ run.curves }}">{% endif %}
+{% if run.worst %}<h3>Lowest Dice outside the training split</h3>{{ run.worst }}{% endif %}
+<details><summary>Settings</summary><pre>{{ run.settings }}</pre></details>
+{% endfor %}
+</body>
+</html>
+"""
+
+
+def write_report(runs: list[Path], out: Path) -> None:
+    """Write the page.
+
+    Args:
+        runs: Run folders.
+        out: HTML file; pictures are inside of it.
+
+    Raises:
+        ValueError: A folder is not a run.
+    """
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(_PAGE).render(runs=[_describe(Run.open(run)) for run in runs])
+    write_text(out, page + "\n")
+
+
+def _describe(run: Run) -> dict[str, Any]:
+    history, results, scores = (_read(run.folder / f"{name}.csv") for name in ("history", "results", "scores"))
+    network = run.about["network"]
+    worst = None
+    if scores is not None:
+        held_out = scores[scores["split"] != "train"].nsmallest(10, "dice")
+        worst = None if held_out.empty else _html(held_out)
+    return {
+        "name": run.folder.resolve().name,
+        "about": run.about,
+        "epochs": run.about.get("epochs", "unfinished, " + str(0 if history is None else len(history))),
+        "network": f"{network['model']} {network.get('encoder', '')}".strip(),
+        "results": None if results is None else _html(results),
+        "history": None if history is None else history.to_dict("records"),
+        "curves": None if history is None else _curves(history),
+        "worst": worst,
+        "settings": json.dumps({key: run.about[key] for key in ("prepare", "train", "thresholds")}, indent=2),
+    }
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def _html(table: pd.DataFrame) -> Any:
+    # pandas escapes the cells itself.
+    return Markup(table.to_html(index=False, border=0, float_format="{:.4f}".format, na_rep="–"))
+
+
+def _curves(history: pd.DataFrame) -> str:
+    """Loss on the left, validation Dice (all, and by organ) on the right, as base64 PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for column, label in (("train_loss", "training"), ("validation_loss", "validation")):
+        if column in history:
+            rows = history.dropna(subset=[column])
+            left.plot(rows["epoch"], rows[column], marker=".", label=label)
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend()
+    for column in [name for name in history if name.startswith("validation_dice")]:
+        rows = history.dropna(subset=[column])
+        organ = column.removeprefix("validation_dice").lstrip("_")
+        style = {"linewidth": 1, "alpha": 0.7} if organ else {"linewidth": 2.5, "color": "black"}
+        right.plot(rows["epoch"], rows[column], marker=".", label=organ or "mean", **style)
+    right.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1))
+    if right.lines:
+        right.legend(fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return base64.b64encode(buffer.getvalue()).decode()

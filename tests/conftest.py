@@ -1,0 +1,48 @@
+"""Fixtures: a tiny demo competition, and its patch store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# No test here is about speed, and the first example often pays for an import.
+settings.register_profile("kit", deadline=None)
+settings.load_profile("kit")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo competition of 10 + 5 small images; shared, so tests only read it."""
+    from hubmap_kit.demo import write_demo
+
+    folder = tmp_path_factory.mktemp("demo") / "competition"
+    write_demo(folder, train=10, test=5, size=256, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's patch store: 64 px patches at half scale, all five organs in training."""
+    from hubmap_kit.config import PrepareConfig
+    from hubmap_kit.patches import prepare
+
+    folder = tmp_path_factory.mktemp("store")
+    prepare(demo, folder, PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2, min_mask_share=0.01))
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def corner_mask(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A random mask that is never square-symmetric and sets all four corners."""
+    mask = (rng.random(shape) < 0.3).astype(np.uint8)
+    mask[[0, 0, -1, -1], [0, -1, 0, -1]] = 1
+    return mask

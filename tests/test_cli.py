@@ -1,0 +1,85 @@
+"""Tests of the command line: status, messages, files."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from hubmap_kit.cli import main
+
+
+@pytest.fixture
+def answers(demo, tmp_path):
+    """The demo's truth as a submission."""
+    path = tmp_path / "submission.csv"
+    pd.read_csv(demo / "test_truth.csv")[["id", "rle"]].to_csv(path, index=False)
+    return path
+
+
+def test_truth_is_valid_and_scores_one(demo, answers, capsys):
+    """The demo's truth passes validate and scores 1 on the last line."""
+    assert main(["validate", str(answers), "--data", str(demo)]) == 0
+    assert main(["score", str(answers), "--truth", str(demo / "test_truth.csv")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1] == "mean Dice 1.0000"
+    assert sum("images)" in line for line in out) == 5
+
+
+def test_per_image_scores(demo, answers, tmp_path):
+    """--per-image writes id, organ and Dice of each image."""
+    out = tmp_path / "per_image.csv"
+    main(["score", str(answers), "--truth", str(demo / "test_truth.csv"), "--per-image", str(out)])
+    table = pd.read_csv(out)
+    assert list(table.columns) == ["id", "organ", "dice"]
+    assert (table["dice"] == 1).all()
+    assert len(table) == 5
+
+
+def test_bad_submission(demo, answers, capsys):
+    """Every problem is on stderr with file and row, the status is 1, and there is no traceback."""
+    lines = answers.read_text().splitlines()
+    answers.write_text("\n".join([lines[0], lines[1] + " 5", *lines[2:-1]]) + "\n")
+    assert main(["validate", str(answers), "--data", str(demo)]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2
+    assert "submission.csv, row 2" in err[0]
+    assert "missing" in err[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["validate", "x.csv"],
+        ["train", "a", "b", "--recipe", "nope"],
+        ["train", "a", "b", "--overlap", "2"],
+        ["prepare", "a", "b", "--input-size", "100"],
+        ["predict", "data", "--out", "x"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments, capsys):
+    """Wrong usage ends with status 2 and says how it is used."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: hubmap-kit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepare", "{here}/none", "{here}/out"],
+        ["train", "{here}/none", "{here}/out"],
+        ["report", "{here}/none", "--out", "{here}/report.html"],
+        ["validate", "{here}/none.csv", "--data", "{here}"],
+        ["score", "{here}/none.csv", "--truth", "{here}/none.csv"],
+    ],
+)
+def test_bad_input_is_status_1(arguments, tmp_path, capsys):
+    """Input that is not there ends with status 1 and one line that names it; nothing is written."""
+    assert main([argument.format(here=tmp_path) for argument in arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,124 @@
+"""Tests of reading and checking the tables."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hubmap_kit.competition import DataError, read_sample_submission, read_test, read_train, scan_images
+
+HEADER = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
+GOOD = "7,kidney,HPA,10,12,0.4,4"
+
+
+def folder_with(tmp_path: Path, *rows: str, header: str = HEADER, images: tuple[int, ...] = (7, 8, 9)) -> Path:
+    (tmp_path / "test_images").mkdir()
+    for image in images:
+        (tmp_path / "test_images" / f"{image}.tiff").touch()
+    (tmp_path / "test.csv").write_text("\n".join((header, *rows)) + "\n")
+    return tmp_path
+
+
+def test_demo_tables_are_read_with_their_types(demo):
+    """The demo's tables pass, indexed by id, with sizes as numbers and RLE as text."""
+    train, test = read_train(demo), read_test(demo)
+    assert len(train) == 10
+    assert len(test) == 5
+    assert train.index.name == "id"
+    assert train["img_height"].dtype == "int64"
+    assert train["pixel_size"].dtype == "float64"
+    assert isinstance(train["rle"].iloc[0], str)
+    assert list(read_sample_submission(demo)) == list(test.index)
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        ("x7,kidney,HPA,10,12,0.4,4", "id 'x7' is not a whole number"),
+        ("7.0,kidney,HPA,10,12,0.4,4", "id '7.0'"),
+        (",kidney,HPA,10,12,0.4,4", "id ''"),
+        ("8,liver,HPA,10,12,0.4,4", "organ is 'liver'"),
+        ("8,kidney,hubmap,10,12,0.4,4", "data_source is 'hubmap'"),
+        ("8,kidney,HPA,0,12,0.4,4", "img_height is '0'"),
+        ("8,kidney,HPA,10,-12,0.4,4", "img_width is '-12'"),
+        ("8,kidney,HPA,10,1.5,0.4,4", "img_width is '1.5'"),
+        ("8,kidney,HPA,10,12,0,4", "pixel_size is '0'"),
+        ("8,kidney,HPA,10,12,inf,4", "pixel_size is 'inf'"),
+        ("8,kidney,HPA,10,12,nan,4", "pixel_size is 'nan'"),
+        ("8,kidney,HPA,10,12,,4", "pixel_size is ''"),
+        ("8,kidney,HPA,10,12,0.4,-4", "tissue_thickness is '-4'"),
+        ("7,kidney,HPA,10,12,0.4,4", "id 7 is already in row 2"),
+        ("5,kidney,HPA,10,12,0.4,4", "5.tiff does not exist"),
+        ("8,kidney,HPA", "has 3 fields, the header 7"),
+        ("8,kidney,HPA,10,12,0.4,4,9", "has 8 fields, the header 7"),
+    ],
+)
+def test_each_bad_cell_is_named_with_its_row(tmp_path, row, rule):
+    """A bad cell in the second row is reported as row 3 with its rule."""
+    with pytest.raises(DataError) as caught:
+        read_test(folder_with(tmp_path, GOOD, row))
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.row, problem.severity) == ("test.csv", 3, "error")
+    assert rule in problem.rule
+    assert problem.remedy
+
+
+def test_all_problems_come_together(tmp_path):
+    """Several bad rows are reported at once, in the order of the file."""
+    folder = folder_with(tmp_path, "7,liver,Mars,10,12,0.4,4", GOOD, "8,kidney,HPA,x,12,0.4,4", images=(7,))
+    with pytest.raises(DataError) as caught:
+        read_test(folder)
+    assert [problem.row for problem in caught.value.problems] == [2, 2, 3, 4]
+
+
+def test_good_rows_can_be_had_without_the_bad(tmp_path):
+    """A scan gives the rows that can be used beside the problems of the others."""
+    table, problems = scan_images(folder_with(tmp_path, GOOD, "8,liver,HPA,10,12,0.4,4"), "test")
+    assert list(table.index) == [7]
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"", "empty"),
+        (b"id,organ\n1,kidney\n", "column 'data_source' is missing"),
+        (f"{HEADER}\n".encode(), "no rows"),
+        (f"{HEADER},id\n{GOOD},7\n".encode(), "'id' appears twice"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_files_that_are_no_table(tmp_path, content, rule):
+    """A file that is empty, of other columns, without rows or not text gives one clear error."""
+    folder_with(tmp_path, GOOD)
+    (tmp_path / "test.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rule):
+        read_test(tmp_path)
+
+
+def test_missing_file(tmp_path):
+    """A missing table is named with its folder."""
+    with pytest.raises(DataError, match=r"train\.csv.*no such file"):
+        read_train(tmp_path)
+
+
+def test_spreadsheet_files_are_read(tmp_path):
+    """A byte order mark and Windows line ends, as spreadsheets write them, do no harm."""
+    folder = folder_with(tmp_path, GOOD)
+    (folder / "test.csv").write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\n{GOOD}\r\n".encode())
+    assert list(read_test(folder).index) == [7]
+
+
+def test_bad_mask_in_train(demo, tmp_path):
+    """A training mask that leaves its image is reported with its row."""
+    folder = tmp_path / "copy"
+    shutil.copytree(demo, folder)
+    table = pd.read_csv(folder / "train.csv", dtype=str)
+    table.loc[4, "rle"] = "1 99999999"
+    table.to_csv(folder / "train.csv", index=False)
+    with pytest.raises(DataError) as caught:
+        read_train(folder)
+    assert [problem.row for problem in caught.value.problems] == [6]

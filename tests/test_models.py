@@ -1,0 +1,95 @@
+"""Tests of the networks."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from hubmap_kit.config import ENCODERS
+from hubmap_kit.models import MEAN, STD, build_model, describe_model, load_model
+
+
+def forward(model, image):
+    return np.asarray(model(image[None], training=False))[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [("unet", ""), ("efficientnet-unet", "efficientnetb0"), ("efficientnet-unet", "efficientnetv2b0")],
+)
+def test_networks_take_any_multiple_of_32(name, encoder, rng, tmp_path):
+    """uint8 images of any multiple of 32 give logits of their size, and saved weights give the same ones."""
+    about = describe_model(name, encoder, filters=4)
+    model, layers = build_model(about)
+    assert bool(layers) == (name != "unet")
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in ((64, 96), (96, 32))]
+    logits = [forward(model, image) for image in images]
+    assert [value.shape for value in logits] == [(64, 96), (96, 32)]
+    assert all(value.dtype == np.float32 for value in logits)
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = load_model(about, tmp_path / "model.weights.h5")
+    for image, before in zip(images, logits, strict=True):
+        np.testing.assert_allclose(forward(again, image), before, atol=1e-5)
+
+
+def test_plain_unet_has_the_classic_width():
+    """64 filters give 31 million parameters, 64 to 1024 filters deep."""
+    model, _ = build_model(describe_model("unet", "", 64))
+    assert 30e6 < model.count_params() < 32e6
+
+
+def test_every_encoder_is_known():
+    """Each encoder that can be chosen has its skips in segmentation-models' factory."""
+    from hubmap_kit.models.efficientnet_unet import Backbones
+
+    assert len(ENCODERS) == 12
+    for encoder in ENCODERS:
+        assert len(Backbones.get_feature_layers(encoder, n=4)) == 4
+
+
+def test_normalisation_is_part_of_the_network():
+    """The network itself turns uint8 into ImageNet's normalised values."""
+    model, _ = build_model(describe_model("unet", "", 1))
+    layer = model.get_layer("normalisation")
+    image = np.array([[[[0, 128, 255]]]], np.uint8)
+    np.testing.assert_allclose(layer(image)[0, 0, 0], (image[0, 0, 0] / 255 - MEAN) / STD, rtol=1e-5)
+
+
+def test_v2_encoder_weights_from_keras_own_file(tmp_path):
+    """A weights file of Keras's EfficientNetV2B0 without top fills the encoder, which then gives Keras's features."""
+    source = keras.applications.EfficientNetV2B0(include_top=False, weights=None)
+    path = tmp_path / "encoder.weights.h5"
+    source.save_weights(path)
+    model, layers = build_model(describe_model("efficientnet-unet", "efficientnetv2b0", 0), str(path))
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype(np.float32)
+    network = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    features = keras.Model(network.input, layers[-1].output)((image / 255 - MEAN) / STD)
+    np.testing.assert_allclose(features, source(image), atol=1e-4)
+
+
+def test_b0_encoder_weights_from_file(tmp_path):
+    """A weights file of an EfficientNet-B0 encoder is loaded into it."""
+    about = describe_model("efficientnet-unet", "efficientnetb0", 0)
+    first, layers = build_model(about)
+    network = next(layer for layer in first.layers if isinstance(layer, keras.Model))
+    path = tmp_path / "encoder.weights.h5"
+    keras.Model(network.input, layers[-1].output).save_weights(path)
+    _, loaded = build_model(about, str(path))
+    for ours, theirs in zip(loaded, layers, strict=True):
+        for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+            assert np.array_equal(a, b)
+
+
+def test_bad_weights_are_named(tmp_path):
+    """A missing file, a file of another network and a damaged one are each an error naming the file."""
+    about = describe_model("efficientnet-unet", "efficientnetv2b0", 0)
+    with pytest.raises(ValueError, match=r"no weights file .*none\.h5"):
+        build_model(about, str(tmp_path / "none.h5"))
+    other, _ = build_model(describe_model("unet", "", 2))
+    other.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(ValueError, match=r"other\.weights\.h5 does not hold weights of efficientnetv2b0"):
+        build_model(about, str(tmp_path / "other.weights.h5"))
+    (tmp_path / "model.weights.h5").write_bytes(b"no HDF5")
+    with pytest.raises(ValueError, match=r"model\.weights\.h5 cannot be loaded"):
+        load_model(describe_model("unet", "", 2), tmp_path / "model.weights.h5")

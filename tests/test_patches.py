@@ -1,0 +1,159 @@
+"""Tests of preparation and the patch store."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hubmap_kit import rle
+from hubmap_kit.competition import DataError, read_train
+from hubmap_kit.config import PrepareConfig, organ_values
+from hubmap_kit.images import read_image, resize, resize_mask
+from hubmap_kit.patches import PatchStore, prepare
+
+SMALL = PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2)
+
+
+def stamps(folder):
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "images").iterdir()}
+
+
+def test_store_holds_image_and_mask_at_the_networks_scale(demo, store):
+    """Each stored image is the file brought to the network's pixel size, its mask the RLE's."""
+    opened = PatchStore.open(store)
+    table = read_train(demo)
+    assert set(opened.images.index) == set(table.index)
+    for image_id, row in table.iterrows():
+        shape = (row["img_height"], row["img_width"])
+        small = (round(shape[0] * 0.4 / 0.8), round(shape[1] * 0.4 / 0.8))
+        pixels = opened.read(image_id)[: small[0], : small[1]]
+        image = read_image(demo / "train_images" / f"{image_id}.tiff")
+        assert np.array_equal(pixels[..., :3], resize(image, small))
+        assert np.array_equal(pixels[..., 3], resize_mask(rle.decode(row["rle"], shape), small))
+
+
+def test_patches_cover_each_image_and_know_their_mask(store):
+    """The grid covers every pixel, and a patch's share of mask is what its pixels say."""
+    opened = PatchStore.open(store)
+    for image_id, patches in opened.patches.groupby("id"):
+        pixels = opened.read(image_id)
+        covered = np.zeros(pixels.shape[:2], bool)
+        for patch in patches.itertuples():
+            view = pixels[patch.y : patch.y + 64, patch.x : patch.x + 64]
+            assert view.shape == (64, 64, 4)
+            assert patch.mask_share == pytest.approx(view[..., 3].mean(), abs=1e-6)
+            covered[patch.y : patch.y + 64, patch.x : patch.x + 64] = True
+        assert covered.all()
+
+
+def test_default_geometry_is_the_starting_designs():
+    """By default 1024 px patches at 0.4 um are seen at 256 px, so at 1.6 um."""
+    config = PrepareConfig()
+    assert (config.patch_size, config.input_size) == (1024, 256)
+    assert config.network_um() == pytest.approx(dict.fromkeys(config.network_um(), 1.6))
+
+
+def test_second_run_redoes_nothing(demo, tmp_path):
+    """A second run writes no image again; another split does not either; another geometry does."""
+    prepare(demo, tmp_path, SMALL)
+    before = stamps(tmp_path)
+    again = prepare(demo, tmp_path, SMALL)
+    assert stamps(tmp_path) == before
+    other = prepare(demo, tmp_path, PrepareConfig(patch_size=128, input_size=64, test_size=1, val_size=3, seed=5))
+    assert stamps(tmp_path) == before
+    assert (other.images["split"] != again.images["split"]).any()
+    prepare(demo, tmp_path, PrepareConfig(patch_size=64, input_size=64, test_size=2, val_size=2))
+    assert all(stamps(tmp_path)[name] != stamp for name, stamp in before.items())
+
+
+def test_interrupted_run_goes_on(demo, tmp_path):
+    """What a killed preparation left, a cut file and a missing sidecar, is made again and only that."""
+    prepare(demo, tmp_path, SMALL)
+    arrays = sorted((tmp_path / "images").glob("*.npy"))
+    arrays[0].write_bytes(arrays[0].read_bytes()[:100])
+    arrays[1].with_suffix(".json").unlink()
+    arrays[2].with_suffix(".json").write_text("{")
+    (tmp_path / "store.json").unlink()
+    with pytest.raises(ValueError, match="not a finished patch store"):
+        PatchStore.open(tmp_path)
+    before = stamps(tmp_path)
+    opened = prepare(demo, tmp_path, SMALL)
+    changed = {name for name, stamp in stamps(tmp_path).items() if before.get(name) != stamp}
+    assert changed == {f"{path.stem}{suffix}" for path in arrays[:3] for suffix in (".npy", ".json")}
+    assert all(opened.read(i).shape[2] == 4 for i in opened.images.index)
+
+
+def test_a_changed_mask_is_prepared_again(demo, tmp_path):
+    """An image whose mask was corrected in train.csv is the only one made again."""
+    data = tmp_path / "data"
+    shutil.copytree(demo, data)
+    prepare(data, tmp_path / "store", SMALL)
+    before = stamps(tmp_path / "store")
+    table = pd.read_csv(data / "train.csv", dtype=str)
+    table.loc[0, "rle"] = "1 1000"
+    table.to_csv(data / "train.csv", index=False)
+    prepare(data, tmp_path / "store", SMALL)
+    changed = {name.split(".")[0] for name, stamp in stamps(tmp_path / "store").items() if before[name] != stamp}
+    assert changed == {table.loc[0, "id"]}
+
+
+def test_all_unreadable_images_are_named(demo, tmp_path):
+    """Images that cannot be read, or are of another size than the table says, are listed together with their rows."""
+    data = tmp_path / "data"
+    shutil.copytree(demo, data)
+    table = pd.read_csv(data / "train.csv", dtype=str)
+    (data / "train_images" / f"{table.loc[1, 'id']}.tiff").write_bytes(b"II*\0 broken")
+    table.loc[3, "img_width"] = "255"
+    table.loc[3, "rle"] = "1 1"
+    table.to_csv(data / "train.csv", index=False)
+    with pytest.raises(DataError) as caught:
+        prepare(data, tmp_path / "store", SMALL)
+    assert [problem.row for problem in caught.value.problems] == [3, 5]
+    assert f"{table.loc[1, 'id']}.tiff" in caught.value.problems[0].rule
+    assert "256 x 256" in caught.value.problems[1].rule
+
+
+def test_folds_and_groups(demo, tmp_path):
+    """Folds part the images outside the test split; a fold's training and validation images do not meet."""
+    groups = tmp_path / "groups.csv"
+    ids = read_train(demo).index
+    groups.write_text("id,group\n" + "".join(f"{i},{n // 2}\n" for n, i in enumerate(ids)))
+    opened = prepare(
+        demo, tmp_path / "store", PrepareConfig(patch_size=128, input_size=64, test_size=0, folds=2, groups=str(groups))
+    )
+    train, validation = opened.ids("train", 1), opened.ids("validation", 1)
+    assert set(train) | set(validation) == set(ids)
+    assert not set(train) & set(validation)
+    pairs = [set(ids[n : n + 2]) for n in range(0, len(ids), 2)]
+    assert all(pair <= set(train) or pair <= set(validation) for pair in pairs)
+    with pytest.raises(ValueError, match="no fold 2"):
+        opened.ids("train", 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "rule"),
+    [
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"input_size": 100}, "multiple of 32"),
+        ({"folds": 1}, "folds is 1"),
+        ({"min_mask_share": 1.0}, "below 1"),
+        ({"pixel_size_um": "0"}, "above 0"),
+        ({"pixel_size_um": "liver=1"}, "unknown organ liver"),
+        ({"pixel_size_um": "x"}, "'x' is not a number"),
+        ({"test_size": -1}, "at least 0"),
+    ],
+)
+def test_settings_out_of_bounds(setting, rule):
+    """A setting out of bounds is named with its rule."""
+    with pytest.raises(ValueError, match=rule):
+        PrepareConfig(**setting)
+
+
+def test_values_by_organ():
+    """A number, organ=number and both together give one number for each organ."""
+    assert set(organ_values("0.5", 1).values()) == {0.5}
+    assert organ_values("prostate=1.6", 0.4) == organ_values(0.4, 1) | {"prostate": 1.6}
+    assert organ_values("0.4,lung=2", 9) == organ_values(0.4, 1) | {"lung": 2}

@@ -1,0 +1,101 @@
+"""Tests of writing, validating and scoring a submission."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hubmap_kit import rle, submission
+from hubmap_kit.competition import DataError
+
+SIZES = {11: (5, 7), 12: (9, 4), 13: (6, 6)}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A test set of three images; no image file is needed."""
+    rows = [f"{i},kidney,HPA,{h},{w},0.4,4" for i, (h, w) in SIZES.items()]
+    header = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
+    (tmp_path / "test.csv").write_text("\n".join((header, *rows)) + "\n")
+    truth = [f"{i},{'lung' if i == 13 else 'kidney'},{h},{w},1 4" for i, (h, w) in SIZES.items()]
+    (tmp_path / "truth.csv").write_text("\n".join(("id,organ,img_height,img_width,rle", *truth)) + "\n")
+    return tmp_path
+
+
+def write(data, text):
+    path = data / "submission.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_valid_submission(data):
+    """A complete submission has no problem, in any order of its rows."""
+    assert submission.validate(write(data, "id,rle\n13,1 4\n11,35 1\n12,2 3 6 1\n"), data) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "row", "rule"),
+    [
+        ("id,rle\n11,1 4\n12,1 4\n", None, "id 13 is missing"),
+        ("id,rle\n11,1 4\n12,1 4\n13,1 4\n14,1 4\n", 5, "id 14 is not in the test set"),
+        ("id,rle\n11,1 4\n12,1 4\n13,1 4\n13,1 4\n", 5, "already in row 4"),
+        ("id,rle\n11,nan\n12,1 4\n13,1 4\n", 2, "empty field"),
+        ("id,rle\n11,1 4\n12,36 2\n13,1 4\n", 3, "leaves the mask"),
+        ("id,rle\n11,1\n12,1 4\n13,1 4\n", 2, "odd count"),
+        ("id,rle\n11,0 4\n12,1 4\n13,1 4\n", 2, "numbered from 1"),
+        ("id,rle\n11,5 4 1 2\n12,1 4\n13,1 4\n", 2, "starts before"),
+        ("id,rle,x\n11,1 4,\n12,1 4,\n13,1 4,\n", 1, "header"),
+        ("rle,id\n1 4,11\n1 4,12\n1 4,13\n", 1, "header"),
+        ("Id,rle\n11,1 4\n12,1 4\n13,1 4\n", 1, "'id' is missing"),
+        ("", None, "empty"),
+        ("id,rle\n11,1 4\n12,1 4\n13\n", 4, "has 1 fields, the header 2"),
+    ],
+)
+def test_each_error_is_named(data, text, row, rule):
+    """Each rule that is broken gives one error with its row."""
+    errors = submission.validate(write(data, text), data)
+    assert [(p.severity, p.row) for p in errors] == [("error", row)]
+    assert rule in errors[0].rule
+
+
+def test_empty_mask_is_a_warning(data):
+    """An empty field is an empty mask: a warning, not an error."""
+    (problem,) = submission.validate(write(data, "id,rle\n11,\n12,1 4\n13,1 4\n"), data)
+    assert (problem.severity, problem.row) == ("warning", 2)
+
+
+def test_missing_file_is_a_problem(data):
+    """A submission that is not there is reported like any other problem."""
+    (problem,) = submission.validate(data / "none.csv", data)
+    assert "no such file" in problem.rule
+
+
+def test_score_is_the_mean_of_each_images_dice(data):
+    """Dice is taken for each image and then averaged, whatever the images' sizes."""
+    scores = submission.score(write(data, "id,rle\n11,1 4\n12,3 4\n13,\n"), data / "truth.csv")
+    assert list(scores.columns) == ["id", "organ", "dice"]
+    assert scores.to_numpy().tolist() == [[11, "kidney", 1.0], [12, "kidney", 0.5], [13, "lung", 0.0]]
+
+
+def test_scoring_an_invalid_submission_raises(data):
+    """A submission that Kaggle would refuse gets no score."""
+    with pytest.raises(DataError, match="missing"):
+        submission.score(write(data, "id,rle\n11,1 4\n"), data / "truth.csv")
+
+
+@pytest.mark.parametrize(("cell", "rule"), [("0", "at least 1"), ("2", "leaves the mask")])
+def test_bad_truth_is_named(data, cell, rule):
+    """A truth whose size or mask is wrong is named, not the submission."""
+    text = (data / "truth.csv").read_text().replace("11,kidney,5,7", f"11,kidney,{cell},1")
+    (data / "truth.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"truth\.csv, row 2: .*{rule}"):
+        submission.score(write(data, "id,rle\n11,1 4\n12,3 4\n13,\n"), data / "truth.csv")
+
+
+def test_written_submission_has_the_samples_rows(data):
+    """Rows follow the order asked for; an id without a mask gets an empty one; the file is valid."""
+    masks = {12: rle.encode(np.ones((9, 4))), 13: "1 1", 99: "1 1"}
+    submission.write(data / "submission.csv", masks, pd.Index([13, 11, 12]))
+    assert (data / "submission.csv").read_text() == "id,rle\n13,1 1\n11,\n12,1 36\n"
+    assert [p.severity for p in submission.validate(data / "submission.csv", data)] == ["warning"]
