@@ -9,12 +9,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .images import from_optical_density, optical_density
+from .images import from_optical_density, optical_density, resize
 
 MIXING_SIGMA = 0.35
 STRENGTH = (0.6, 1.6)
 GAMMA = (0.5, 1.8)
 SCALE = (0.75, 1.33)
+COARSENING = (1.5, 4.5)
+STAIN_SHARE = 0.75
+COARSE_SHARE = 0.25
 
 
 def cut(
@@ -80,6 +83,24 @@ def random_stain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return from_optical_density(density)
 
 
+def random_coarsening(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Show an image as if its pixels had been larger: scaled down and up again.
+
+    Images of a coarser pixel size than the network's, as HuBMAP's prostate at 6.263 um, look like this.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB.
+        rng: Source of randomness.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+    """
+    factor = np.exp(rng.uniform(*np.log(COARSENING)))
+    height, width = image.shape[:2]
+    small = resize(image, (max(1, round(height / factor)), max(1, round(width / factor))))
+    return resize(small, (height, width))
+
+
 def augment(
     pixels: np.ndarray, corner: tuple[float, float], size: int, level: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +110,8 @@ def augment(
         pixels: ``(h, w, 4)`` uint8: RGB, and the mask in {0, 1}.
         corner: ``(y, x)`` of the patch.
         size: Its side in px.
-        level: ``none``; ``geometry``, quarter turns and flips; ``stain``, any turn, flips, scale
-            and `random_stain`.
+        level: ``none``; ``geometry``, quarter turns and flips; ``stain``, any turn, flips and scale, on most
+            patches `random_stain` and on some `random_coarsening`.
         rng: Source of randomness.
 
     Returns:
@@ -103,5 +124,9 @@ def augment(
     else:
         scale = float(np.exp(rng.uniform(*np.log(SCALE))))
         patch = cut(pixels, corner, size, quarter_turns=rng.uniform(0, 4), flip=bool(rng.integers(2)), scale=scale)
-    image = np.ascontiguousarray(patch[..., :3])
-    return random_stain(image, rng) if level == "stain" else image, np.ascontiguousarray(patch[..., 3])
+    image, mask = np.ascontiguousarray(patch[..., :3]), np.ascontiguousarray(patch[..., 3])
+    if level == "stain" and rng.random() < STAIN_SHARE:
+        image = random_stain(image, rng)
+    if level == "stain" and rng.random() < COARSE_SHARE:
+        image = random_coarsening(image, rng)
+    return image, mask

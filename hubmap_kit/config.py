@@ -142,7 +142,9 @@ class TrainConfig:
     )
     foreground_share: float = setting(0.7, "share of random squares laid over a foreground patch", least=0.0)
     augment: str = setting(
-        "stain", "none, rotations and flips, or these with scale and stain", choices=("none", "geometry", "stain")
+        "stain",
+        "none; rotations and flips; or these with scale, stain and resolution",
+        choices=("none", "geometry", "stain"),
     )
     threshold: float = setting(0.5, "probability from which a pixel is foreground", least=0.0, below=1.0)
     overlap: float = setting(0.25, "overlap of neighbouring tiles, a fraction", least=0.0, below=0.95)
@@ -180,7 +182,7 @@ RECIPES["seed"] = TrainConfig(
 RECIPES["cpu"] = TrainConfig(
     encoder="efficientnetv2b0",
     batch_size=8,
-    epochs=12,
+    epochs=14,
     steps_per_epoch=40,
     freeze_epochs=0,
     patience=0,

@@ -318,7 +318,7 @@ def _write_checkpoint(
         "history": history,
         "settings": {"train": about["train"], "prepare": about["prepare"], "splits": about["splits"]},
     }
-    arrays = {f"model_{i:05d}": np.asarray(v) for i, v in enumerate(model.variables)}
+    arrays: dict[str, Any] = {f"model_{i:05d}": np.asarray(v) for i, v in enumerate(model.variables)}
     arrays |= {f"optimizer_{i:05d}": np.asarray(v) for i, v in enumerate(optimizer.variables)}
     with replacing(run / CHECKPOINT) as part:
         np.savez(part, state=np.array(json.dumps(state)), **arrays)

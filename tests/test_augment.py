@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hubmap_kit.augment import augment, cut, random_stain
+from hubmap_kit.augment import augment, cut, random_coarsening, random_stain
 
 
 @pytest.fixture
@@ -80,3 +80,12 @@ def test_stain_changes_colour_not_structure():
         assert means[0] >= means[1] >= means[2]
         changed += np.abs(stained.astype(int) - image).max() > 20
     assert changed > 35
+
+
+def test_coarsening_loses_detail_and_keeps_the_mean(rng):
+    """A coarsened image keeps its shape and mean colour and has less contrast between neighbours."""
+    image = rng.integers(0, 256, (60, 84, 3), np.uint8)
+    coarse = random_coarsening(image, rng)
+    assert coarse.shape == image.shape
+    assert np.abs(coarse.mean(axis=(0, 1)) - image.mean(axis=(0, 1))).max() < 3
+    assert np.abs(np.diff(coarse.astype(int), axis=0)).mean() < np.abs(np.diff(image.astype(int), axis=0)).mean() / 2

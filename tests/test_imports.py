@@ -14,8 +14,9 @@ import hubmap_kit
 PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
-    "rle competition config files progress metrics splits tiff images tiles submission tissue demo overlays patches "
-    "augment run report kaggle losses dataset models inference training cli __main__"
+    "rle competition config files progress metrics splits tiff images tiles submission "
+    "canvas organs tissue demo overlays patches augment run report "
+    "kaggle losses dataset models inference training cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}
 MAY_IMPORT_TENSORFLOW = {"losses", "dataset", "models", "inference", "training"}
@@ -46,6 +47,7 @@ def test_modules_import_from_above(path):
     """A module of the package imports only from modules that stand above it."""
     depth = len(path.relative_to(PACKAGE).parts)
     for name, level in imports(path, top_level=True):
+        assert name != "hubmap_kit", "imports within the package are relative"
         if level == depth and name in LAYERS:
             assert LAYERS.index(name) < LAYERS.index(noun(path)) or name == noun(path), f"{noun(path)} imports {name}"
 

@@ -1,0 +1,157 @@
+"""A small competition in Kaggle's layout, with drawn tissue instead of patients' and the answers beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import tifffile
+
+from .competition import ORGANS, SOURCES, image_path
+from .progress import track
+from .rle import encode
+from .tissue import draw
+
+TRAIN_PIXEL_UM = 0.4
+LEAST_SIZE, LARGEST_SIZE = 128, 4096
+LEAST_SIDE = 97  # px; the least side of any image
+COARSE_UM = 2.0  # images with larger pixels show more tissue, or units would be a few pixels wide
+LARGEST_ID = 32767
+
+
+def write_demo(folder: Path, *, train: int = 40, test: int = 20, size: int = 1024, seed: int = 0) -> None:
+    """Write a small competition: tables, images and masks like Kaggle's, and the truth of its test set.
+
+    Training images are square, 0.4 µm a pixel, immunostained (HPA). Half of the test images are the
+    same; the others have the shape, pixel size and stain (PAS or H&E) of HuBMAP. The organs take
+    turns, so any five images of a split show all five. Each mask holds at least one unit, whole where
+    the field has room: 1024 px are 410 µm, about two units across, so that masks cover more of the
+    image than Kaggle's means (kidney 3 %, prostate 15 %, large intestine 19 %, spleen 10 %, lung 2 %);
+    at ``size=3000`` they come close.
+
+    One seed and the same arguments give the same bytes, with the same versions of the libraries.
+    The 60 default images take 15 to 30 s on two cores and 145 MB.
+
+    Args:
+        folder: New or empty folder; its files appear when all are written.
+        train: Training images, at least 5.
+        test: Test images, at least 1.
+        size: Side of the training images in pixels, 128 to 4096.
+        seed: Any whole number from 0.
+
+    Raises:
+        ValueError: An argument is out of range, the ids do not suffice, or the folder is in use.
+    """
+    _check("train", train, 5, LARGEST_ID - 1 - max(test, 0), "all five organs need an image and each image its own id")
+    _check("test", test, 1, LARGEST_ID - 1 - train, "a test set holds an image and each image has its own id")
+    _check("size", size, LEAST_SIZE, LARGEST_SIZE, "units are 60 to 450 µm and a pixel is 0.4 µm")
+    _check("seed", seed, 0, None, "NumPy's seeds are not negative")
+    folder = Path(folder).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder; name another one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir()
+        _write(part, _plan(train, test, size, seed), seed)
+        folder.mkdir(exist_ok=True)
+        for path in sorted(part.iterdir(), key=lambda path: path.is_file()):  # tables last: they announce the rest
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _check(name: str, value: int, least: int, most: int | None, reason: str) -> None:
+    if not least <= value or (most is not None and value > most):
+        span = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value}; {reason}: give a whole number {span}")
+
+
+def _plan(train: int, test: int, size: int, seed: int) -> pd.DataFrame:
+    """All there is to know before drawing: one row an image, with its split and its number within the split."""
+    rng = np.random.default_rng(seed)
+    ids = iter(rng.permutation(np.arange(1, LARGEST_ID))[: train + test].tolist())
+    rows = []
+    for split, count in (("train", train), ("test", test)):
+        for number in range(count):
+            organ = list(ORGANS)[number % len(ORGANS)]
+            source = SOURCES[(number + 1) % 2] if split == "test" else "HPA"
+            pixel_um = ORGANS[organ].pixel_size_um[source]
+            height, width = (size, size) if source == "HPA" else _hubmap_shape(size, pixel_um, rng)
+            rows.append(
+                {
+                    "id": next(ids),
+                    "organ": organ,
+                    "data_source": source,
+                    "img_height": height,
+                    "img_width": width,
+                    "pixel_size": pixel_um,
+                    "tissue_thickness": ORGANS[organ].thickness_um[source],
+                    "age": float(rng.integers(21, 85)),
+                    "sex": str(rng.choice(["Male", "Female"])),
+                    "split": split,
+                    "number": number,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _hubmap_shape(size: int, pixel_um: float, rng: np.random.Generator) -> tuple[int, int]:
+    """Odd, unequal (height, width) in px that show about as much tissue as a training image.
+
+    Coarse pixels show a field 1.6 to 2.4 times as wide; the area stays within ``(1.5 * size) ** 2`` px.
+    """
+    wider = rng.uniform(1.6, 2.4) if pixel_um > COARSE_UM else 1.0
+    side = min(size * TRAIN_PIXEL_UM / pixel_um * wider, 1.45 * size)
+    aspect = rng.uniform(1.06, 1.3) ** rng.choice([-0.5, 0.5])
+    height, width = (max(int(length) | 1, LEAST_SIDE) for length in (side * aspect, side / aspect))
+    return height, width + 2 * (height == width)
+
+
+def _write(folder: Path, plan: pd.DataFrame, seed: int) -> None:
+    for name in ("train_images", "test_images", "train_annotations"):
+        (folder / name).mkdir()
+    images = [{str(key): value for key, value in row.items()} for row in plan.to_dict("records")]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and zlib let go of the interpreter lock
+        masks: Iterator[str] = pool.map(lambda image: _write_image(folder, image, seed), images)
+        try:
+            plan = plan.assign(rle=list(track(masks, len(images), "demo images")))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    plan = plan.sort_values("id")
+    test_columns = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness"]
+    train, test = (plan[plan["split"] == split] for split in ("train", "test"))
+    for name, table in {
+        "train": train[[*test_columns, "rle", "age", "sex"]],
+        "test": test[test_columns],
+        "test_truth": test[["id", "organ", "data_source", "img_height", "img_width", "rle"]],
+        "sample_submission": test[["id"]].assign(rle="12 34"),
+    }.items():
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+
+
+def _write_image(folder: Path, image: dict[str, Any], seed: int) -> str:
+    """Draw and write one image, and the polygons of a training image; returns its mask as RLE."""
+    split, name = image["split"], image["id"]
+    key = (("train", "test").index(split), image["number"])
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+    shape = image["img_height"], image["img_width"]
+    pixels, mask = draw(
+        image["organ"], image["data_source"], shape, image["pixel_size"], image["tissue_thickness"], rng
+    )
+    path = image_path(folder, split, name)
+    tifffile.imwrite(path, pixels, photometric="rgb", compression="zlib", rowsperstrip=256, metadata=None)
+    if split == "train":
+        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        polygons = [outline[:, 0].tolist() for outline in outlines]
+        (folder / "train_annotations" / f"{name}.json").write_text(json.dumps(polygons), encoding="utf-8")
+    return encode(mask)

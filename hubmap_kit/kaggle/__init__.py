@@ -1,0 +1,1 @@
+"""The Kaggle side: bundle, paths, and the rehearsal."""

@@ -1,0 +1,63 @@
+"""Sessions: ``nox -l`` lists them, ``nox`` alone runs lint and tests, ``nox -s NAME`` runs one.
+
+Each makes its own environment below ``.nox`` with the Python that runs nox. None touches anything
+outside the clone.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")["project"]
+
+
+def declared(*names: str) -> list[str]:
+    """Those of the project's own requirements, with their bounds."""
+    lines: list[str] = PROJECT["dependencies"]
+    return [line for line in lines if re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() in names]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and types; TensorFlow is not needed."""
+    session.install(*PROJECT["optional-dependencies"]["lint"], *declared("jinja2", "numpy"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test the built and installed package; arguments go to pytest."""
+    shutil.rmtree("build", ignore_errors=True)  # modules deleted since would come back in the wheel
+    session.install(".[tests]")
+    session.run("python", "-P", "-m", "pytest", *session.posargs)
+
+
+@nox.session(default=False)
+def rehearse(session: nox.Session) -> None:
+    """Rehearse the competition offline with the kernels that Kaggle will run; ends with the mean Dice."""
+    session.install("-r", "kernels/kaggle-image.txt")
+    session.run("python", "-m", "hubmap_kit.kaggle.rehearsal", "rehearsal", *session.posargs)
+
+
+@nox.session(default=False)
+def bundle(session: nox.Session) -> None:
+    """Build the dataset hubmap-kit in dist/hubmap-kit, ready to upload."""
+    session.run("python", "-m", "hubmap_kit.kaggle.bundle", *session.posargs)
+
+
+@nox.session(default=False)
+def validate(session: nox.Session) -> None:
+    """Check a submission: nox -s validate -- submission.csv --data DATA."""
+    shutil.rmtree("build", ignore_errors=True)
+    session.install(*declared("numpy", "pandas"))
+    session.install("--no-deps", ".")
+    session.run("hubmap-kit", "validate", *session.posargs)
