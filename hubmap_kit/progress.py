@@ -12,16 +12,22 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+def track(items: Iterable[T], total: int, label: str, *, unit: str = "image", lines: bool = True) -> Iterator[T]:
     """Yield `items`, showing on stderr how many of `total` are done.
 
     Args:
         items: What to go through.
         total: How many there are.
         label: What the step is called.
+        unit: What an item is.
+        lines: False for a part of a step that has lines of its own: then there is only the bar,
+            which goes away at its end.
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=label, unit="image")
+        yield from tqdm(items, total=total, desc=label, unit=unit, leave=lines)
+        return
+    if not lines:
+        yield from items
         return
     begin, shown = time.monotonic(), 0
     for done, item in enumerate(items, start=1):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from .losses import make_loss
 from .metrics import dice_by_organ
 from .models import build_model, describe_model
 from .patches import PatchStore
+from .progress import track
 from .run import CONFIG, FORMAT, WEIGHTS
 
 CHECKPOINT = "checkpoint.npz"
@@ -172,7 +172,7 @@ def evaluate(store: PatchStore, ids: list[int], member: Member, config: TrainCon
     """
     loss = make_loss(config.loss)
     rows = []
-    for image_id in ids:
+    for image_id in track(ids, len(ids), "score", lines=False):
         row = store.images.loc[image_id]
         shape = (int(row["img_height"]), int(row["img_width"]))
         pixels = np.asarray(store.read(image_id))[: int(row["height"]), : int(row["width"])]
@@ -250,7 +250,8 @@ def _make_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, config
 
 def _train_epoch(epoch: int, phase: Phase, step: Callable, sampler: PatchSampler) -> dict[str, Any]:
     begin = time.monotonic()
-    losses = [float(step(images, masks)) for images, masks in sampler.batches(epoch)]
+    batches = track(sampler.batches(epoch), sampler.steps, f"epoch {epoch + 1}", unit="step", lines=False)
+    losses = [float(step(images, masks)) for images, masks in batches]
     loss = float(np.mean(losses))
     if not np.isfinite(loss):
         raise ValueError(f"the loss of epoch {epoch + 1} is {loss}; lower --learning-rate")
@@ -287,7 +288,6 @@ def _write_results(
     scores = []
     for split in SPLITS:
         if ids[split]:
-            print(f"scoring {len(ids[split])} {split} images", file=sys.stderr, flush=True)
             scores.append(evaluate(store, ids[split], member, config).assign(split=split))
     table = pd.concat(scores, ignore_index=True)
     with replacing(run / "scores.csv") as part:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -93,3 +99,46 @@ def test_bad_weights_are_named(tmp_path):
     (tmp_path / "model.weights.h5").write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match=r"model\.weights\.h5 cannot be loaded"):
         load_model(describe_model("unet", "", 2), tmp_path / "model.weights.h5")
+
+
+@pytest.mark.parametrize("encoder", ["efficientnetb0", "efficientnetv2b0"])
+def test_imagenet_weights_are_downloaded(encoder, tmp_path, monkeypatch):
+    """`imagenet` fetches the encoder's file from its publisher's address, here a local server, and loads it."""
+    import efficientnet.model
+    from keras.src.applications import efficientnet_v2
+    from keras.src.legacy.saving import legacy_h5_format
+    from keras.src.utils import file_utils
+
+    if encoder == "efficientnetv2b0":
+        source = keras.applications.EfficientNetV2B0(include_top=False, weights=None)
+        publisher, key = efficientnet_v2, "b0"
+        name = "efficientnetv2-b0_notop.h5"
+    else:
+        first, layers = build_model(describe_model("efficientnet-unet", encoder, 0))
+        network = next(layer for layer in first.layers if isinstance(layer, keras.Model))
+        source, publisher, key = keras.Model(network.input, layers[-1].output), efficientnet.model, "efficientnet-b0"
+        name = "efficientnet-b0_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5"
+    served, cache, empty = (tmp_path / folder for folder in ("served", "cache", "empty"))
+    for folder in (served, cache, empty):
+        folder.mkdir()  # Keras takes another folder where its own does not exist
+    with h5py.File(served / name, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, source)
+    digest = hashlib.sha256((served / name).read_bytes()).hexdigest()
+
+    handler = partial(SimpleHTTPRequestHandler, directory=served)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(publisher, "BASE_WEIGHTS_PATH", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setitem(publisher.WEIGHTS_HASHES, key, (digest, digest))
+        monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(cache))
+        _, loaded = build_model(describe_model("efficientnet-unet", encoder, 0), "imagenet")
+        server.shutdown()
+    weighted = [layer.get_weights() for layer in loaded if layer.weights]
+    originals = [layer.get_weights() for layer in source.layers if layer.weights]
+    for ours, theirs in zip(weighted, originals, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert np.array_equal(a, b)
+
+    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(empty))
+    with pytest.raises(ValueError, match=r"cannot be downloaded.*--encoder-weights"):
+        build_model(describe_model("efficientnet-unet", encoder, 0), "imagenet")
