@@ -30,7 +30,10 @@ from .bundle import CLONE, METADATA, build_bundle
 LEAST_DICE = 0.75  # mean Dice on the demo's test set that shows that the network learned
 
 # The kernels' settings that differ from their files: a network for two cores and minutes, no download.
-SETTINGS: dict[str, dict[str, Any]] = {"train": {"RECIPE": "fast", "ENCODER_WEIGHTS": "none"}, "infer": {}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "train": {"RECIPE": "fast", "ENCODER_WEIGHTS": "none", "INPUT_SIZE": 128},
+    "infer": {},
+}
 
 OWNER = "rehearsal"
 LAYOUTS = ("nested", "flat")
