@@ -193,11 +193,11 @@ def test_killed_training_resumes_to_the_same_result(trained, store, tmp_path):
 
 
 def test_training_learns(store, tmp_path):
-    """Forty steps on four images lower the loss by a seventh at least: gradients reach the weights."""
-    config = replace(TINY, filters=8, epochs=4, steps_per_epoch=10, validate_every=4)
-    training.train(store, tmp_path / "run", replace(config, learning_rate=1e-2, augment="none"))
+    """Two hundred steps on six images lower the loss by more than a third: gradients reach the weights."""
+    config = replace(TINY, filters=8, epochs=8, steps_per_epoch=25, validate_every=8)
+    training.train(store, tmp_path / "run", replace(config, learning_rate=5e-3, augment="none"))
     losses = pd.read_csv(tmp_path / "run" / "history.csv")["train_loss"]
-    assert losses.iloc[-1] < losses.iloc[0] * 0.85
+    assert losses.iloc[-1] < losses.iloc[0] * 0.65
 
 
 def test_recipes_are_settings():
