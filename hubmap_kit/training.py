@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from . import __version__, rle
+from . import __version__, checkpoints, rle
 from .config import TrainConfig, organ_values, to_dict
 from .dataset import PatchSampler
 from .files import replacing, write_json, write_text
@@ -33,7 +33,6 @@ from .patches import PatchStore
 from .progress import track
 from .run import CONFIG, FORMAT, WEIGHTS
 
-CHECKPOINT = "checkpoint.npz"
 SPLITS = ("train", "validation", "test")
 
 
@@ -95,7 +94,7 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
     """
     store = PatchStore.open(patches)
     ids = {split: store.ids(split, config.fold) for split in SPLITS}
-    if (run / CONFIG).exists() or (run / CHECKPOINT).exists():
+    if (run / CONFIG).exists() or (run / checkpoints.FILE).exists():
         if not resume:
             raise ValueError(f"{run} holds a training already; go on with --resume, or name another folder")
         if _finished(run):
@@ -106,7 +105,7 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
     about = _describe_run(store, config, recipe, ids)
     pretrained = config.model != "unet" and config.encoder_weights != "none"
     # Resuming, all weights come from the checkpoint.
-    checkpoint = _read_checkpoint(run, about) if resume else None
+    checkpoint = checkpoints.read(run, about) if resume else None
     weights = config.encoder_weights if pretrained and checkpoint is None else None
     model, encoder = build_model(about["network"], weights)
     run.mkdir(parents=True, exist_ok=True)
@@ -129,7 +128,7 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
         optimizer = _make_optimizer(phase, config, sampler.steps)
         optimizer.build(model.trainable_variables)
         if checkpoint:
-            _restore(checkpoint, model, optimizer if start > phase.first else None)
+            checkpoints.restore(checkpoint, model, optimizer if start > phase.first else None)
             checkpoint = None
         step = _make_step(model, optimizer, config)
         for epoch in range(start, phase.stop):
@@ -145,7 +144,7 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
                     model.save_weights(part)
             with replacing(run / "history.csv") as part:
                 pd.DataFrame(history).to_csv(part, index=False)
-            _write_checkpoint(run, model, optimizer, history, about)
+            checkpoints.write(run, model, optimizer, history, about)
             print(_epoch_line(history[-1], config.epochs), flush=True)
             if _should_stop(history, config):
                 print(f"no better validation Dice for {config.patience} epochs: stopping", flush=True)
@@ -153,7 +152,7 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
     model.load_weights(run / WEIGHTS)
     results = _write_results(run, store, ids, member, config)
     write_json(run / CONFIG, about | {"finished": True, "epochs": len(history), "results": results})
-    (run / CHECKPOINT).unlink(missing_ok=True)
+    (run / checkpoints.FILE).unlink(missing_ok=True)
     print((run / "results.txt").read_text(encoding="utf-8"))
 
 
@@ -308,53 +307,3 @@ def _finished(run: Path) -> bool:
         return bool(json.loads((run / CONFIG).read_text(encoding="utf-8")).get("finished"))
     except (OSError, ValueError):
         return False
-
-
-def _write_checkpoint(
-    run: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, history: list[dict[str, Any]], about: dict
-) -> None:
-    """Everything the next epoch needs, in one file: it is either of this epoch or of the one before."""
-    state = {
-        "history": history,
-        "settings": {"train": about["train"], "prepare": about["prepare"], "splits": about["splits"]},
-    }
-    arrays: dict[str, Any] = {f"model_{i:05d}": np.asarray(v) for i, v in enumerate(model.variables)}
-    arrays |= {f"optimizer_{i:05d}": np.asarray(v) for i, v in enumerate(optimizer.variables)}
-    with replacing(run / CHECKPOINT) as part:
-        np.savez(part, state=np.array(json.dumps(state)), **arrays)
-
-
-def _read_checkpoint(run: Path, about: dict[str, Any]) -> dict[str, Any] | None:
-    """The checkpoint's state, or None where no epoch was finished.
-
-    Raises:
-        ValueError: It cannot be read, or is of other settings.
-    """
-    path = run / CHECKPOINT
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        state = json.loads(str(arrays.pop("state")))
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it and train again") from error
-    for part, before in state["settings"].items():
-        now = json.loads(json.dumps(about[part]))
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if changed:
-            raise ValueError(
-                f"{run} was trained with another {', '.join(changed)}; resume with the same, or name another folder"
-            )
-    return {"history": state["history"], "arrays": arrays}
-
-
-def _restore(checkpoint: dict[str, Any], model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> None:
-    """Put a checkpoint's values back; the optimizer's only within the phase that made them."""
-    for kind, variables in (("model", model.variables), ("optimizer", optimizer.variables if optimizer else [])):
-        for variable, value in zip(variables, _arrays(checkpoint, kind), strict=False):
-            variable.assign(value)
-
-
-def _arrays(checkpoint: dict[str, Any], kind: str) -> Iterator[np.ndarray]:
-    return (checkpoint["arrays"][name] for name in sorted(checkpoint["arrays"]) if name.startswith(f"{kind}_"))

@@ -15,7 +15,7 @@ PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
     "rle competition config files progress metrics splits tiff images tiles submission "
-    "canvas organs tissue demo overlays patches augment run report "
+    "canvas organs tissue demo overlays patches augment run checkpoints report "
     "kaggle losses dataset models inference training cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}
