@@ -133,7 +133,7 @@ def _quiet_tensorflow() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hubmap-kit", description=__doc__ and "Submission kit for HuBMAP + HPA.")
+    parser = argparse.ArgumentParser(prog="hubmap-kit", description="Submission kit for HuBMAP + HPA.")
     parser.add_argument("--version", action="version", version=f"hubmap-kit {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 

@@ -199,6 +199,15 @@ def check_ids(file: str, ids: pd.Series) -> list[Problem]:
     return problems
 
 
+def check_sizes(file: str, cells: pd.DataFrame) -> list[Problem]:
+    """Problems of the columns ``img_height`` and ``img_width`` of text cells indexed by row: whole, at least 1."""
+    problems = []
+    for column in ("img_height", "img_width"):
+        whole = cells[column].str.fullmatch("0*[1-9][0-9]{0,8}")
+        problems += _check_column(file, cells[column], whole, "a whole number of pixels, at least 1")
+    return problems
+
+
 def _raise_problems(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
     if problems:
         raise DataError(problems)
@@ -216,9 +225,7 @@ def _check_images_table(
     problems += _check_column(
         name, cells["data_source"], cells["data_source"].isin(SOURCES), f"one of {', '.join(SOURCES)}"
     )
-    for column in ("img_height", "img_width"):
-        whole = cells[column].str.fullmatch(r"0*[1-9][0-9]{0,8}")
-        problems += _check_column(name, cells[column], whole, "a whole number of pixels, at least 1")
+    problems += check_sizes(name, cells)
     for column in ("pixel_size", "tissue_thickness"):
         number = pd.to_numeric(cells[column], errors="coerce")
         problems += _check_column(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from .competition import ORGANS
 
+STRIDE = 32  # the networks': the sides of what they see are multiples of it
 ENCODERS = tuple(f"efficientnetb{i}" for i in range(8)) + tuple(f"efficientnetv2b{i}" for i in range(4))
 
 
@@ -101,8 +102,10 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         _check_bounds(self)
         organ_values(self.pixel_size_um, 0.4)
-        if self.input_size % 32:
-            raise ValueError(f"input_size is {self.input_size}; it must be a multiple of 32, the networks' stride")
+        if self.input_size % STRIDE:
+            raise ValueError(
+                f"input_size is {self.input_size}; it must be a multiple of {STRIDE}, the networks' stride"
+            )
         if self.folds == 1:
             raise ValueError("folds is 1; use 0 for none or at least 2")
 
@@ -234,8 +237,3 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         _check_bounds(self)
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """The settings as plain JSON values."""
-    return asdict(config)

@@ -12,14 +12,12 @@ import pandas as pd
 
 from . import rle, submission
 from .competition import Problem, check_ids, image_path, read_cells, read_sample_submission, scan_images
-from .config import PredictConfig
+from .config import STRIDE, PredictConfig
 from .files import replacing
 from .images import load_image, resize
 from .progress import track
 from .run import Run
 from .tiles import Predictor, predict_tiled
-
-STRIDE = 32
 
 # Each turns or mirrors the two image axes and is undone by its second half.
 _FLIPS: list[tuple[Callable, Callable]] = [

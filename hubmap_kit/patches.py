@@ -17,7 +17,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import pandas as pd
 
 from . import __version__, rle
 from .competition import DataError, Problem, image_path, read_train
-from .config import PrepareConfig, to_dict
+from .config import PrepareConfig
 from .files import read_json, replacing, write_json
 from .images import load_image, resize_mask
 from .progress import track
@@ -159,7 +159,7 @@ def prepare(data: Path, out: Path, config: PrepareConfig) -> PatchStore:
         pd.DataFrame(patches, columns=["id", "y", "x", "mask_share"]).to_csv(part, index=False)
     write_json(
         out / "store.json",
-        {"format": FORMAT, "kit": __version__, "data": str(data.resolve()), "config": to_dict(config)},
+        {"format": FORMAT, "kit": __version__, "data": str(data.resolve()), "config": asdict(config)},
     )
     return PatchStore.open(out)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from . import rle
-from .competition import DataError, Problem, check_ids, read_cells, read_test
+from .competition import DataError, Problem, check_ids, check_sizes, read_cells, read_test
 from .files import replacing
 
 COLUMNS = ("id", "rle")
@@ -78,10 +78,7 @@ def _read_truth(path: Path) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
     """Rows of the truth indexed by id, sizes as int64, and its runs by id."""
     cells = read_cells(path, ("id", "rle", "img_height", "img_width"))
     problems = check_ids(path.name, cells["id"])
-    for column in ("img_height", "img_width"):
-        for row, value in cells[column][~cells[column].str.fullmatch(r"0*[1-9][0-9]{0,8}")].items():
-            rule = f"{column} is {value!r}; it must be a whole number of pixels, at least 1"
-            problems.append(Problem("error", path.name, int(row), rule, "correct the cell"))
+    problems += check_sizes(path.name, cells)
     if cells.empty:
         problems.append(Problem("error", path.name, None, "has no rows", "it needs one row an image"))
     runs = {}

@@ -10,7 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pandas as pd
 import tensorflow as tf
 
 from . import __version__, checkpoints, rle
-from .config import TrainConfig, organ_values, to_dict
+from .config import TrainConfig, organ_values
 from .dataset import PatchSampler
 from .files import replacing, write_json, write_text
 from .images import resize
@@ -203,8 +203,8 @@ def _describe_run(store: PatchStore, config: TrainConfig, recipe: str, ids: dict
             "numpy": np.__version__,
         },
         "recipe": recipe,
-        "prepare": to_dict(store.config),
-        "train": to_dict(config),
+        "prepare": asdict(store.config),
+        "train": asdict(config),
         "network": describe_model(config.model, config.encoder, config.filters),
         "thresholds": organ_values(config.threshold, config.threshold),
         "splits": {split: [int(i) for i in split_ids] for split, split_ids in ids.items()},

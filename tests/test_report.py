@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 
 import pytest
 
-from hubmap_kit.config import PrepareConfig, TrainConfig, to_dict
+from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.files import write_json
 from hubmap_kit.report import write_report
 
@@ -19,7 +20,7 @@ def run(tmp_path):
     (folder / "model.weights.h5").touch()
     about = {"format": 1, "kit": "0.1.0", "created": "2026-01-01", "recipe": "fast", "epochs": 2}
     about |= {"network": {"model": "unet"}, "thresholds": {"lung": 0.5}}
-    write_json(folder / "config.json", about | {"prepare": to_dict(PrepareConfig()), "train": to_dict(TrainConfig())})
+    write_json(folder / "config.json", about | {"prepare": asdict(PrepareConfig()), "train": asdict(TrainConfig())})
     (folder / "history.csv").write_text(
         "epoch,train_loss,validation_loss,validation_dice,validation_dice_lung\n1,1.5,,,\n2,1.0,1.2,0.4,0.4\n"
     )

@@ -12,7 +12,6 @@ from keras import layers
 # trained with (Keras's EfficientNetV2 B0-B3 and the `efficientnet` package agree).
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-STRIDE = 32
 
 
 def describe_model(model: str, encoder: str, filters: int) -> dict[str, Any]:

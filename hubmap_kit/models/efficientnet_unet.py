@@ -35,10 +35,9 @@ def _v2_encoder(build: Any) -> Any:
     return encoder
 
 
-for _i in range(4):
-    _name = f"efficientnetv2b{_i}"
-    _builder = getattr(keras.applications, f"EfficientNetV2B{_i}")
-    Backbones._models_update[_name] = [_v2_encoder(_builder), lambda x: x]
+_V2 = {f"efficientnetv2b{_i}": getattr(keras.applications, f"EfficientNetV2B{_i}") for _i in range(4)}
+for _name, _build in _V2.items():
+    Backbones._models_update[_name] = [_v2_encoder(_build), lambda x: x]
     Backbones._default_feature_layers[_name] = _V2_SKIPS
 
 
@@ -57,24 +56,21 @@ def efficientnet_unet(encoder: str, encoder_weights: str | None) -> tuple[keras.
     Raises:
         ValueError: The weights can be neither downloaded nor read, or do not fit the encoder.
     """
+    download = encoder_weights if encoder_weights == "imagenet" else None
     try:
-        model = sm.Unet(encoder, classes=1, activation="linear", encoder_weights=_download_or_none(encoder_weights))
+        model = sm.Unet(encoder, classes=1, activation="linear", encoder_weights=download)
     except Exception as error:
-        if encoder_weights != "imagenet":
+        if not download:
             raise
         raise ValueError(
             f"the ImageNet weights of {encoder} cannot be downloaded ({error}); name a weights file with "
             "--encoder-weights PATH, or start from random weights with --encoder-weights none"
         ) from error
     names = [layer.name for layer in model.layers if not layer.name.startswith(("decoder_", "final_conv", "linear"))]
-    if encoder_weights not in (None, "imagenet"):
+    if encoder_weights and not download:
         backbone = keras.Model(model.input, model.get_layer(names[-1]).output)
-        _load_encoder(backbone, encoder, str(encoder_weights))
+        _load_encoder(backbone, encoder, encoder_weights)
     return model, names
-
-
-def _download_or_none(encoder_weights: str | None) -> str | None:
-    return "imagenet" if encoder_weights == "imagenet" else None
 
 
 def _load_encoder(backbone: keras.Model, encoder: str, path: str) -> None:
@@ -86,8 +82,8 @@ def _load_encoder(backbone: keras.Model, encoder: str, path: str) -> None:
     if not os.path.isfile(path):
         raise ValueError(f"there is no weights file {path}; name a file, imagenet or none")
     try:
-        if encoder.startswith("efficientnetv2"):
-            whole = getattr(keras.applications, f"EfficientNetV2B{encoder[-1]}")(weights=None, include_top=False)
+        if encoder in _V2:
+            whole = _V2[encoder](weights=None, include_top=False)
             whole.load_weights(path)
             weighted = [layer.get_weights() for layer in whole.layers if layer.weights]
             receivers = [layer for layer in backbone.layers if layer.weights]
