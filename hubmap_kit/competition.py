@@ -95,11 +95,12 @@ def read_test(folder: Path, *, check_images: bool = True) -> pd.DataFrame:
     return _raise_problems(*_check_images_table(folder, "test", _TEST_COLUMNS, check_images))
 
 
-def scan_images(folder: Path, split: str) -> tuple[pd.DataFrame, list[Problem]]:
+def scan_images(folder: Path, split: str) -> tuple[pd.DataFrame, list[Problem], dict[int, int]]:
     """Read what can be used of ``train.csv`` or ``test.csv``, for callers that go on without the rest.
 
     Returns:
-        The rows without a problem, as `read_train` or `read_test`, and every problem found.
+        The rows without a problem, as `read_train` or `read_test`; every problem found; and the row
+        of each id, of bad rows too, in the file's order.
 
     Raises:
         DataError: The file as a whole cannot be read or lacks a column.
@@ -208,7 +209,7 @@ def check_sizes(file: str, cells: pd.DataFrame) -> list[Problem]:
     return problems
 
 
-def _raise_problems(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
+def _raise_problems(table: pd.DataFrame, problems: list[Problem], _: dict[int, int]) -> pd.DataFrame:
     if problems:
         raise DataError(problems)
     return table
@@ -216,11 +217,13 @@ def _raise_problems(table: pd.DataFrame, problems: list[Problem]) -> pd.DataFram
 
 def _check_images_table(
     folder: Path, split: str, columns: tuple[str, ...], check_images: bool = True
-) -> tuple[pd.DataFrame, list[Problem]]:
-    """Check each cell; returns the typed rows that passed, and the problems sorted by row."""
+) -> tuple[pd.DataFrame, list[Problem], dict[int, int]]:
+    """Check each cell; returns the typed rows that passed, the problems sorted by row, and the row of each id."""
     name = f"{split}.csv"
     cells = read_cells(folder / name, columns)
     problems = check_ids(name, cells["id"])
+    bad_ids = {problem.row for problem in problems}
+    rows = {int(value): int(row) for row, value in cells["id"].items() if row not in bad_ids}
     problems += _check_column(name, cells["organ"], cells["organ"].isin(list(ORGANS)), f"one of {', '.join(ORGANS)}")
     problems += _check_column(
         name, cells["data_source"], cells["data_source"].isin(SOURCES), f"one of {', '.join(SOURCES)}"
@@ -255,7 +258,7 @@ def _check_images_table(
         "pixel_size": "float64",
         "tissue_thickness": "float64",
     }
-    return cells[~cells.index.isin(list(bad))].astype(types).set_index("id"), problems
+    return cells[~cells.index.isin(list(bad))].astype(types).set_index("id"), problems, rows
 
 
 def _check_column(file: str, column: pd.Series, right: pd.Series, rule: str) -> list[Problem]:

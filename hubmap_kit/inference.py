@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import rle, submission
-from .competition import Problem, check_ids, image_path, read_cells, read_sample_submission, scan_images
+from .competition import Problem, image_path, read_sample_submission, scan_images
 from .config import STRIDE, PredictConfig
 from .files import replacing
 from .images import load_image, resize
@@ -185,12 +185,11 @@ def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> l
         Problems; with `config.on_error` ``stop`` they are errors, with ``empty`` warnings.
 
     Raises:
-        ValueError: No images, or a run that cannot be loaded.
+        DataError: A table that as a whole cannot be read.
+        ValueError: A run that cannot be loaded.
     """
-    table, problems = scan_images(data, config.split)
-    cells = read_cells(data / f"{config.split}.csv", ("id",))
-    bad_rows = {problem.row for problem in check_ids("", cells["id"])}
-    ids = pd.Index(cells["id"][~cells.index.isin(list(bad_rows))].astype("int64"))
+    table, problems, rows = scan_images(data, config.split)
+    ids = pd.Index(rows, name="id", dtype="int64")
     if config.split == "test":
         sample = read_sample_submission(data)
         stray = sample.difference(ids)
@@ -198,7 +197,6 @@ def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> l
             rule = f"ids {', '.join(map(str, stray[:5]))} are not in test.csv"
             problems.append(Problem("warning", "sample_submission.csv", None, rule, "they are left out"))
         ids = sample.intersection(ids, sort=False).append(ids.difference(sample, sort=False))
-    rows = dict(zip(cells["id"], cells.index, strict=True))
     members = [load_member(Run.open(run), config) for run in runs]
     jobs = [(int(i), image_path(data, config.split, int(i)), row) for i, row in table.iterrows()]
     masks: dict[int, str] = {}
@@ -208,9 +206,7 @@ def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> l
         else:
             text = str(result) or type(result).__name__
             remedy = "its mask is empty"
-            problems.append(
-                Problem("error", f"{config.split}.csv", rows[str(image_id)], f"id {image_id}: {text}", remedy)
-            )
+            problems.append(Problem("error", f"{config.split}.csv", rows[image_id], f"id {image_id}: {text}", remedy))
     submission.write(out, masks, ids)
     if config.on_error == "empty":
         problems = [Problem("warning", p.file, p.row, p.rule, p.remedy) for p in problems]

@@ -76,7 +76,8 @@ def test_all_problems_come_together(tmp_path):
 
 def test_good_rows_can_be_had_without_the_bad(tmp_path):
     """A scan gives the rows that can be used beside the problems of the others."""
-    table, problems = scan_images(folder_with(tmp_path, GOOD, "8,liver,HPA,10,12,0.4,4"), "test")
+    table, problems, rows = scan_images(folder_with(tmp_path, GOOD, "8,liver,HPA,10,12,0.4,4"), "test")
+    assert rows == {7: 2, 8: 3}
     assert list(table.index) == [7]
     assert len(problems) == 1
 

@@ -147,6 +147,16 @@ def test_bad_row_of_the_table(data, run, tmp_path):
     assert (masks == "").sum() == 1
 
 
+def test_ids_written_with_leading_zeros(data, run, tmp_path):
+    """An id such as 0077 in test.csv is image 77, whose problem is reported with its row like any other's."""
+    table = pd.read_csv(data / "test.csv", dtype=str)
+    (data / "test_images" / f"{table.loc[2, 'id']}.tiff").write_bytes(b"II*\0 broken")
+    table.loc[2, "id"] = "00" + table.loc[2, "id"]
+    table.to_csv(data / "test.csv", index=False)
+    problems = inference.predict(data, [run], tmp_path / "out.csv", PredictConfig())
+    assert [(p.severity, p.row) for p in problems] == [("error", 4)]
+
+
 def test_ids_are_those_of_the_test_csv_of_the_moment(data, run, tmp_path):
     """An image in test.csv but not in the sample is predicted; one only in the sample is left out and named."""
     sample = pd.read_csv(data / "sample_submission.csv", dtype=str)
