@@ -74,10 +74,20 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     config = _configure(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
+    if arguments.time_limit is not None and not arguments.time_limit > 0:
+        raise UsageError(f"--time-limit is {arguments.time_limit}; it must be above 0, in minutes")
     _quiet_tensorflow()
     from .training import train
 
-    train(arguments.patches, arguments.run, config, recipe=arguments.recipe, resume=arguments.resume)
+    minutes = arguments.time_limit
+    train(
+        arguments.patches,
+        arguments.run,
+        config,
+        recipe=arguments.recipe,
+        resume=arguments.resume,
+        time_limit=None if minutes is None else 60 * minutes,
+    )
     return OK
 
 
@@ -163,6 +173,12 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe", choices=tuple(RECIPES), default="default", help="settings to start from (default: %(default)s)"
     )
     sub.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
+    sub.add_argument(
+        "--time-limit",
+        metavar="MINUTES",
+        type=float,
+        help="stop after an epoch, at least one, where another would not fit; go on with --resume (default: none)",
+    )
     _add_settings(sub, TrainConfig, defaults=False)
 
     sub = add("predict", "predict images with a run, or an ensemble of several", _predict)

@@ -7,7 +7,10 @@
     history.csv           one row an epoch
     scores.csv            Dice and loss of every image, by split
     results.csv, .txt     the table of loss and Dice by split
-    checkpoint.npz        the state after the last epoch, while training
+    checkpoint.npz        the state after the last epoch, until the training is finished
+
+A training that a time limit ended is such a folder with the checkpoint and without scores and results:
+its weights are the best so far, and ``finished`` in ``config.json`` is false.
 """
 
 from __future__ import annotations

@@ -77,7 +77,15 @@ def freeze_encoder(encoder: list[keras.Layer], frozen: bool, with_batchnorm: boo
         layer.trainable = not frozen or (not with_batchnorm and isinstance(layer, keras.layers.BatchNormalization))
 
 
-def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "default", resume: bool = False) -> None:
+def train(
+    patches: Path,
+    run: Path,
+    config: TrainConfig,
+    *,
+    recipe: str = "default",
+    resume: bool = False,
+    time_limit: float | None = None,
+) -> bool:
     """Train a network and write its run folder.
 
     Args:
@@ -86,12 +94,19 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
         config: Settings.
         recipe: Name of the recipe they came from, for the record.
         resume: Go on after the last finished epoch of a training that was ended early.
+        time_limit: Seconds from now in which to finish. Where another epoch and the final scores
+            would not fit, the training stops as one to resume, though after one epoch at the
+            earliest: so each session brings it nearer to its end.
+
+    Returns:
+        Whether the run is finished; False where the time limit ended it.
 
     Raises:
         ValueError: A folder that is no patch store, a run folder that holds a training already
             (or, resuming, one of other settings), nothing to train on, or encoder weights that
             cannot be had.
     """
+    begin = time.monotonic()
     store = PatchStore.open(patches)
     ids = {split: store.ids(split, config.fold) for split in SPLITS}
     if (run / CONFIG).exists() or (run / checkpoints.FILE).exists():
@@ -99,7 +114,7 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
             raise ValueError(f"{run} holds a training already; go on with --resume, or name another folder")
         if _finished(run):
             print(f"{run} is finished already\n{(run / 'results.txt').read_text(encoding='utf-8')}")
-            return
+            return True
     keras.utils.set_random_seed(config.seed)
     sampler = PatchSampler(store, ids["train"], config)
     about = _describe_run(store, config, recipe, ids)
@@ -113,6 +128,7 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
 
     member = _evaluation_member(model, store, config)
     history: list[dict[str, Any]] = checkpoint["history"] if checkpoint else []
+    resumed = len(history)
     print(
         f"{config.model}{' ' + config.encoder if encoder else ''}: {model.count_params():,} parameters; "
         f"{sampler.steps} steps of {sampler.batch_size} patches an epoch; "
@@ -135,11 +151,13 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
             row = _train_epoch(epoch, phase, step, sampler)
             last = epoch + 1 == config.epochs
             if ids["validation"] and ((epoch + 1) % config.validate_every == 0 or last):
+                scoring = time.monotonic()
                 scores = evaluate(store, ids["validation"], member, config)
                 row |= {"validation_loss": scores["loss"].mean(), "validation_dice": scores["dice"].mean()}
+                row["validation_seconds"] = time.monotonic() - scoring
                 row |= {f"validation_dice_{organ}": value for organ, value in dice_by_organ(scores).items()}
             history.append({key: round(float(value), 6) for key, value in row.items()})
-            if _is_best(history, bool(ids["validation"])):
+            if _is_best(history):
                 with replacing(run / WEIGHTS) as part:
                     model.save_weights(part)
             with replacing(run / "history.csv") as part:
@@ -149,11 +167,22 @@ def train(patches: Path, run: Path, config: TrainConfig, *, recipe: str = "defau
             if _should_stop(history, config):
                 print(f"no better validation Dice for {config.patience} epochs: stopping", flush=True)
                 break
+            if time_limit is None or last:
+                continue
+            needed = _seconds_needed(history[resumed:], ids, lambda: _score_seconds(store, ids, member, config))
+            if time.monotonic() - begin + needed > time_limit:
+                print(
+                    f"stopped after epoch {epoch + 1} of {config.epochs}: another one and the final scores, about "
+                    f"{needed / 60:.1f} minutes, do not fit the time limit; {run} is kept, go on with --resume",
+                    flush=True,
+                )
+                return False
     model.load_weights(run / WEIGHTS)
     results = _write_results(run, store, ids, member, config)
     write_json(run / CONFIG, about | {"finished": True, "epochs": len(history), "results": results})
     (run / checkpoints.FILE).unlink(missing_ok=True)
     print((run / "results.txt").read_text(encoding="utf-8"))
+    return True
 
 
 def evaluate(store: PatchStore, ids: list[int], member: Member, config: TrainConfig) -> pd.DataFrame:
@@ -257,12 +286,32 @@ def _train_epoch(epoch: int, phase: Phase, step: Callable, sampler: PatchSampler
     return {"epoch": epoch + 1, "frozen": phase.frozen, "train_loss": loss, "seconds": time.monotonic() - begin}
 
 
-def _is_best(history: list[dict[str, Any]], validated: bool) -> bool:
-    """Whether the last epoch's weights are to be kept; without validation images the last ones are."""
-    if not validated:
-        return True
+def _seconds_needed(rows: list[dict[str, Any]], ids: dict[str, list[int]], score_seconds: Callable[[], float]) -> float:
+    """Seconds that another epoch, its validation and the final scores take, judged by the slowest of `rows`.
+
+    Args:
+        rows: The epochs of this session, whose computer need not be that of earlier ones.
+        ids: Images by split.
+        score_seconds: Measures the time to score one image, where `rows` do not have it.
+    """
+    validated = [row["validation_seconds"] for row in rows if "validation_seconds" in row]
+    image = max(validated) / len(ids["validation"]) if validated else score_seconds()
+    images = len(ids["validation"]) + sum(len(split_ids) for split_ids in ids.values())
+    return max(row["seconds"] for row in rows) + image * images
+
+
+def _score_seconds(store: PatchStore, ids: dict[str, list[int]], member: Member, config: TrainConfig) -> float:
+    """Seconds to score one image, once the network is compiled for it."""
+    evaluate(store, ids["train"][:1], member, config)
+    begin = time.monotonic()
+    evaluate(store, ids["train"][:1], member, config)
+    return time.monotonic() - begin
+
+
+def _is_best(history: list[dict[str, Any]]) -> bool:
+    """Whether the last epoch's weights are to be kept; as long as nothing was validated they are."""
     values = [row["validation_dice"] for row in history if "validation_dice" in row]
-    return "validation_dice" in history[-1] and values[-1] >= max(values)
+    return not values or ("validation_dice" in history[-1] and values[-1] >= max(values))
 
 
 def _should_stop(history: list[dict[str, Any]], config: TrainConfig) -> bool:

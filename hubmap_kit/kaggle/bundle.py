@@ -19,7 +19,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import write_json
+from ..files import read_json, write_json
 
 MANIFEST = "hubmap-kit.json"
 METADATA = "dataset-metadata.json"
@@ -118,7 +118,7 @@ def build_bundle(source: Path, out: Path, *, cache: Path | None = None, extras: 
         raise ValueError(f"{source} is not a clone of hubmap-kit: it has no {metadata.relative_to(source)}; run in one")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and holds no bundle; name another folder")
-    commit, dirty, epoch = _commit(source)
+    commit, dirty, epoch = commit_of(source)
     cache = cache or source / "dist" / "wheels"
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".hubmap-kit-") as folder:
@@ -139,11 +139,19 @@ def build_bundle(source: Path, out: Path, *, cache: Path | None = None, extras: 
     return out
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is a bundle that holds every wheel its manifest describes."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    wheels = {folder / wheel["file"]: wheel["sha256"] for wheel in read_json(folder / MANIFEST)["wheels"]}
+    return all(path.is_file() and _sha256(path) == sha256 for path, sha256 in wheels.items())
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _commit(source: Path) -> tuple[str | None, bool, str]:
+def commit_of(source: Path) -> tuple[str | None, bool, str]:
     """The commit, whether there are changes since, and its time in seconds; without git, or a commit, None."""
 
     def git(*arguments: str) -> str:

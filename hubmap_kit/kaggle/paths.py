@@ -7,13 +7,18 @@ Newer sessions show a competition at ``/kaggle/input/competitions/<slug>`` and a
 from __future__ import annotations
 
 import os
+import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..checkpoints import FILE as CHECKPOINT
 from ..competition import SLUG
 from ..run import CONFIG, WEIGHTS
+from .weights import check_run, holds_run
 
 _TABLES = {"test.csv", "sample_submission.csv"}
+_TRAINED = {CHECKPOINT, WEIGHTS}
 
 
 def find_competition(root: Path) -> Path:
@@ -46,34 +51,83 @@ def find_competition(root: Path) -> Path:
 
 
 def find_runs(root: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """Find the run folders: those with a configuration and weights, in datasets or kernel output.
+    """Find the run folders, in datasets or kernel output: those with a configuration and weights.
+
+    An archive of a run that Kaggle left packed is unpacked into a temporary folder. What the manifest
+    of ``hubmap-weights`` describes is compared with it.
 
     Args:
         root: ``/kaggle/input``.
         names: Names of the run folders to use; None for all.
 
     Returns:
-        The folders, sorted.
+        The folders, sorted by where they were found.
 
     Raises:
-        ValueError: There is none, or a name is not among them or is that of several.
+        ValueError: There is none, a name is not among them or is that of several, or a file is
+            not the one its manifest describes.
     """
-    found = [folder for folder, files in _walk(root) if files >= {CONFIG, WEIGHTS}]
+    found: list[Path] = []
+    unfinished: list[Path] = []
+    for folder, files in _walk(root):
+        if files >= {CONFIG, WEIGHTS}:
+            (unfinished if CHECKPOINT in files else found).append(folder)
+        found += [folder / file for file in sorted(files) if file.endswith(".zip") and holds_run(folder / file)]
+    if unfinished and not found:
+        raise ValueError(f"the training in {unfinished[0]} is not finished; push the training kernel again")
     if not found:
         raise ValueError(
             f"no run folder, with {CONFIG} and {WEIGHTS}, anywhere below {root}; "
             "attach the dataset hubmap-weights (dataset_sources in kernel-metadata.json)"
         )
-    if names is None:
-        return found
-    chosen = []
-    for name in names:
-        same = [folder for folder in found if folder.name == name]
-        if len(same) != 1:
-            what = "several run folders have" if same else "no run folder has"
-            raise ValueError(f"{what} the name {name!r}; there are {', '.join(map(str, found))}")
-        chosen += same
-    return chosen
+    chosen = found
+    if names is not None:
+        chosen = []
+        for name in names:
+            same = [place for place in found if place.name.removesuffix(".zip") == name]
+            if len(same) != 1:
+                what = "several run folders have" if same else "no run folder has"
+                raise ValueError(f"{what} the name {name!r}; there are {', '.join(map(str, found))}")
+            chosen += same
+    return [_checked(place) for place in chosen]
+
+
+def _checked(place: Path) -> Path:
+    """The folder of a run or of its archive, once it is known to be what its dataset's manifest says."""
+    run = place
+    if place.is_file():
+        run = Path(tempfile.mkdtemp(prefix="hubmap-run-"), place.stem)
+        with zipfile.ZipFile(place) as archive:
+            archive.extractall(run)
+    check_run(run, place.parent)
+    return run
+
+
+def find_unfinished(root: Path) -> Path | None:
+    """Find the training that an earlier version of the kernel did not finish, in its attached output.
+
+    A finished one is passed over, with a line that says so.
+
+    Args:
+        root: ``/kaggle/input``.
+
+    Returns:
+        The run folder, with a configuration and a checkpoint; None where there is none.
+
+    Raises:
+        ValueError: There is more than one.
+    """
+    runs = {folder: CHECKPOINT in files for folder, files in _walk(root) if CONFIG in files and files & _TRAINED}
+    found = [folder for folder, unfinished in runs.items() if unfinished]
+    if len(found) > 1:
+        raise ValueError(
+            f"{', '.join(map(str, found))} are all unfinished trainings; attach only the one to go on with "
+            "(kernel_sources in kernel-metadata.json)"
+        )
+    for folder, unfinished in runs.items():
+        if not unfinished:
+            print(f"the training in {folder} is finished: ignored")
+    return found[0] if found else None
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:

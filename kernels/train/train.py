@@ -9,9 +9,11 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 PATCH_SIZE = 1024  # side of a training patch, in pixels of PIXEL_SIZE
@@ -27,6 +29,7 @@ ENCODER_WEIGHTS = None  # imagenet (needs the internet), none, or the path of a 
 EPOCHS = None  # most epochs
 STEPS_PER_EPOCH = None  # steps an epoch
 SEED = 0  # of the split, the weights and the augmentation
+TIME_LIMIT = 11.0  # hours from the kernel's start; Kaggle ends a GPU session after 12, a TPU session after 9
 
 # Bootstrap, the same lines in both kernels: installs the bundle, offline, beside what the image has.
 SETTINGS = {name for name in dir() if name.isupper()}
@@ -78,10 +81,13 @@ def bootstrap() -> None:
 # End of the bootstrap.
 
 
-def main() -> None:
-    """Prepare, train, and leave the run folder as the kernel's output."""
+def main(begin: float) -> None:
+    """Prepare, train, and leave the run folder as the kernel's output.
+
+    Where the kernel's own earlier output is attached and unfinished, the training goes on from there.
+    """
     from hubmap_kit.config import PrepareConfig, recipe
-    from hubmap_kit.kaggle.paths import find_competition
+    from hubmap_kit.kaggle.paths import find_competition, find_unfinished
     from hubmap_kit.patches import prepare
     from hubmap_kit.training import train
 
@@ -102,11 +108,24 @@ def main() -> None:
         "fold": FOLD,
     }
     config = recipe(RECIPE, seed=SEED, **{name: value for name, value in chosen.items() if value is not None})
+    run = KAGGLE / "working" / "run"
+    if previous := find_unfinished(KAGGLE / "input"):
+        print(f"going on with the unfinished training in {previous}", flush=True)
+        run.mkdir()
+        for path in filter(Path.is_file, previous.iterdir()):  # not copytree: it would make `run` read-only too
+            shutil.copyfile(path, run / path.name)
     with tempfile.TemporaryDirectory() as patches:  # not in /kaggle/working: that would become output
         prepare(find_competition(KAGGLE / "input"), Path(patches), geometry)
-        train(Path(patches), KAGGLE / "working" / "run", config, recipe=RECIPE)
+        left = None if TIME_LIMIT is None else 3600 * TIME_LIMIT - (time.monotonic() - begin)
+        finished = train(Path(patches), run, config, recipe=RECIPE, resume=previous is not None, time_limit=left)
+    if not finished:
+        print(
+            "the training is not finished: run this kernel again, the same but with its own output attached "
+            "(its id in kernel_sources of kernel-metadata.json), and it goes on"
+        )
 
 
 if __name__ == "__main__":
+    started = time.monotonic()
     bootstrap()
-    main()
+    main(started)

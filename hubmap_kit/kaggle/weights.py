@@ -1,0 +1,125 @@
+"""The dataset ``hubmap-weights``: run folders for the inference kernel, each as one archive.
+
+It holds ``<run>.zip`` for every run, ``dataset-metadata.json`` and the manifest ``hubmap-weights.json``
+(for every run its validation Dice and the SHA-256 of each file). Kaggle unpacks an archive into a
+folder of its name, or leaves it as it is; `hubmap_kit.kaggle.paths.find_runs` takes both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, write_json
+from ..run import CONFIG, WEIGHTS, Run
+from .bundle import METADATA
+
+NAME = "hubmap-weights"
+MANIFEST = f"{NAME}.json"
+
+# Of a run folder: what prediction needs, and what tells where it came from.
+_FILES = (CONFIG, WEIGHTS, "history.csv", "results.csv", "results.txt", "scores.csv")
+
+
+def build_weights(runs: Sequence[Path], out: Path, source: Path) -> Path:
+    """Build the dataset, ready to upload; the same runs give the same bytes.
+
+    Args:
+        runs: Folders of finished runs, each with a name of its own.
+        out: Folder to make; an earlier dataset there is replaced.
+        source: The clone, which has the metadata.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: A folder is no finished run, two have the same name, or `out` holds something else.
+    """
+    if not runs:
+        raise ValueError("no run folder is given; name one with --run, or train one")
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and holds no weights dataset; name another folder")
+    opened = {run.resolve().name: Run.open(run) for run in runs}
+    if len(opened) < len(runs):
+        raise ValueError(f"two of the runs {', '.join(map(str, runs))} have the same name; rename one folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{NAME}-") as folder:
+        part = Path(folder, "weights")
+        part.mkdir()
+        entries = [_pack(name, run, part / f"{name}.zip") for name, run in sorted(opened.items())]
+        write_json(part / MANIFEST, {"name": NAME, "runs": entries})
+        shutil.copyfile(source / "datasets" / NAME / METADATA, part / METADATA)
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+    return out
+
+
+def unpack(dataset: Path, out: Path) -> Path:
+    """Copy the dataset to `out` as Kaggle shows it after unpacking: each archive a folder of its name."""
+    out.mkdir(parents=True)
+    for path in dataset.iterdir():
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(out / path.stem)
+        else:
+            shutil.copyfile(path, out / path.name)
+    return out
+
+
+def holds_run(archive: Path) -> bool:
+    """Whether a file is an archive of a run."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return {CONFIG, WEIGHTS} <= set(opened.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def check_run(run: Path, dataset: Path) -> None:
+    """Compare a run with the dataset's manifest, where there is one that names it.
+
+    Args:
+        run: The run folder, unpacked.
+        dataset: The folder that held the run or its archive.
+
+    Raises:
+        ValueError: A file is missing or is another one.
+    """
+    if not (dataset / MANIFEST).is_file():
+        return
+    for entry in read_json(dataset / MANIFEST)["runs"]:
+        for name, sha256 in entry["files"].items() if entry["name"] == run.name else ():
+            if not (run / name).is_file() or _sha256(run / name) != sha256:
+                raise ValueError(
+                    f"{run / name} is missing or is not the file that {MANIFEST} describes; upload the dataset again"
+                )
+
+
+def _pack(name: str, run: Run, archive: Path) -> dict[str, Any]:
+    """Write a run's archive, without what differs between two writings; returns its entry of the manifest."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise ValueError(f"a run cannot be called {name!r} on Kaggle: use letters, digits, '-', '_' and '.'")
+    if not run.about.get("finished"):
+        raise ValueError(f"{run.folder} is not finished; go on with: hubmap-kit train … --resume")
+    files = [run.folder / file for file in _FILES if (run.folder / file).is_file()]
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in files:
+            opened.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
+    # `results` has a value for each split that was scored.
+    validation = run.about.get("results", {}).get("validation") or {}
+    return {
+        "name": name,
+        "file": archive.name,
+        "validation_dice": validation.get("dice"),
+        "files": {path.name: _sha256(path) for path in files},
+    }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,267 @@
+"""Tests of a training that a time limit ends and that goes on later, also from one Kaggle session to the next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hubmap_kit import checkpoints, training
+from hubmap_kit.cli import main
+from hubmap_kit.competition import SLUG
+from hubmap_kit.config import PrepareConfig, recipe
+from hubmap_kit.kaggle import isolation
+from hubmap_kit.kaggle.bundle import build_bundle
+from hubmap_kit.kaggle.paths import find_unfinished
+from hubmap_kit.models import build_model
+from hubmap_kit.patches import prepare
+from hubmap_kit.run import Run
+
+CLONE = Path(__file__).resolve().parents[1]
+TINY = recipe("fast", filters=2, batch_size=4, epochs=3, steps_per_epoch=2, validate_every=2)
+FLAGS = "--recipe fast --filters 2 --batch-size 4 --epochs 3 --steps-per-epoch 2 --validate-every 2".split()
+SETTINGS = {"RECIPE": "fast", "ENCODER_WEIGHTS": "none", "EPOCHS": 2, "STEPS_PER_EPOCH": 1, "INPUT_SIZE": 64}
+UNFINISHED = {"config.json", "model.weights.h5", "history.csv", "checkpoint.npz"}
+FINISHED = {"config.json", "model.weights.h5", "history.csv", "scores.csv", "results.csv", "results.txt"}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def weights(folder: Path) -> list[np.ndarray]:
+    run = Run.open(folder)
+    model, _ = build_model(run.about["network"])
+    model.load_weights(run.weights)
+    return model.get_weights()
+
+
+def assert_same_training(found: Path, expected: Path) -> None:
+    """The histories, save the times, the best weights and the results of two trainings are the same."""
+    histories = [pd.read_csv(folder / "history.csv") for folder in (found, expected)]
+    assert list(histories[0].columns) == list(histories[1].columns)
+    histories = [table[[name for name in table if not name.endswith("seconds")]] for table in histories]
+    np.testing.assert_allclose(*histories, rtol=1e-3, atol=1e-4)
+    for here, there in zip(weights(found), weights(expected), strict=True):
+        np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-4)
+    scores = [pd.read_csv(folder / "scores.csv")["dice"] for folder in (found, expected)]
+    np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def unbroken(store, tmp_path_factory) -> Path:
+    """A training of three epochs that nothing ended early."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    assert training.train(store, folder, TINY, time_limit=3600) is True
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped_once(store, tmp_path_factory) -> Path:
+    """The same training, ended by its time limit after the first epoch; tests only read it."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    assert training.train(store, folder, TINY, time_limit=0) is False
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path) -> Path:
+    """A copy of the stopped training, to go on with."""
+    return shutil.copytree(stopped_once, tmp_path / "run")
+
+
+def test_stopped_training(stopped):
+    """A time limit that is over ends a training after one epoch, with weights, history and checkpoint, unfinished."""
+    assert names(stopped) == UNFINISHED
+    assert json.loads((stopped / "config.json").read_text())["finished"] is False
+    assert list(pd.read_csv(stopped / "history.csv")["epoch"]) == [1]
+    assert len(weights(stopped)) > 10
+
+
+def test_stopped_training_goes_on_to_the_same_result(stopped, unbroken, store, capsys):
+    """Session by session, one epoch each, a training ends as one that was not stopped."""
+    assert training.train(store, stopped, TINY, resume=True, time_limit=0) is False
+    assert "stopped after epoch 2 of 3" in capsys.readouterr().out
+    assert names(stopped) == UNFINISHED
+    assert training.train(store, stopped, TINY, resume=True, time_limit=0) is True
+    assert names(stopped) == names(unbroken) == FINISHED
+    assert_same_training(stopped, unbroken)
+    assert training.train(store, stopped, TINY, resume=True, time_limit=0) is True
+
+
+def test_an_epoch_that_would_not_fit_is_not_begun(store, tmp_path, monkeypatch):
+    """The time gone by and what this session's slowest epoch takes are compared with the limit together."""
+    epoch = training._train_epoch
+    monkeypatch.setattr(training, "_train_epoch", lambda *given: epoch(*given) | {"seconds": 5000.0})
+    assert training.train(store, tmp_path / "long", TINY, time_limit=4000) is False
+    assert training.train(store, tmp_path / "short", TINY, time_limit=6000) is True
+    monkeypatch.setattr(training, "_train_epoch", epoch)
+    assert training.train(store, tmp_path / "long", TINY, resume=True, time_limit=4000) is True
+
+
+def test_time_needed():
+    """Another epoch is judged by the slowest, and scoring by the slowest image, measured where none was validated."""
+    ids = {"train": [1, 2, 3], "validation": [4, 5], "test": [6]}
+    rows = [{"seconds": 10.0, "validation_seconds": 4.0}, {"seconds": 7.0}, {"seconds": 8.0, "validation_seconds": 6.0}]
+    assert training._seconds_needed(rows, ids, lambda: pytest.fail("measured")) == 10 + 3 * (2 + 6)
+    assert training._seconds_needed(rows[1:2], ids, lambda: 0.5) == 7 + 0.5 * (2 + 6)
+    assert training._seconds_needed(rows[1:2], ids | {"validation": []}, lambda: 0.5) == 7 + 0.5 * 4
+
+
+def test_time_limit_on_the_command_line(store, unbroken, tmp_path, capsys):
+    """A training ended by --time-limit is no failure, and its last line says how to go on."""
+    command = ["train", str(store), str(tmp_path / "run"), *FLAGS]
+    assert main([*command, "--time-limit", "0.0001"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("stopped after epoch 1 of 3")
+    assert last.endswith(f"{tmp_path / 'run'} is kept, go on with --resume")
+    assert main([*command, "--time-limit", "60", "--resume"]) == 0
+    assert_same_training(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "an hour"])
+def test_no_time_is_wrong_usage(minutes, capsys):
+    """A time limit that is no number above 0 is wrong usage."""
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "patches", "run", "--time-limit", minutes])
+    assert stop.value.code == 2
+    assert "--time-limit" in capsys.readouterr().err
+
+
+def test_other_settings_are_refused(stopped, store):
+    """A checkpoint of other settings or another split is refused, with the remedy for a Kaggle kernel too."""
+    with pytest.raises(ValueError, match=r"another filters, seed; resume with the same, .*kernel_sources"):
+        training.train(store, stopped, replace(TINY, filters=3, seed=1), resume=True)
+    about = json.loads((stopped / "config.json").read_text())
+    about["splits"]["test"].pop()
+    with pytest.raises(ValueError, match="another test split"):
+        checkpoints.read(stopped, about)
+    (stopped / "checkpoint.npz").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"checkpoint.npz cannot be read .*kernel_sources"):
+        training.train(store, stopped, TINY, resume=True)
+
+
+def test_another_computer_may_go_on(stopped, capsys):
+    """Paths, processes and versions that differ between sessions do not stop a resume; versions are told."""
+    about = json.loads((stopped / "config.json").read_text())
+    assert checkpoints.read(stopped, about)["history"]
+    assert capsys.readouterr().out == ""
+    about["prepare"] |= {"jobs": 3, "groups": "/elsewhere/groups.csv"}
+    about["versions"]["keras"] = "9.9"
+    about["created"] = about["kit"] = "later"
+    assert checkpoints.read(stopped, about)["history"]
+    out = capsys.readouterr().out
+    assert out.startswith("warning: ")
+    assert "(here 9.9)" in out
+    assert "numpy" not in out
+
+
+def test_encoder_weights_may_lie_elsewhere(stopped):
+    """The encoder's weights file may be mounted at another place, but not be another file."""
+    about = json.loads((stopped / "config.json").read_text())
+    for here, there, same in (("/a/b0.h5", "/c/d/b0.h5", True), ("/a/b0.h5", "/a/b1.h5", False)):
+        settings = [checkpoints._comparable("train", about["train"] | {"encoder_weights": at}) for at in (here, there)]
+        assert (settings[0] == settings[1]) is same
+
+
+def test_a_network_built_otherwise_is_refused(stopped):
+    """Values that do not fit the network, as after a change of the library, are refused, not put where they fit."""
+    about = json.loads((stopped / "config.json").read_text())
+    checkpoint = checkpoints.read(stopped, about)
+    other, _ = build_model(about["network"] | {"filters": 3})
+    with pytest.raises(ValueError, match="model is built otherwise"):
+        checkpoints.restore(checkpoint, other, None)
+
+
+def make_run(folder: Path, *files: str) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("config.json", *files):
+        (folder / name).touch()
+    return folder
+
+
+def test_unfinished_training_is_found(tmp_path, capsys):
+    """The run folder with a checkpoint is found, a finished one is passed over with a line, several are named."""
+    assert find_unfinished(tmp_path) is None
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "config.json").touch()
+    finished = make_run(tmp_path / "hubmap-weights" / "run", "model.weights.h5")
+    assert find_unfinished(tmp_path) is None
+    assert capsys.readouterr().out == f"the training in {finished} is finished: ignored\n"
+    first = make_run(tmp_path / "notebooks/me/hubmap-train/run", "checkpoint.npz", "model.weights.h5")
+    assert find_unfinished(tmp_path) == first
+    make_run(tmp_path / "other" / "run", "checkpoint.npz")
+    with pytest.raises(ValueError, match=r"hubmap-train/run, .*other/run are all unfinished"):
+        find_unfinished(tmp_path)
+
+
+def run_kernel(working: Path, inputs: dict[str, Path], **changes) -> tuple[int, str]:
+    """Run the training kernel as Kaggle does; returns its exit status and its output."""
+    working.mkdir()
+    lines: list[str] = []
+    result = isolation.run(
+        CLONE / "kernels" / "train" / "train.py",
+        inputs=inputs,
+        working=working,
+        hidden=(CLONE,),
+        environment={"HUBMAP_SETTINGS": json.dumps(SETTINGS | changes)},
+        on_line=lines.append,
+        isolated=isolation.obstacle() is None,
+    )
+    return getattr(result, "status", result), "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def attached(demo, tmp_path_factory) -> dict[str, Path]:
+    """What the training kernel finds below /kaggle/input: the competition, and a bundle for this Python."""
+    kit = build_bundle(CLONE, tmp_path_factory.mktemp("bundle") / "kit", extras=False)
+    return {SLUG: demo, "hubmap-kit": kit}
+
+
+@pytest.fixture(scope="module")
+def first_session(attached, tmp_path_factory) -> tuple[Path, str]:
+    """Output folder and text of a training kernel whose time is over at once."""
+    working = tmp_path_factory.mktemp("first") / "working"
+    status, text = run_kernel(working, attached, TIME_LIMIT=1e-6)
+    assert status == 0, text
+    (working / "run").chmod(0o555)  # as below /kaggle/input
+    return working, text
+
+
+@pytest.fixture(scope="module")
+def one_session(demo, tmp_path_factory) -> Path:
+    """The run folder of the kernel's training, made by the library at one go."""
+    folder = tmp_path_factory.mktemp("one")
+    prepare(demo, folder / "patches", PrepareConfig(input_size=64))
+    training.train(
+        folder / "patches", folder / "run", recipe("fast", encoder_weights="none", epochs=2, steps_per_epoch=1)
+    )
+    return folder / "run"
+
+
+def test_first_session(first_session):
+    """A training kernel at its time limit succeeds, leaves all that a later one needs, and says how to go on."""
+    working, text = first_session
+    assert {path.name for path in working.iterdir()} == {"run"}
+    assert names(working / "run") == UNFINISHED
+    assert "stopped after epoch 1 of 2" in text
+    assert "kernel_sources" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", ["hubmap-train", "notebooks/someone/hubmap-train"])
+def test_next_session(place, attached, first_session, one_session, tmp_path):
+    """With its earlier output attached, in either layout, the kernel goes on and ends as if in one session."""
+    status, text = run_kernel(tmp_path / "working", attached | {place: first_session[0]})
+    assert status == 0, text
+    (line,) = [line for line in text.splitlines() if line.startswith("going on with the unfinished training in ")]
+    assert line.endswith(f"input/{place}/run")
+    assert "epoch 2/2" in text
+    assert "epoch 1/2" not in text
+    assert names(tmp_path / "working" / "run") == FINISHED
+    assert (tmp_path / "working" / "run").stat().st_mode & 0o200
+    assert_same_training(tmp_path / "working" / "run", one_session)
