@@ -54,6 +54,30 @@ def bundle(session: nox.Session) -> None:
     session.run("python", "-m", "hubmap_kit.kaggle.bundle", *session.posargs)
 
 
+def kaggle(session: nox.Session, module: str) -> None:
+    """Run a module that talks to Kaggle, with the official client; its environment is kept between runs."""
+    session.install("--quiet", *declared("numpy", "pandas", "tqdm"), *PROJECT["optional-dependencies"]["kaggle"])
+    session.run("python", "-m", f"hubmap_kit.kaggle.{module}", *session.posargs)
+
+
+@nox.session(default=False, reuse_venv=True)
+def push(session: nox.Session) -> None:
+    """Push to Kaggle what was rehearsed, and run it: nox -s push -- [kit|train|weights|infer ...] [--dry-run]."""
+    kaggle(session, "push")
+
+
+@nox.session(default=False, reuse_venv=True)
+def submit(session: nox.Session) -> None:
+    """Submit the inference kernel's version and follow it until it is scored: nox -s submit -- [--dry-run]."""
+    kaggle(session, "submit")
+
+
+@nox.session(default=False, reuse_venv=True)
+def data(session: nox.Session) -> None:
+    """Download the competition's data from Kaggle to data, or: nox -s data -- OUT."""
+    kaggle(session, "data")
+
+
 @nox.session(default=False)
 def validate(session: nox.Session) -> None:
     """Check a submission: nox -s validate -- submission.csv --data DATA."""

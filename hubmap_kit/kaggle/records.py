@@ -1,0 +1,114 @@
+"""What a clone has done on Kaggle, in its folder ``records`` (not tracked by git).
+
+::
+
+    state.json        newest version of each dataset and kernel, and what was begun and not ended
+    pushes.csv        one row for every version made
+    submissions.csv   one row for every submission
+    output/           what kernels left: output/<kernel>/v<version>/
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, replacing, write_json
+
+FOLDER = "records"
+PUSHES, SUBMISSIONS = "pushes.csv", "submissions.csv"
+PUSH_COLUMNS = ("time", "commit", "name", "version", "sources", "runs", "local_score", "url")
+
+
+class Records:
+    """The folder ``records`` of a clone, read once and written at every change.
+
+    Attributes:
+        folder: The folder.
+        owner: The user on Kaggle whose datasets and kernels are meant.
+    """
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        """Read the records, or begin with none.
+
+        Args:
+            folder: The folder; made when something is recorded.
+            owner: See the class.
+
+        Raises:
+            ValueError: ``state.json`` is damaged.
+        """
+        self.folder = folder
+        self.owner = owner
+        path = folder / "state.json"
+        self._state: dict[str, Any] = read_json(path) if path.is_file() else {}
+
+    def get(self, name: str) -> dict[str, Any]:
+        """What is recorded of a dataset or kernel."""
+        return self._state.get(f"{self.owner}/{name}", {})
+
+    def put(self, name: str, entry: dict[str, Any]) -> None:
+        """Record what is known of a dataset or kernel, in place of what was."""
+        self._state[f"{self.owner}/{name}"] = entry
+        write_json(self.folder / "state.json", self._state)
+
+    def log_push(self, row: dict[str, str]) -> None:
+        """Add a row, some of `PUSH_COLUMNS`, to ``pushes.csv``; the time and the owner are added."""
+        path = self.folder / PUSHES
+        row = row | {"time": now(), "name": f"{self.owner}/{row['name']}"}
+        write_rows(path, PUSH_COLUMNS, [*read_rows(path), row])
+
+    def pushed(self, name: str) -> dict[int, dict[str, str]]:
+        """Rows of ``pushes.csv`` of a dataset or kernel, by version; the last of each."""
+        rows = read_rows(self.folder / PUSHES)
+        return {int(row["version"]): row for row in rows if row["name"] == f"{self.owner}/{name}"}
+
+    def output(self, kernel: str, version: int) -> Path:
+        """Folder for what a kernel's version left."""
+        return self.folder / "output" / self.owner / kernel / f"v{version}"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second push or submission in this clone out.
+
+        Raises:
+            ValueError: One is running.
+        """
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            rule = f"another push or submission is running in this clone ({lock.lock_file})"
+            raise ValueError(f"{rule}; wait for it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def now() -> str:
+    """This moment in UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV as text; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: list[dict[str, str]]) -> None:
+    """Write a CSV, whole or not at all."""
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
