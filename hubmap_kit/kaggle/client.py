@@ -150,14 +150,14 @@ class Client:
             for path in files:
                 body = {"type": "DATASET", "name": path.name, "contentLength": path.stat().st_size}
                 self._show("blobs.BlobApiService/StartBlobUpload", body)
-                print(f"  PUT  {path} ({_mib(path)})")
+                print(f"  PUT  {path} ({size_text(path.stat().st_size)})")
             return []
         from kaggle.api.kaggle_api_extended import ResumableUploadContext
 
         tokens = []
         with ResumableUploadContext() as context:
             for number, path in enumerate(files, start=1):
-                print(f"  {number}/{len(files)} {path.name} ({_mib(path)})", flush=True)
+                print(f"  {number}/{len(files)} {path.name} ({size_text(path.stat().st_size)})", flush=True)
                 token = self._upload_one(path, context)
                 if token is None:  # what was remembered of an earlier attempt may have expired: once more, from nothing
                     context._file_uploads[-1].cleanup()
@@ -192,7 +192,7 @@ class Client:
 
         return _retry(upload, f"upload {path.name}", repeat=True)
 
-    def save_dataset(self, metadata: dict[str, Any], files: list[Any], notes: str, *, create: bool) -> str:
+    def save_dataset(self, metadata: dict[str, Any], files: list[Any], notes: str, *, create: bool) -> None:
         """Make a dataset, or a new version of it, from uploaded files.
 
         Args:
@@ -200,9 +200,6 @@ class Client:
             files: From `upload`; all there will be in this version.
             notes: Told of a new version.
             create: Whether the dataset is new.
-
-        Returns:
-            Its URL, as far as Kaggle tells it.
 
         Raises:
             AnswerLost: Nobody knows whether it was made.
@@ -232,7 +229,6 @@ class Client:
         if answer.error or (answer.status or "ok").lower() == "error":
             remedy = "if that is a dataset of yours, rename or delete it on Kaggle" if create else KEPT
             raise KaggleError(f"Kaggle made no version of {slug}: {_one_line(answer.error or 'no reason')}; {remedy}")
-        return answer.url or ""
 
     # Kernels
 
@@ -247,7 +243,7 @@ class Client:
             return 0, ""
         return found.metadata.current_version_number or 0, (found.blob.source if found.blob else "") or ""
 
-    def save_kernel(self, metadata: dict[str, Any], text: str) -> tuple[int, str]:
+    def save_kernel(self, metadata: dict[str, Any], text: str) -> int:
         """Push a kernel, which makes a version and runs it.
 
         Args:
@@ -255,7 +251,7 @@ class Client:
             text: Its source.
 
         Returns:
-            The version's number and URL; 0 in a dry run.
+            The version's number; 0 in a dry run.
 
         Raises:
             AnswerLost: Nobody knows whether it was pushed.
@@ -273,7 +269,7 @@ class Client:
             setattr(request, f"{kind}_data_sources", metadata[f"{kind}_sources"])
         answer = self._call("kernels.KernelsApiService/SaveKernel", request, ApiSaveKernelResponse, writes=True)
         if self.dry_run:
-            return 0, ""
+            return 0
         if answer.error:
             raise KaggleError(
                 f"Kaggle refuses the kernel {metadata['id']}: {_one_line(answer.error)}; correct that and push again"
@@ -296,7 +292,7 @@ class Client:
                 )
         if not answer.version_number:
             raise AnswerLost(f"Kaggle's answer names no version of {metadata['id']}; {KEPT}")
-        return answer.version_number, answer.url or ""
+        return answer.version_number
 
     def kernel_status(self, slug: str, version: int) -> tuple[str, str]:
         """Status of a version, such as ``QUEUED``, ``RUNNING``, ``COMPLETE`` or ``ERROR``, and why it failed."""
@@ -423,9 +419,10 @@ class Client:
         self, method: str, request: Any, answer: type[T], *, writes: bool = False, absent: bool = False
     ) -> T | Any:
         """One call; `absent` gives None for what does not exist, which Kaggle also calls forbidden."""
-        if self.dry_run and (writes or not self.connected):
+        if self.dry_run:
             self._show(method, request.to_dict())
-            return answer()
+            if writes or not self.connected:
+                return answer()
         service, _, name = method.partition("/")
 
         def send() -> T:
@@ -562,8 +559,12 @@ def _abridged(body: dict[str, Any]) -> dict[str, Any]:
     return body | ({"text": f"<{len(body['text'])} characters>"} if "text" in body else {})
 
 
-def _mib(path: Path) -> str:
-    return f"{path.stat().st_size / 2**20:.1f} MiB"
+def size_text(size: int) -> str:
+    """A number of bytes as people write it."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
 
 
 @contextlib.contextmanager

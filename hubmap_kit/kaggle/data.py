@@ -12,7 +12,7 @@ from pathlib import Path
 from ..competition import SLUG, DataError, read_sample_submission, read_test, read_train
 from ..progress import track
 from .bundle import CLONE
-from .client import KEPT, Client, KaggleError
+from .client import KEPT, Client, KaggleError, size_text
 
 
 def fetch(client: Client, out: Path) -> None:
@@ -37,7 +37,7 @@ def fetch(client: Client, out: Path) -> None:
     if not archive.is_file():
         print(f"downloading {SLUG} to {archive}", flush=True)
         client.download_competition(archive)
-    print(f"{archive.stat().st_size / 2**30:.2f} GiB; unpacking", flush=True)
+    print(f"{size_text(archive.stat().st_size)}; unpacking", flush=True)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:

@@ -20,7 +20,7 @@ from ..checkpoints import FILE as CHECKPOINT
 from ..files import read_json
 from ..run import CONFIG
 from . import bundle, weights
-from .client import KEPT, AnswerLost, Client, KaggleError, Unreachable
+from .client import KEPT, AnswerLost, Client, KaggleError, Unreachable, size_text
 from .records import FOLDER, Records
 
 T = TypeVar("T")
@@ -129,29 +129,31 @@ class Push:
         begun = known.get("begun", {})
         if begun.get("key") == key and current > begun["after"]:
             print(f"{name}: version {current} was made before the interruption")
-            self._dataset_made(name, key, current, "", about)
+            self._dataset_made(name, key, current, about)
         elif known.get("key") == key and known["version"] == current > 0:
             print(f"{name}: unchanged, version {current}")
         else:
             files = sorted(path for path in folder.iterdir() if path.name != bundle.METADATA)
-            size = sum(path.stat().st_size for path in files) / 2**20
-            print(f"{name}: version {current + 1}, {len(files)} files, {size:.1f} MiB", flush=True)
+            size = size_text(sum(path.stat().st_size for path in files))
+            print(f"{name}: version {current + 1}, {len(files)} files, {size}", flush=True)
             if not self._client.dry_run:
                 self._records.put(name, known | {"begun": {"key": key, "after": current}})
             uploaded = self._client.upload(files)
             notes = f"hubmap-kit commit {self._commit}"
-            url = self._once(
+            self._once(
                 lambda: self._client.save_dataset(metadata, uploaded, notes, create=not current),
                 lambda: self._client.dataset_version(name) > current,
                 lambda: self._records.put(name, known),
             )
             if self._client.dry_run:
+                print(f"  then GetDataset and GetDatasetStatus until version {current + 1} is READY")
                 return
-            self._dataset_made(name, key, current + 1, url or "", about)
+            self._dataset_made(name, key, current + 1, about)
         self._await_dataset(name)
 
-    def _dataset_made(self, name: str, key: str, version: int, url: str, about: dict[str, str]) -> None:
+    def _dataset_made(self, name: str, key: str, version: int, about: dict[str, str]) -> None:
         self._records.put(name, {"key": key, "version": version})
+        url = f"https://www.kaggle.com/datasets/{self._client.owner}/{name}"
         self._records.log_push(about | {"commit": self._commit, "name": name, "version": str(version), "url": url})
 
     def _await_dataset(self, name: str) -> None:
@@ -207,35 +209,37 @@ class Push:
             print(f"{name}: unchanged, version {known['version']}")
             return
         if known.get("key") != key or known["status"] != "RUNNING":
-            version, url = self._push_kernel(name, key, metadata, text)
+            version = self._push_kernel(name, key, metadata, text)
             if self._client.dry_run:
+                print("  then GetKernelSessionStatus until it has run, and ListKernelSessionOutput")
                 return
             known = {"key": key, "base": base, "version": version, "status": "RUNNING", "sources": sources}
             self._records.put(name, known)
+            url = f"https://www.kaggle.com/code/{self._client.owner}/{name}"
             about = {"commit": self._commit, "name": name, "version": str(version), "url": url}
             about["sources"] = " ".join(f"{source}:{number}" for source, number in sources.items())
             self._records.log_push(about)
-            print(f"{name}: version {version} {url}", flush=True)
+            print(f"{name}: version {version}, {url}", flush=True)
         self._await_kernel(name, known)
 
-    def _push_kernel(self, name: str, key: str, metadata: dict[str, Any], text: str) -> tuple[int, str]:
-        """Push a kernel unless an interrupted push did; returns the version's number and URL."""
+    def _push_kernel(self, name: str, key: str, metadata: dict[str, Any], text: str) -> int:
+        """Push a kernel unless an interrupted push did; returns the version's number."""
         known = self._records.get(name)
         begun = known.get("begun", {})
         before, newest = self._client.kernel(name)
         if begun.get("key") == key and before > begun["after"] and newest == text:
             print(f"{name}: version {before} was pushed before the interruption")
-            return before, ""
+            return before
         if self._client.dry_run:
-            print(f"{name}: version {before + 1}, {self._clone / 'kernels'}")
+            print(f"{name}: version {before + 1}, {metadata['code_file']}")
         else:
             self._records.put(name, known | {"begun": {"key": key, "after": before}})
-        pushed = self._once(
+        version = self._once(
             lambda: self._client.save_kernel(metadata, text),
             lambda: self._client.kernel(name)[0] > before,
             lambda: self._records.put(name, known),
         )
-        return pushed or (before + 1, "")
+        return version or before + 1
 
     def _await_kernel(self, name: str, known: dict[str, Any]) -> None:
         version = known["version"]

@@ -1,0 +1,99 @@
+"""The dataset of weights: what is pushed of a run folder, and how the inference kernel finds it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hubmap_kit.kaggle.paths import find_runs
+from hubmap_kit.kaggle.weights import MANIFEST, build_weights, unpack
+
+CLONE = Path(__file__).resolve().parents[1]
+
+
+def make_run(folder: Path, *, finished: bool = True) -> Path:
+    folder.mkdir(parents=True)
+    about = {"format": 1, "prepare": {}, "train": {}, "network": {}, "thresholds": {}, "finished": finished}
+    about |= {"results": {"validation": {"dice": 0.875}}} if finished else {}
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "model.weights.h5").write_bytes(b"weights of " + folder.name.encode())
+    (folder / "history.csv").write_text("epoch\n1\n")
+    (folder / "checkpoint.npz").write_bytes(b"state")
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    runs = [make_run(tmp_path / name) for name in ("fold1", "fold0")]
+    return build_weights(runs, tmp_path / "hubmap-weights", CLONE)
+
+
+def test_dataset(dataset):
+    """The dataset has an archive for every run, and a manifest with its files and validation Dice."""
+    assert {path.name for path in dataset.iterdir()} == {"dataset-metadata.json", MANIFEST, "fold0.zip", "fold1.zip"}
+    first = json.loads((dataset / MANIFEST).read_text())["runs"][0]
+    assert (first["name"], first["validation_dice"]) == ("fold0", 0.875)
+    assert set(first["files"]) == {"config.json", "model.weights.h5", "history.csv"}
+
+
+def test_dataset_is_reproducible(dataset, tmp_path):
+    """The same runs give the same bytes, in whatever order they are named."""
+    again = build_weights([tmp_path / "fold0", tmp_path / "fold1"], tmp_path / "again", CLONE)
+    for path in dataset.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_runs_are_found(dataset, tmp_path, unpacked):
+    """The runs come out as they went in, whether Kaggle unpacked the archives or not."""
+    root = tmp_path / "input"
+    unpack(dataset, root) if unpacked else root.symlink_to(dataset)
+    found = find_runs(root)
+    assert [run.name for run in found] == ["fold0", "fold1"]
+    for run in found:
+        assert (run / "model.weights.h5").read_bytes() == b"weights of " + run.name.encode()
+        assert not (run / "checkpoint.npz").exists()
+    assert [run.name for run in find_runs(root, ["fold1"])] == ["fold1"]
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_damaged_run(dataset, tmp_path, unpacked):
+    """A file that is not the one of the manifest is refused by name."""
+    manifest = json.loads((dataset / MANIFEST).read_text())
+    manifest["runs"][1]["files"]["model.weights.h5"] = "0" * 64
+    (dataset / MANIFEST).write_text(json.dumps(manifest))
+    root = unpack(dataset, tmp_path / "input") if unpacked else dataset
+    with pytest.raises(ValueError, match=r"fold1.model.weights.h5 is missing or is not the file .* upload"):
+        find_runs(root)
+
+
+def test_bad_runs(tmp_path):
+    """Unfinished runs, two of one name, none, and names Kaggle does not take are refused."""
+    good = make_run(tmp_path / "run")
+    for runs, rule in (
+        ([], "no run folder is given"),
+        ([make_run(tmp_path / "half", finished=False)], "half is not finished"),
+        ([good, make_run(tmp_path / "other" / "run")], "have the same name"),
+        ([make_run(tmp_path / "my run")], "cannot be called 'my run'"),
+        ([tmp_path], "is not a run folder"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            build_weights(runs, tmp_path / "out", CLONE)
+        assert not (tmp_path / "out").exists()
+
+
+def test_other_folders_are_kept(tmp_path):
+    """A folder that holds something else is not replaced by the dataset."""
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="holds no weights dataset"):
+        build_weights([run], tmp_path, CLONE)
+    assert run.is_dir()
+
+
+def test_unfinished_runs_are_not_used(tmp_path):
+    """A training that goes on elsewhere is no run to predict with."""
+    make_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="is not finished; push the training kernel again"):
+        find_runs(tmp_path)
