@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ LEAST_SIZE, LARGEST_SIZE = 128, 4096
 LEAST_SIDE = 97  # px; the least side of any image
 COARSE_UM = 2.0  # images with larger pixels show more tissue, or units would be a few pixels wide
 LARGEST_ID = 32767
+SPLITS = ("train", "test", "hidden")
+
+TEST_COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness"]
+TRUTH_COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "rle"]
 
 
 def write_demo(folder: Path, *, train: int = 40, test: int = 20, size: int = 1024, seed: int = 0) -> None:
@@ -119,39 +123,68 @@ def _hubmap_shape(size: int, pixel_um: float, rng: np.random.Generator) -> tuple
 def _write(folder: Path, plan: pd.DataFrame, seed: int) -> None:
     for name in ("train_images", "test_images", "train_annotations"):
         (folder / name).mkdir()
-    images = [{str(key): value for key, value in row.items()} for row in plan.to_dict("records")]
+    plan = draw_images(plan, seed, lambda *drawn: _write_image(folder, *drawn))
+    train, test = (plan[plan["split"] == split] for split in ("train", "test"))
+    write_table(folder / "train.csv", train[[*TEST_COLUMNS, "rle", "age", "sex"]])
+    write_table(folder / "test_truth.csv", test[TRUTH_COLUMNS])
+    write_test_tables(folder, test)
+
+
+def draw_images(
+    plan: pd.DataFrame, seed: int, save: Callable[[dict[str, Any], np.ndarray, np.ndarray], None]
+) -> pd.DataFrame:
+    """Draw the image of each row of a plan, on all cores.
+
+    Args:
+        plan: Columns `TEST_COLUMNS`, ``split`` (one of `SPLITS`) and ``number``, which is the image's within its
+            split and with the seed decides what is drawn.
+        seed: Seed of every image.
+        save: Called, in threads, with a row, its image ``(H, W, 3)`` uint8 RGB and its mask ``(H, W)`` uint8 in {0, 1}.
+
+    Returns:
+        The plan by id, with the masks in a column ``rle``.
+    """
+
+    def make(row: dict[str, Any]) -> str:
+        key = (SPLITS.index(row["split"]), row["number"])
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+        shape = row["img_height"], row["img_width"]
+        image, mask = draw(row["organ"], row["data_source"], shape, row["pixel_size"], row["tissue_thickness"], rng)
+        save(row, image, mask)
+        return encode(mask)
+
+    rows = [{str(key): value for key, value in row.items()} for row in plan.to_dict("records")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and zlib let go of the interpreter lock
-        masks: Iterator[str] = pool.map(lambda image: _write_image(folder, image, seed), images)
+        masks: Iterator[str] = pool.map(make, rows)
         try:
-            plan = plan.assign(rle=list(track(masks, len(images), "demo images")))
+            plan = plan.assign(rle=list(track(masks, len(rows), "draw")))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    plan = plan.sort_values("id")
-    test_columns = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness"]
-    train, test = (plan[plan["split"] == split] for split in ("train", "test"))
-    for name, table in {
-        "train": train[[*test_columns, "rle", "age", "sex"]],
-        "test": test[test_columns],
-        "test_truth": test[["id", "organ", "data_source", "img_height", "img_width", "rle"]],
-        "sample_submission": test[["id"]].assign(rle="12 34"),
-    }.items():
-        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    return plan.sort_values("id")
 
 
-def _write_image(folder: Path, image: dict[str, Any], seed: int) -> str:
-    """Draw and write one image, and the polygons of a training image; returns its mask as RLE."""
-    split, name = image["split"], image["id"]
-    key = (("train", "test").index(split), image["number"])
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-    shape = image["img_height"], image["img_width"]
-    pixels, mask = draw(
-        image["organ"], image["data_source"], shape, image["pixel_size"], image["tissue_thickness"], rng
-    )
-    path = image_path(folder, split, name)
-    tifffile.imwrite(path, pixels, photometric="rgb", compression="zlib", rowsperstrip=256, metadata=None)
-    if split == "train":
+def _write_image(folder: Path, row: dict[str, Any], image: np.ndarray, mask: np.ndarray) -> None:
+    """Write one image, and the polygons of a training image."""
+    path = image_path(folder, row["split"], row["id"])
+    write_tiff(path, image)
+    if row["split"] == "train":
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         polygons = [outline[:, 0].tolist() for outline in outlines]
-        (folder / "train_annotations" / f"{name}.json").write_text(json.dumps(polygons), encoding="utf-8")
-    return encode(mask)
+        (folder / "train_annotations" / f"{row['id']}.json").write_text(json.dumps(polygons), encoding="utf-8")
+
+
+def write_tiff(path: Path, image: np.ndarray) -> None:
+    """Write an ``(H, W, 3)`` uint8 RGB image as a TIFF that any reader reads."""
+    tifffile.imwrite(path, image, photometric="rgb", compression="zlib", rowsperstrip=256, metadata=None)
+
+
+def write_test_tables(folder: Path, test: pd.DataFrame) -> None:
+    """Write ``test.csv`` and ``sample_submission.csv`` of a table with `TEST_COLUMNS`."""
+    write_table(folder / "test.csv", test[TEST_COLUMNS])
+    write_table(folder / "sample_submission.csv", test[["id"]].assign(rle="12 34"))
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV as Kaggle's are."""
+    table.to_csv(path, index=False, lineterminator="\n")

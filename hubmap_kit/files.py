@@ -1,4 +1,4 @@
-"""Writing files so that a killed process never leaves half of one."""
+"""Writing files so that a killed process never leaves half of one, and telling their size."""
 
 from __future__ import annotations
 
@@ -49,3 +49,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people write it."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"

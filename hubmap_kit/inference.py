@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -178,7 +179,9 @@ def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> l
     Args:
         data: Competition folder.
         runs: Run folders.
-        out: The submission to write; ``<out>.problems.csv`` lists the problems, if any.
+        out: The submission to write; ``<out>.problems.csv`` lists the problems, if any, and ``<out>.timings.csv``
+            the ``seconds`` that each ``id`` took. Reading an image overlaps the one before, and counts only
+            as far as it was waited for.
         config: Settings.
 
     Returns:
@@ -200,7 +203,11 @@ def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> l
     members = [load_member(Run.open(run), config) for run in runs]
     jobs = [(int(i), image_path(data, config.split, int(i)), row) for i, row in table.iterrows()]
     masks: dict[int, str] = {}
+    seconds: dict[int, float] = {}
+    begin = time.monotonic()
     for image_id, result in track(predict_masks(jobs, members), len(jobs), "predict"):
+        end = time.monotonic()
+        begin, seconds[image_id] = end, end - begin
         if isinstance(result, str):
             masks[image_id] = result
         else:
@@ -208,6 +215,8 @@ def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> l
             remedy = "its mask is empty"
             problems.append(Problem("error", f"{config.split}.csv", rows[image_id], f"id {image_id}: {text}", remedy))
     submission.write(out, masks, ids)
+    with replacing(out.with_name(out.name + ".timings.csv")) as part:
+        pd.DataFrame({"id": seconds.keys(), "seconds": seconds.values()}).to_csv(part, index=False, float_format="%.4f")
     if config.on_error == "empty":
         problems = [Problem("warning", p.file, p.row, p.rule, p.remedy) for p in problems]
     report = out.with_name(out.name + ".problems.csv")

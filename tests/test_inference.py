@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -113,6 +114,26 @@ def test_predict_command(data, run, tmp_path, capsys):
     assert list(pd.read_csv(out)["id"]) == list(sample["id"])
     assert not [p for p in submission.validate(out, data) if p.severity == "error"]
     assert not (tmp_path / "submission.csv.problems.csv").exists()
+
+
+def test_timings(data, run, tmp_path, monkeypatch):
+    """Beside the submission stands what each image took, the unreadable one too; together it is all of the time."""
+    ids = pd.read_csv(data / "test.csv")["id"].tolist()
+    (data / "test_images" / f"{ids[3]}.tiff").write_bytes(b"II*\0 broken")
+
+    def slowly(jobs, members):
+        for job in jobs:
+            time.sleep(0.2 if job[0] == ids[1] else 0.01)
+            yield job[0], ValueError("broken") if job[0] == ids[3] else "1 1"
+
+    monkeypatch.setattr(inference, "predict_masks", slowly)
+    inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(on_error="empty"))
+    timings = pd.read_csv(tmp_path / "out.csv.timings.csv")
+    assert list(timings.columns) == ["id", "seconds"]
+    assert timings["id"].tolist() == ids
+    assert timings["seconds"].idxmax() == 1
+    assert 0.2 <= timings["seconds"][1] < 0.3
+    assert timings["seconds"].min() >= 0.009
 
 
 @pytest.mark.parametrize(("on_error", "status"), [("stop", 1), ("empty", 0)])

@@ -11,20 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from hubmap_kit import submission
 from hubmap_kit.competition import SLUG
 from hubmap_kit.kaggle import isolation
 from hubmap_kit.kaggle.bundle import MANIFEST, WHEELS, build_bundle
 from hubmap_kit.kaggle.paths import find_competition, find_runs
-from hubmap_kit.kaggle.rehearsal import rehearse, sources
 
 CLONE = Path(__file__).resolve().parents[1]
 KERNELS = ("train", "infer")
 DATASETS = ("hubmap-kit", "hubmap-weights")
 OBSTACLE = isolation.obstacle()
-TINY = {"train": {"EPOCHS": 1, "STEPS_PER_EPOCH": 1, "INPUT_SIZE": 64}, "infer": {"TTA": "none"}}
-
-needs_namespaces = pytest.mark.skipif(OBSTACLE is not None, reason=f"no isolation here: {OBSTACLE}")
 
 
 def read_json(*parts: str) -> dict:
@@ -39,7 +34,7 @@ def run_kernel(path: Path, working: Path, inputs: dict[str, Path], isolated: boo
     """Run a kernel; returns its exit status and its output."""
     working.mkdir(exist_ok=True)
     lines: list[str] = []
-    status = isolation.run(
+    outcome = isolation.run(
         path,
         inputs=inputs,
         working=working,
@@ -48,21 +43,13 @@ def run_kernel(path: Path, working: Path, inputs: dict[str, Path], isolated: boo
         on_line=lines.append,
         isolated=isolated,
     )
-    return status, "\n".join(lines)
+    return outcome.status, "\n".join(lines)
 
 
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory) -> Path:
     """The bundle with the library's own wheel only: this Python has the others."""
     return build_bundle(CLONE, tmp_path_factory.mktemp("bundle") / "kit", extras=False)
-
-
-@pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory) -> tuple[int, Path]:
-    """Exit status and folder of a whole rehearsal with a network that is hardly trained."""
-    out = tmp_path_factory.mktemp("rehearsal") / "out"
-    demo = {"train": 10, "test": 5, "size": 256}
-    return rehearse(out, source=CLONE, **demo, settings=TINY, extras=False, least_dice=0.0), out
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -231,159 +218,3 @@ def test_no_runs(tmp_path):
     """Without a run folder the dataset to attach is named."""
     with pytest.raises(ValueError, match="attach the dataset hubmap-weights"):
         find_runs(tmp_path)
-
-
-def test_sources_follow_the_metadata(tmp_path):
-    """A kernel sees the sources its metadata names, in either layout, and no others; an unknown one is an error."""
-    for place in (f"competitions/{SLUG}", "datasets/rehearsal/hubmap-kit", "datasets/rehearsal/hubmap-weights"):
-        make_files(tmp_path / place)
-    metadata = read_json("kernels", "train", "kernel-metadata.json")
-    assert set(sources(metadata, tmp_path, "flat")) == {SLUG, "hubmap-kit"}
-    assert set(sources(metadata, tmp_path, "nested")) == {f"competitions/{SLUG}", "datasets/rehearsal/hubmap-kit"}
-    with pytest.raises(ValueError, match="needs other"):
-        sources(metadata | {"dataset_sources": ["OWNER/other"]}, tmp_path, "flat")
-
-
-PROBE = """
-import json, os, socket
-def attempt(action):
-    try:
-        action()
-    except OSError as error:
-        return str(error)
-    return "done"
-root = os.environ.get("HUBMAP_KAGGLE_ROOT", "/kaggle")
-server = socket.create_server(("127.0.0.1", 0))
-print(json.dumps({
-    "inputs": os.listdir(root + "/input"),
-    "clone": attempt(lambda: open(CLONE + "/pyproject.toml")),
-    "home": os.listdir(HOME) if os.path.isdir(HOME) else [],
-    "network": attempt(lambda: socket.create_connection(("192.0.2.1", 80), timeout=2)),
-    "loopback": attempt(lambda: socket.create_connection(server.getsockname())),
-    "write input": attempt(lambda: open(root + "/input/data/new", "w")),
-    "write working": attempt(lambda: open(root + "/working/new", "w")),
-    "environment": sorted(os.environ),
-}))
-"""
-
-
-@pytest.fixture
-def probe(tmp_path, monkeypatch):
-    """Run a script that tries to reach what it should not; returns what came of it, and the working folder."""
-    monkeypatch.setenv("KAGGLE_KEY", "secret")
-    data = make_files(tmp_path / "data", "file")
-    path = tmp_path / "probe.py"
-    path.write_text(f"CLONE, HOME = {str(CLONE)!r}, {str(Path.home())!r}\n{PROBE}")
-
-    def run(isolated: bool) -> dict:
-        status, text = run_kernel(path, tmp_path / "working", {"data": data}, isolated)
-        assert status == 0, text
-        return json.loads(text)
-
-    return run
-
-
-@needs_namespaces
-def test_isolation(probe, tmp_path):
-    """A kernel reaches no network, sees neither the clone nor the user's files, and cannot write its input."""
-    seen = probe(isolated=True)
-    assert seen["inputs"] == ["data"]
-    assert "No such file" in seen["clone"]
-    python = [Path(os.path.realpath(prefix)) for prefix in (sys.prefix, sys.base_prefix)]
-    home = Path(os.path.realpath(Path.home()))
-    assert set(seen["home"]) <= {p.relative_to(home).parts[0] for p in python if p.is_relative_to(home)}
-    assert "unreachable" in seen["network"]
-    assert seen["loopback"] == "done"
-    assert "Read-only" in seen["write input"]
-    assert seen["write working"] == "done"
-    assert (tmp_path / "working" / "new").is_file()
-    assert not {"KAGGLE_KEY", "PYTHONPATH", "HUBMAP_KAGGLE_ROOT"} & set(seen["environment"])
-
-
-def test_without_isolation(probe, tmp_path):
-    """Where namespaces are not allowed, a kernel still finds Kaggle's folders and no network or credentials."""
-    seen = probe(isolated=False)
-    assert seen["inputs"] == ["data"]
-    assert "no network in a rehearsal" in seen["network"]
-    assert seen["loopback"] == "done"
-    assert (tmp_path / "working" / "new").is_file()
-    assert "KAGGLE_KEY" not in seen["environment"]
-
-
-def test_a_running_kernel_is_stopped(tmp_path):
-    """A kernel does not go on behind a rehearsal that was interrupted."""
-    endless = tmp_path / "endless.py"
-    endless.write_text("import time\nwhile True:\n    print('alive', flush=True)\n    time.sleep(0.05)\n")
-
-    def interrupt(line: str) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        isolation.run(
-            endless,
-            inputs={},
-            working=tmp_path,
-            hidden=(),
-            environment={},
-            on_line=interrupt,
-            isolated=OBSTACLE is None,
-        )
-
-
-def test_rehearsal(rehearsed):
-    """A rehearsal ends with a valid submission that both kernels made, with pictures, logs and a score."""
-    status, out = rehearsed
-    assert status == 0
-    data = out / "input" / "competitions" / SLUG
-    assert [p for p in submission.validate(out / "infer" / "submission.csv", data) if p.severity == "error"] == []
-    assert len(submission.score(out / "infer" / "submission.csv", out / "test_truth.csv")) == 5
-    assert not list(out.joinpath("input").rglob("test_truth.csv"))
-    assert "input/datasets/rehearsal/hubmap-kit" in (out / "train.log").read_text()
-    assert "input/hubmap-kit" in (out / "infer.log").read_text()
-    assert (out / "overlays.png").stat().st_size > 10_000
-    assert (out / "rehearsal.html").is_file()
-    assert {path.name for path in (out / "train").iterdir()} == {"run"}
-
-
-def test_a_bad_image_does_not_cost_the_submission(rehearsed, tmp_path):
-    """The inference kernel names an image that cannot be read, and still writes a row for every image."""
-    _, out = rehearsed
-    data = tmp_path / "data"
-    shutil.copytree(out / "input" / "competitions" / SLUG, data)
-    broken = sorted((data / "test_images").iterdir())[0]
-    broken.write_bytes(b"not an image")
-    inputs = {
-        SLUG: data,
-        "hubmap-kit": out / "input/datasets/rehearsal/hubmap-kit",
-        "hubmap-weights": out / "input/datasets/rehearsal/hubmap-weights",
-    }
-    status, text = run_kernel(script("infer"), tmp_path / "working", inputs)
-    assert status == 0, text
-    assert broken.stem in text
-    problems = submission.validate(tmp_path / "working" / "submission.csv", data)
-    assert [problem.severity for problem in problems if broken.stem in problem.rule] == ["warning"]
-    assert all(problem.severity == "warning" for problem in problems)
-
-
-def test_rehearsal_fails_with_its_kernel(tmp_path, capsys):
-    """When a kernel fails, so does the rehearsal, and shows the end of the kernel's log."""
-    settings = {"train": {"RECIPE": "no such recipe"}}
-    demo = {"train": 5, "test": 1, "size": 128}
-    assert rehearse(tmp_path / "out", source=CLONE, **demo, settings=settings, extras=False) == 1
-    text = capsys.readouterr().out
-    assert "The train kernel ended with status 1" in text
-    assert text.rstrip().splitlines()[-1].startswith("ValueError: there is no recipe 'no such recipe'")
-
-
-def test_rehearsal_replaces_only_a_rehearsal(tmp_path):
-    """A folder that holds something else is not deleted for a rehearsal."""
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds no rehearsal"):
-        rehearse(tmp_path, source=CLONE)
-    assert (tmp_path / "notes.txt").is_file()
-
-
-def test_rehearsal_does_not_import_tensorflow():
-    """The process that directs a rehearsal leaves TensorFlow to the kernels."""
-    code = "import sys, hubmap_kit.kaggle.rehearsal; sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0

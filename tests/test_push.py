@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from kaggle_standin import Call, KernelResult, StandIn
 
-from hubmap_kit.kaggle import bundle, client, push
+from hubmap_kit.kaggle import bundle, failures, push
 
 CLONE = Path(__file__).resolve().parents[1]
 WRITES = {"StartBlobUpload", "PUT", "CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmission"}
@@ -394,7 +394,7 @@ def test_dataset_fails(place):
 
 @pytest.mark.parametrize(
     ("source", "remedy"),
-    [("dataset", "push it first"), ("competition", f"accept its rules at {client.RULES_PAGE}"), ("kernel", "")],
+    [("dataset", "push it first"), ("competition", f"accept its rules at {failures.RULES_PAGE}"), ("kernel", "")],
 )
 def test_invalid_sources(place, source, remedy):
     """A source that Kaggle leaves out is an error; that version is not taken for a good one later."""
@@ -538,23 +538,23 @@ def test_unreachable(monkeypatch, capsys):
     import requests
 
     pauses: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", pauses.append)
+    monkeypatch.setattr(failures.time, "sleep", pauses.append)
 
     def fail() -> None:
         raise requests.ConnectionError("Max retries exceeded with url: /v1/x?token=secret")
 
-    with pytest.raises(client.Unreachable, match=r"^GetDataset: Kaggle cannot be reached .* check the connection"):
-        client._retry(fail, "GetDataset", repeat=True)
+    with pytest.raises(failures.Unreachable, match=r"^GetDataset: Kaggle cannot be reached .* check the connection"):
+        failures.retry(fail, "GetDataset", repeat=True)
     assert pauses == [1, 2, 4, 8, 16, 32]
-    with pytest.raises(client.AnswerLost, match="not known whether it was done"):
-        client._retry(fail, "SaveKernel", repeat=False)
+    with pytest.raises(failures.AnswerLost, match="not known whether it was done"):
+        failures.retry(fail, "SaveKernel", repeat=False)
     assert "secret" not in capsys.readouterr().err
 
 
 def test_redaction(monkeypatch):
     """Messages carry neither keys nor signed URLs."""
     monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef")
-    text = client.redact("403 for url: https://storage.example.org/a.zip?Signature=abc&x=1 with 0123456789abcdef")
+    text = failures.redact("403 for url: https://storage.example.org/a.zip?Signature=abc&x=1 with 0123456789abcdef")
     assert text == "403 for url: https://storage.example.org/a.zip?… with ***"
 
 
@@ -633,7 +633,7 @@ def test_no_submission_left(place):
 def test_submit_without_rules(place):
     """Where the competition's rules are not accepted, the page to do so is named."""
     pushed(place).kaggle.rules_accepted = False
-    assert f"accept the competition's rules at {client.RULES_PAGE}" in place.run("submit", status=1)
+    assert f"accept the competition's rules at {failures.RULES_PAGE}" in place.run("submit", status=1)
 
 
 def test_submit_dry_run(place):
@@ -705,7 +705,7 @@ def test_data_without_rules(competition):
     """Where the competition's rules are not accepted, the page to do so is named."""
     competition.kaggle.rules_accepted = False
     text = competition.run("data", status=1)
-    assert f"accept the competition's rules at {client.RULES_PAGE}" in text
+    assert f"accept the competition's rules at {failures.RULES_PAGE}" in text
 
 
 def test_data_is_something_else(competition):

@@ -12,38 +12,28 @@ import contextlib
 import io
 import json
 import os
-import re
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..competition import SLUG
+from ..files import size_text
+from .failures import (
+    KEPT,
+    NO_CREDENTIALS,
+    RULES_PAGE,
+    AnswerLost,
+    KaggleError,
+    Missing,
+    one_line,
+    refused,
+    retry,
+    token_source,
+)
 
 T = TypeVar("T")
-
-SETTINGS_PAGE = "https://www.kaggle.com/settings"
-RULES_PAGE = f"https://www.kaggle.com/competitions/{SLUG}/rules"
-NO_CREDENTIALS = (
-    f"no Kaggle credentials; make a token on {SETTINGS_PAGE} (section API) and set KAGGLE_API_TOKEN to it, "
-    "or save kaggle.json into ~/.kaggle"
-)
-KEPT = "run the same command again: it goes on where it was"
-_ATTEMPTS, _LONGEST_PAUSE = 7, 60.0  # of a call, in s between two of them
-
-
-class KaggleError(ValueError):
-    """Something that Kaggle refuses or failed to do; the text is one line with a remedy."""
-
-
-class Unreachable(KaggleError):
-    """Kaggle cannot be reached, or fails, even after several attempts."""
-
-
-class AnswerLost(KaggleError):
-    """A call that changes something was sent, and no answer came: it may or may not have been done."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +86,12 @@ class Client:
                 from kaggle.api.kaggle_api_extended import KaggleApi  # authenticates on import, too
 
                 api = KaggleApi()
-                _retry(api.authenticate, "sign in", repeat=True)
+                retry(api.authenticate, "sign in", repeat=True)
         except SystemExit:
             if dry_run:
                 return cls(None, "OWNER", dry_run=True)
-            if source := _token_source():
-                raise KaggleError(_refused(source)) from None
+            if source := token_source():
+                raise KaggleError(refused(source)) from None
             raise KaggleError(NO_CREDENTIALS) from None
         except ImportError as error:
             raise KaggleError(f"Kaggle's client is missing ({error}); install hubmap-kit[kaggle]") from error
@@ -190,7 +180,7 @@ class Client:
                 )
             return collected.files[0] if collected.files else None
 
-        return _retry(upload, f"upload {path.name}", repeat=True)
+        return retry(upload, f"upload {path.name}", repeat=True)
 
     def save_dataset(self, metadata: dict[str, Any], files: list[Any], notes: str, *, create: bool) -> None:
         """Make a dataset, or a new version of it, from uploaded files.
@@ -228,7 +218,7 @@ class Client:
         answer = self._call(f"datasets.DatasetApiService/{method}", request, ApiCreateDatasetResponse, writes=True)
         if answer.error or (answer.status or "ok").lower() == "error":
             remedy = "if that is a dataset of yours, rename or delete it on Kaggle" if create else KEPT
-            raise KaggleError(f"Kaggle made no version of {slug}: {_one_line(answer.error or 'no reason')}; {remedy}")
+            raise KaggleError(f"Kaggle made no version of {slug}: {one_line(answer.error or 'no reason')}; {remedy}")
 
     # Kernels
 
@@ -272,7 +262,7 @@ class Client:
             return 0
         if answer.error:
             raise KaggleError(
-                f"Kaggle refuses the kernel {metadata['id']}: {_one_line(answer.error)}; correct that and push again"
+                f"Kaggle refuses the kernel {metadata['id']}: {one_line(answer.error)}; correct that and push again"
             )
         for kind, invalid in (
             ("dataset", answer.invalid_dataset_sources),
@@ -339,7 +329,7 @@ class Client:
                 response.raise_for_status()
                 self._receive(response, path, quiet=quiet)
 
-        _retry(fetch, f"download {path.name}", repeat=True)
+        retry(fetch, f"download {path.name}", repeat=True)
 
     # The competition
 
@@ -355,7 +345,7 @@ class Client:
                 response = kaggle.competitions.competition_api_client.download_data_files(request)
                 self._receive(response, path, quiet=not sys.stderr.isatty())
 
-        _retry(fetch, f"download {SLUG}", repeat=True, denied=f"accept the competition's rules at {RULES_PAGE}")
+        retry(fetch, f"download {SLUG}", repeat=True, denied=f"accept the competition's rules at {RULES_PAGE}")
 
     def submissions_left(self) -> int:
         """How many submissions may still be made today (UTC)."""
@@ -431,8 +421,8 @@ class Client:
 
         denied = f"accept the competition's rules at {RULES_PAGE}" if service.startswith("competitions") else None
         try:
-            return _retry(send, name, repeat=not writes, denied=denied)
-        except _Missing:
+            return retry(send, name, repeat=not writes, denied=denied)
+        except Missing:
             if absent:
                 return None
             raise
@@ -454,98 +444,6 @@ class Client:
         part.replace(path)
 
 
-class _Missing(KaggleError):
-    """Kaggle says that there is no such thing, or none this user may see."""
-
-
-def _retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | None = None) -> T:
-    """Do it, again where that helps: when Kaggle asks to wait, and, if `repeat`, when it fails or is not reached.
-
-    Args:
-        action: What to do.
-        doing: What that is, for messages.
-        repeat: Whether doing it twice does no harm.
-        denied: Remedy where Kaggle denies access.
-
-    Raises:
-        Unreachable: Every attempt failed.
-        AnswerLost: It failed, and may have been done.
-        KaggleError: Kaggle refuses.
-    """
-    import requests
-    import urllib3
-
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return action()
-        except KeyError as error:  # a status that is newer than the client
-            raise KaggleError(f"{doing}: Kaggle's client does not know the answer {error}; look on Kaggle") from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            response = getattr(error, "response", None)
-            status = response.status_code if response is not None else None
-            said = _one_line(redact(str(error)))
-            if status == 401:
-                raise KaggleError(_refused(_token_source() or _key_source())) from None
-            if status in (403, 404):
-                remedy = denied or "check that it exists and that the credentials are its owner's"
-                raise _Missing(
-                    f"{doing}: Kaggle finds no such thing or denies access ({status}: {said}); {remedy}"
-                ) from None
-            if status is not None and 400 <= status < 500 and status != 429:
-                raise KaggleError(f"{doing}: Kaggle refuses ({status}: {said}); correct that and try again") from None
-            why = f"answers {status}" if status else f"cannot be reached or breaks off ({type(error).__name__})"
-            if status != 429 and not repeat:
-                raise AnswerLost(f"{doing}: Kaggle {why}, so it is not known whether it was done; {KEPT}") from None
-            if attempt == _ATTEMPTS:
-                remedy = (
-                    "wait some minutes" if status == 429 else "check the connection and https://www.kaggle.com/status"
-                )
-                raise Unreachable(f"{doing}: Kaggle {why}, {attempt} times in a row; {remedy}, then {KEPT}") from None
-            asked = _retry_after(response)
-            pause = min(2.0 ** (attempt - 1) if asked is None else asked, _LONGEST_PAUSE)
-            print(f"{doing}: Kaggle {why}; again in {pause:.0f} s", file=sys.stderr, flush=True)
-            time.sleep(pause)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _retry_after(response: Any) -> float | None:
-    try:
-        return max(0.0, float(response.headers["Retry-After"]))
-    except (AttributeError, KeyError, ValueError):
-        return None
-
-
-def _token_source() -> str | None:
-    """Where a token comes from, in the client's order; None where there is none."""
-    if os.environ.get("KAGGLE_API_TOKEN"):
-        return "KAGGLE_API_TOKEN"
-    for name in ("access_token", "access_token.txt"):
-        if Path.home().joinpath(".kaggle", name).is_file():
-            return f"~/.kaggle/{name}"
-    return None
-
-
-def _key_source() -> str:
-    return "KAGGLE_USERNAME and KAGGLE_KEY" if os.environ.get("KAGGLE_KEY") else "kaggle.json"
-
-
-def _refused(source: str) -> str:
-    remedy = f"make a new token on {SETTINGS_PAGE} (section API) and put it there"
-    return f"Kaggle refuses the credentials in {source}; {remedy}"
-
-
-def redact(text: str) -> str:
-    """Text without credentials, and without the query of a URL, which may sign a request."""
-    secrets = [os.environ.get(name) for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")]
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return re.sub(r"((?:https?://|/)[^\s?'\")]+)\?[^\s'\")]+", r"\1?…", text)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip(".;") or "no reason given"
-
-
 def _plain_log(log: str) -> str:
     """A kernel's log as text; Kaggle keeps it as a JSON list of pieces with stream and time."""
     try:
@@ -557,14 +455,6 @@ def _plain_log(log: str) -> str:
 def _abridged(body: dict[str, Any]) -> dict[str, Any]:
     """A request's body as a dry run shows it: a kernel's source by its size only."""
     return body | ({"text": f"<{len(body['text'])} characters>"} if "text" in body else {})
-
-
-def size_text(size: int) -> str:
-    """A number of bytes as people write it."""
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
 
 
 @contextlib.contextmanager

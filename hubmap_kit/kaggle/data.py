@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..competition import SLUG, DataError, read_sample_submission, read_test, read_train
+from ..files import size_text
 from ..progress import track
 from .bundle import CLONE
-from .client import KEPT, Client, KaggleError, size_text
+from .client import Client
+from .failures import KEPT, KaggleError
 
 
 def fetch(client: Client, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run a kernel as Kaggle does: on ``/kaggle``, with no network and nothing of this machine's user.
+"""Run a kernel as Kaggle does: on ``/kaggle``, within limits, with no network and nothing of this machine's user.
 
 On Linux the kernel gets namespaces of its own (user, mount and network), made without privileges
 and without other programs. It sees this machine's system folders read-only, ``/kaggle/input``
@@ -6,13 +6,15 @@ read-only with nothing but the sources named, an empty ``/kaggle/working`` and a
 home folders and the folders named as hidden are empty, except for the Python that runs it.
 Elsewhere, or where a system forbids namespaces, the nearest thing is done and said.
 
-This file is also the program that builds the namespaces, run by its path: standard library only.
+This file is also the program that builds the namespaces, run by its path: only the standard library is
+imported on top.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,8 +24,13 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 NOT_ISOLATED = (
     "the network: Python sockets are blocked, other programs' are not",
@@ -38,6 +45,8 @@ _ENVIRONMENT = ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYST
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _REMOUNT, _BIND, _REC, _PRIVATE = 32, 4096, 16384, 1 << 18
 _NEWNS, _NEWUSER, _NEWNET = 0x00020000, 0x10000000, 0x40000000
+
+_INTERVAL = 0.15  # s between two looks at a kernel's memory
 
 # Stands in for the missing network where namespaces are not to be had; see NOT_ISOLATED.
 _BLOCKED_SOCKETS = '''\
@@ -66,6 +75,24 @@ socket.socket.connect, socket.socket.connect_ex = connect, connect_ex
 '''
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a kernel ended.
+
+    Attributes:
+        status: Its exit status; minus the signal's number where a signal ended it.
+        seconds: How long it ran.
+        peak_memory: The most it held at a time, in bytes: resident memory, summed over it and its children,
+            so that what they share counts for each; looked at every 0.15 s.
+        stopped: The limit for which it was killed; None where it ended by itself.
+    """
+
+    status: int
+    seconds: float
+    peak_memory: int
+    stopped: Literal["memory", "time"] | None
+
+
 def obstacle() -> str | None:
     """Why this system cannot isolate a kernel, in a few words; None where it can."""
     if not sys.platform.startswith("linux"):
@@ -74,7 +101,7 @@ def obstacle() -> str | None:
         script = Path(folder, "probe.py")
         script.write_text("")
         lines: list[str] = []
-        status = run(script, inputs={}, working=Path(folder), hidden=(), environment={}, on_line=lines.append)
+        status = run(script, inputs={}, working=Path(folder), hidden=(), environment={}, on_line=lines.append).status
     return None if status == 0 else (lines[-1] if lines else f"the probe ended with status {status}")
 
 
@@ -87,7 +114,9 @@ def run(
     environment: Mapping[str, str],
     on_line: Callable[[str], None],
     isolated: bool = True,
-) -> int:
+    memory_limit: float = math.inf,
+    time_limit: float = math.inf,
+) -> Outcome:
     """Run a script kernel, with this Python, until it ends.
 
     Args:
@@ -98,9 +127,11 @@ def run(
         environment: Variables besides the few that any process needs.
         on_line: Called with each line of its output (stdout and stderr together), as it comes.
         isolated: False to go without namespaces; see `NOT_ISOLATED`.
+        memory_limit: Bytes that it may hold; with more it is killed, and its children.
+        time_limit: Seconds that it may take, likewise.
 
     Returns:
-        The kernel's exit status; minus the signal's number where a signal ended it.
+        How it ended.
     """
     with tempfile.TemporaryDirectory(prefix="hubmap-kernel-", ignore_cleanup_errors=True) as name:
         scratch = Path(name).resolve()
@@ -110,21 +141,78 @@ def run(
         env = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ} | dict(environment)
         start = _start_isolated if isolated else _start_in_place
         process = start(scratch, env, {k: v.resolve() for k, v in inputs.items()}, working.resolve(), hidden)
+        watch = _Watch(process, memory_limit, time_limit)
+        watch.start()
         try:
             assert process.stdout is not None
             for line in process.stdout:
                 on_line(line.rstrip("\n"))
-            return process.wait()
+            status = process.wait()
         finally:
-            if process.poll() is None:
+            watch.end()
+            if process.returncode is None:
                 _kill(process)
+        return Outcome(status, time.monotonic() - watch.begin, watch.peak_memory, watch.stopped)
+
+
+class _Watch(threading.Thread):
+    """Measures a kernel, and kills it when it goes over a limit."""
+
+    def __init__(self, process: subprocess.Popen[str], memory_limit: float, time_limit: float) -> None:
+        super().__init__(daemon=True)
+        self.process, self.memory_limit, self.time_limit = process, memory_limit, time_limit
+        self.begin = time.monotonic()
+        self.peak_memory = 0
+        self.stopped: Literal["memory", "time"] | None = None
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(_INTERVAL):
+            self.peak_memory = max(self.peak_memory, sum(map(_resident, _family(self.process))))
+            if self.peak_memory > self.memory_limit:
+                self.stopped = "memory"
+            elif time.monotonic() - self.begin > self.time_limit:
+                self.stopped = "time"
+            if self.stopped:
+                _kill(self.process)
+                return
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+def _family(process: subprocess.Popen[str]) -> list[Any]:
+    """A process and all below it, as psutil's processes; nothing once it has ended."""
+    import psutil
+
+    try:
+        parent = psutil.Process(process.pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident(process: Any) -> int:
+    """Resident memory of one of psutil's processes, in bytes; 0 once it has ended."""
+    import psutil
+
+    try:
+        return process.memory_info().rss
+    except psutil.Error:
+        return 0
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
+    """Kill a process that was not waited for yet, its children, and what else is in its group."""
+    import psutil
+
+    for member in _family(process):
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    if hasattr(os, "killpg"):  # those whose parent has ended
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..checkpoints import FILE as CHECKPOINT
-from ..files import read_json
+from ..files import read_json, size_text
 from ..run import CONFIG
 from . import bundle, weights
-from .client import KEPT, AnswerLost, Client, KaggleError, Unreachable, size_text
+from .client import Client
+from .failures import KEPT, AnswerLost, KaggleError, Unreachable
 from .records import FOLDER, Records
 
 T = TypeVar("T")

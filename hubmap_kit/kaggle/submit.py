@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import bundle
-from .client import KEPT, AnswerLost, Client, KaggleError, Unreachable
+from .client import Client
+from .failures import KEPT, AnswerLost, KaggleError, Unreachable
 from .push import INFER, WEIGHTS
 from .records import FOLDER, SUBMISSIONS, Records, now, read_rows, write_rows
 

@@ -1,0 +1,130 @@
+"""What can go wrong between the kit and Kaggle: told in one line, with a remedy, and repeated where that helps."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..competition import SLUG
+
+T = TypeVar("T")
+
+SETTINGS_PAGE = "https://www.kaggle.com/settings"
+RULES_PAGE = f"https://www.kaggle.com/competitions/{SLUG}/rules"
+NO_CREDENTIALS = (
+    f"no Kaggle credentials; make a token on {SETTINGS_PAGE} (section API) and set KAGGLE_API_TOKEN to it, "
+    "or save kaggle.json into ~/.kaggle"
+)
+KEPT = "run the same command again: it goes on where it was"
+_ATTEMPTS, _LONGEST_PAUSE = 7, 60.0  # of a call, in s between two of them
+
+
+class KaggleError(ValueError):
+    """Something that Kaggle refuses or failed to do; the text is one line with a remedy."""
+
+
+class Unreachable(KaggleError):
+    """Kaggle cannot be reached, or fails, even after several attempts."""
+
+
+class AnswerLost(KaggleError):
+    """A call that changes something was sent, and no answer came: it may or may not have been done."""
+
+
+class Missing(KaggleError):
+    """Kaggle says that there is no such thing, or none this user may see."""
+
+
+def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | None = None) -> T:
+    """Do it, again where that helps: when Kaggle asks to wait, and, if `repeat`, when it fails or is not reached.
+
+    Args:
+        action: What to do.
+        doing: What that is, for messages.
+        repeat: Whether doing it twice does no harm.
+        denied: Remedy where Kaggle denies access.
+
+    Raises:
+        Unreachable: Every attempt failed.
+        AnswerLost: It failed, and may have been done.
+        KaggleError: Kaggle refuses.
+    """
+    import requests
+    import urllib3
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return action()
+        except KeyError as error:  # a status that is newer than the client
+            raise KaggleError(f"{doing}: Kaggle's client does not know the answer {error}; look on Kaggle") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            response = getattr(error, "response", None)
+            status = response.status_code if response is not None else None
+            said = one_line(redact(str(error)))
+            if status == 401:
+                raise KaggleError(refused(token_source() or _key_source())) from None
+            if status in (403, 404):
+                remedy = denied or "check that it exists and that the credentials are its owner's"
+                raise Missing(
+                    f"{doing}: Kaggle finds no such thing or denies access ({status}: {said}); {remedy}"
+                ) from None
+            if status is not None and 400 <= status < 500 and status != 429:
+                raise KaggleError(f"{doing}: Kaggle refuses ({status}: {said}); correct that and try again") from None
+            why = f"answers {status}" if status else f"cannot be reached or breaks off ({type(error).__name__})"
+            if status != 429 and not repeat:
+                raise AnswerLost(f"{doing}: Kaggle {why}, so it is not known whether it was done; {KEPT}") from None
+            if attempt == _ATTEMPTS:
+                remedy = (
+                    "wait some minutes" if status == 429 else "check the connection and https://www.kaggle.com/status"
+                )
+                raise Unreachable(f"{doing}: Kaggle {why}, {attempt} times in a row; {remedy}, then {KEPT}") from None
+            asked = _retry_after(response)
+            pause = min(2.0 ** (attempt - 1) if asked is None else asked, _LONGEST_PAUSE)
+            print(f"{doing}: Kaggle {why}; again in {pause:.0f} s", file=sys.stderr, flush=True)
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _retry_after(response: Any) -> float | None:
+    try:
+        return max(0.0, float(response.headers["Retry-After"]))
+    except (AttributeError, KeyError, ValueError):
+        return None
+
+
+def token_source() -> str | None:
+    """Where a token comes from, in the client's order; None where there is none."""
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        return "KAGGLE_API_TOKEN"
+    for name in ("access_token", "access_token.txt"):
+        if Path.home().joinpath(".kaggle", name).is_file():
+            return f"~/.kaggle/{name}"
+    return None
+
+
+def _key_source() -> str:
+    return "KAGGLE_USERNAME and KAGGLE_KEY" if os.environ.get("KAGGLE_KEY") else "kaggle.json"
+
+
+def refused(source: str) -> str:
+    """What to say when Kaggle refuses the credentials from there."""
+    remedy = f"make a new token on {SETTINGS_PAGE} (section API) and put it there"
+    return f"Kaggle refuses the credentials in {source}; {remedy}"
+
+
+def redact(text: str) -> str:
+    """Text without credentials, and without the query of a URL, which may sign a request."""
+    secrets = [os.environ.get(name) for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")]
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return re.sub(r"((?:https?://|/)[^\s?'\")]+)\?[^\s'\")]+", r"\1?…", text)
+
+
+def one_line(text: str) -> str:
+    """A message in one line, without a full stop, to be put into a sentence."""
+    return " ".join(text.split()).rstrip(".;") or "no reason given"

@@ -1,0 +1,427 @@
+"""The rehearsal: once with the kernels themselves, then its judgement of kernels that only pretend."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from hubmap_kit import rle, submission
+from hubmap_kit.competition import SLUG, image_path, read_test
+from hubmap_kit.images import read_image
+from hubmap_kit.kaggle import isolation, rehearsal
+from hubmap_kit.kaggle.bundle import MANIFEST
+from hubmap_kit.kaggle.hidden import CORRUPT, HiddenImage
+from hubmap_kit.kaggle.isolation import Outcome
+from hubmap_kit.kaggle.rehearsal import KAGGLE_IMAGE, differing_versions, main, rehearse
+from hubmap_kit.kaggle.stage import sources
+
+CLONE = Path(__file__).resolve().parents[1]
+DEMO = {"source": CLONE, "train": 10, "size": 256, "extras": False}
+TINY = {
+    "smoke": {"RECIPE": "fast", "INPUT_SIZE": 64},
+    "train": {"EPOCHS": 1, "STEPS_PER_EPOCH": 1, "INPUT_SIZE": 64},
+    "infer": {"TTA": "none"},
+}
+HIDDEN = (
+    HiddenImage("lung", "Hubmap", (211, 163), "LZW", 7),
+    HiddenImage("spleen", "Hubmap", (199, 211), CORRUPT, 0),
+    HiddenImage("kidney", "HPA", (257, 263), "channels first", 30),
+)
+
+
+def verdict_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    """A whole rehearsal with networks that are hardly trained: status, folder, text, and what each kernel was given."""
+    out = tmp_path_factory.mktemp("rehearsal") / "out"
+    calls, lines = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        run = isolation.run
+
+        def spy(script: Path, **given: Any) -> Outcome:
+            if script.parent.parent.name == "kernels":
+                calls.append(SimpleNamespace(kernel=script.parent.name, **given))
+            return run(script, **given)
+
+        patch.setattr(isolation, "run", spy)
+        patch.setattr("builtins.print", lambda *parts, **_: lines.append(" ".join(map(str, parts))))
+        status = rehearse(out, **DEMO, settings=TINY, hidden=HIDDEN, least_dice=0.0)
+    return SimpleNamespace(status=status, out=out, calls=calls, text="\n".join(lines))
+
+
+def test_rehearsal(rehearsed):
+    """A rehearsal ends with valid submissions that the kernels made of both test sets, a score, pictures and logs."""
+    out = rehearsed.out
+    assert rehearsed.status == 0, rehearsed.text
+    for name, folder, count in (("public", "demo", 1), ("hidden", "hidden", 3)):
+        data, csv = out / "input" / folder, out / name / "submission.csv"
+        assert [p for p in submission.validate(csv, data) if p.severity == "error"] == []
+        assert len(read_test(data)) == len(pd.read_csv(csv)) == count
+    assert [call.kernel for call in rehearsed.calls] == ["train", "train", "infer", "infer"]
+    assert all((out / f"{name}.log").stat().st_size > 500 for name in ("smoke", "train", "public", "hidden"))
+    assert (out / "overlays.png").stat().st_size > 10_000
+    assert (out / "rehearsal.html").is_file()
+    assert not list(out.joinpath("input").rglob("*truth*")), "the kernels could see the answers"
+
+
+def test_sources_are_mounted_in_both_ways(rehearsed):
+    """Each kernel runs once on each of the layouts in which Kaggle mounts its sources."""
+    nested, flat = f"competitions/{SLUG}", SLUG
+    assert [next(iter(call.inputs)) for call in rehearsed.calls] == [flat, nested, nested, flat]
+    assert "input/datasets/rehearsal/hubmap-weights/train" in (rehearsed.out / "public.log").read_text()
+    assert "input/hubmap-weights/train" in (rehearsed.out / "hidden.log").read_text()
+
+
+def test_rerun(rehearsed):
+    """Only the last pass is a scoring rerun, in which the hidden set is mounted at the competition's place."""
+    rerun = [call.environment.get("KAGGLE_IS_COMPETITION_RERUN") for call in rehearsed.calls]
+    assert rerun == [None, None, None, "1"]
+    data = [(call.inputs.get(SLUG) or call.inputs[f"competitions/{SLUG}"]).name for call in rehearsed.calls]
+    assert data == ["demo", "demo", "demo", "hidden"]
+    assert all(call.environment["KAGGLE_KERNEL_RUN_TYPE"] == "Batch" for call in rehearsed.calls)
+
+
+def test_smoke_run(rehearsed):
+    """The training kernel takes a step with its own settings; what comes of it predicts the public image only."""
+    log = (rehearsed.out / "smoke.log").read_text()
+    assert "epoch 1/1" in log
+    assert set(rehearsal.SETTINGS["smoke"]) == {"EPOCHS", "STEPS_PER_EPOCH", "ENCODER_WEIGHTS"}
+    assert "hubmap-weights/smoke" in (rehearsed.out / "public.log").read_text()
+    assert "hubmap-weights/smoke" not in (rehearsed.out / "hidden.log").read_text()
+
+
+def test_verdict(rehearsed):
+    """The verdict tells people and programs what was rehearsed, how, in what time and memory, with what score."""
+    verdict, out = verdict_of(rehearsed.out), rehearsed.out
+    kernels = ["smoke", "train", "public", "hidden"]
+    assert verdict["passed"] is True
+    manifest = (out / verdict["bundle"] / MANIFEST).read_bytes()
+    assert verdict["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
+    assert (verdict["commit"], verdict["dirty"]) == tuple(json.loads(manifest)[key] for key in ("commit", "dirty"))
+    assert list(verdict["peak_memory_bytes"]) == kernels
+    assert all(2**27 < peak < 2**34 for peak in verdict["peak_memory_bytes"].values())
+    assert set(kernels) < set(verdict["seconds"])
+    assert verdict["isolated"] is (isolation.obstacle() is None)
+    assert bool(verdict["not_isolated"]) is not verdict["isolated"]
+    assert verdict["options"]["train"] == 10
+    assert datetime.fromisoformat(verdict["finished_at"]).utcoffset().total_seconds() == 0
+    last = rehearsed.text.splitlines()[-1]
+    assert last == f"mean Dice {verdict['mean_dice']:.4f}"
+    for told in (
+        "valid submissions",
+        "peak memory: smoke ",
+        "of 9 h, with the network trained here on this machine",
+        "bootstrap: ",
+    ):
+        assert told in rehearsed.text
+
+
+def test_corrupt_image(rehearsed):
+    """The corrupt image is named by the kernel and gets an empty mask; the mean Dice is that of all others."""
+    out = rehearsed.out
+    images = read_test(out / "input" / "hidden")
+    corrupt, others = images.index[1], images.index[[0, 2]]
+    assert f"id {corrupt}: " in (out / "hidden.log").read_text()
+    assert pd.read_csv(out / "hidden" / "submission.csv").set_index("id")["rle"].isna()[corrupt]
+    scores = pd.read_csv(out / "scores.csv")
+    assert list(scores["id"]) == list(others)
+    assert verdict_of(out)["mean_dice"] == pytest.approx(scores["dice"].mean())
+    assert f"corrupt image {corrupt}: named" in rehearsed.text
+
+
+def test_extrapolation(rehearsed):
+    """The run time for Kaggle's hidden set is the start-up and each image's time as often as it stands for one."""
+    timings = pd.read_csv(rehearsed.out / "hidden" / "submission.csv.timings.csv")["seconds"]
+    assert list(timings > 0) == [True, True, True]
+    verdict = verdict_of(rehearsed.out)
+    expected = verdict["seconds"]["hidden"] - timings.sum() + 7 * timings[0] + 30 * timings[2]
+    assert verdict["extrapolated_hours"] * 3600 == pytest.approx(expected)
+
+
+def test_over_the_limit(tmp_path, capsys):
+    """A kernel that takes more memory than it may fails the rehearsal, with the amount, the limit and a remedy."""
+    assert rehearse(tmp_path / "out", **DEMO, settings=TINY, hidden=HIDDEN, memory_limit=64 * 2**20) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "The train kernel (smoke) was stopped" in last
+    assert "more than 64.0 MiB" in last
+    assert "choose a smaller ENCODER" in last
+    assert verdict_of(tmp_path / "out")["passed"] is False
+    assert verdict_of(tmp_path / "out")["failure"] == last
+
+
+def test_rehearsal_fails_with_its_kernel(tmp_path, capsys):
+    """When a kernel fails, so does the rehearsal; the end of the log is shown, and an earlier verdict is gone."""
+    settings = TINY | {"smoke": {"RECIPE": "no such recipe"}}
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "rehearsal.json").write_text("{}")
+    (out / "verdict.json").write_text('{"passed": true}')
+    assert rehearse(out, **DEMO, settings=settings, hidden=HIDDEN) == 1
+    text = capsys.readouterr().out
+    assert "The train kernel (smoke) ended with status 1" in text
+    assert text.rstrip().splitlines()[-1].startswith("ValueError: there is no recipe 'no such recipe'")
+    assert verdict_of(out)["passed"] is False
+
+
+class Pretence:
+    """Stands in for `isolation.run`: kernels that write at once what real ones would.
+
+    Attributes:
+        run: What the training kernel leaves.
+        calls: Kernel and settings of each run.
+        outcome: How kernels end.
+        meddle: Called with the submission of the inference kernel, once written.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.outcome = Outcome(0, 1.0, 2**28, None)
+        self.meddle: Callable[[Path], None] = lambda submission: None
+
+    def __call__(self, script: Path, **given: Any) -> Outcome:
+        if script.parent.parent.name != "kernels":  # the probe of `isolation.obstacle`
+            return Outcome(0, 0.0, 0, None)
+        kernel, working = script.parent.name, given["working"]
+        self.calls.append((kernel, json.loads(given["environment"].get("HUBMAP_SETTINGS", "{}"))))
+        if kernel == "train":
+            shutil.copytree(self.run, working / "run")
+        else:
+            data = next(folder for place, folder in given["inputs"].items() if SLUG in place)
+            self.predict(data, working / "submission.csv")
+            self.meddle(working / "submission.csv")
+        return self.outcome
+
+    def predict(self, data: Path, out: Path) -> None:
+        masks, bad = {}, []
+        for row, image_id in enumerate(read_test(data).index, start=2):
+            try:
+                masks[image_id] = rle.encode(read_image(image_path(data, "test", image_id)).min(axis=2) > 128)
+            except ValueError:
+                masks[image_id] = ""
+                bad.append(row)
+        pd.DataFrame({"id": masks.keys(), "rle": masks.values()}).to_csv(out, index=False)
+        pd.DataFrame({"id": masks.keys(), "seconds": 0.01}).to_csv(
+            out.with_name(out.name + ".timings.csv"), index=False
+        )
+        pd.DataFrame({"row": bad}).to_csv(out.with_name(out.name + ".problems.csv"), index=False)
+
+
+@pytest.fixture
+def pretence(rehearsed, tmp_path, monkeypatch):
+    """Kernels and a bundle that are made at once."""
+    run = shutil.copytree(rehearsed.out / "runs" / "train", tmp_path / "run")
+    kernels = Pretence(run)
+    kit = rehearsed.out / "input" / "hubmap-kit"
+    monkeypatch.setattr(isolation, "run", kernels)
+    monkeypatch.setattr(rehearsal, "build_bundle", lambda source, out, extras: shutil.copytree(kit, out))
+    return kernels
+
+
+def pretend(out: Path, **more: Any) -> int:
+    return rehearse(out, **DEMO | {"settings": TINY, "hidden": HIDDEN, "least_dice": 0.0} | more)
+
+
+def test_dice_too_low(pretence, tmp_path, capsys):
+    """A network trained on the demo that has learned too little fails the rehearsal."""
+    assert pretend(tmp_path / "out", least_dice=1.01) == 1
+    assert "the network has not learned what it should" in capsys.readouterr().out
+    assert verdict_of(tmp_path / "out")["passed"] is False
+
+
+def test_given_runs(pretence, tmp_path, rehearsed):
+    """With runs given nothing is trained, all of them predict in both passes, and no score is asked of them."""
+    other = shutil.copytree(pretence.run, tmp_path / "other")
+    assert pretend(tmp_path / "out", runs=[pretence.run, other], least_dice=1.01) == 0
+    assert pretence.calls == [("infer", TINY["infer"])] * 2
+    assert {path.name for path in (tmp_path / "out/input/hubmap-weights").iterdir() if path.is_dir()} == {
+        "run",
+        "other",
+    }
+    assert verdict_of(tmp_path / "out")["options"]["runs"] == [str(pretence.run), str(other)]
+    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 2
+
+
+def test_given_data(pretence, tmp_path, demo, capsys):
+    """With data given it is trained on and scored by its own truth, whatever the drawn images would score."""
+    assert pretend(tmp_path / "out", data=demo, least_dice=1.01) == 0
+    assert [kernel for kernel, _ in pretence.calls] == ["train", "train", "infer", "infer"]
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert set(scores["id"]) == set(read_test(demo).index)
+    assert f"The score is on {demo / 'test_truth.csv'}" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "out" / "hidden" / "submission.csv")) == 3
+
+
+def test_given_data_without_truth(pretence, tmp_path, demo, capsys):
+    """Where the data has no answers, the score is that of the run's own validation images, and that is said."""
+    data = shutil.copytree(demo, tmp_path / "data", ignore=shutil.ignore_patterns("test_truth.csv"))
+    assert pretend(tmp_path / "out", data=data) == 0
+    expected = pd.read_csv(pretence.run / "scores.csv").query("split == 'validation'")["dice"].mean()
+    assert verdict_of(tmp_path / "out")["mean_dice"] == pytest.approx(expected)
+    assert "the run's own validation images" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "overlays.png").exists()
+
+
+def drop_problems(path: Path) -> None:
+    path.with_name(path.name + ".problems.csv").unlink()
+
+
+def report_all(path: Path) -> None:
+    pd.DataFrame({"row": range(2, 2 + len(pd.read_csv(path)))}).to_csv(f"{path}.problems.csv", index=False)
+
+
+def fill(path: Path) -> None:
+    table = pd.read_csv(path)
+    table.assign(rle="1 1").to_csv(path, index=False)
+
+
+def damage(path: Path) -> None:
+    path.write_text("id,rle\n1,1 1\n")
+
+
+@pytest.mark.parametrize(
+    ("meddle", "message"),
+    [
+        (drop_problems, rf"The hidden image \d+ \({CORRUPT}\) was not named"),
+        (report_all, r"The hidden image \d+ \(LZW\) was not predicted"),
+        (fill, r"The corrupt hidden image \d+ has a mask"),
+        (damage, r"submission.csv is not valid:"),
+        (Path.unlink, r"The infer kernel \(public\) left no submission.csv"),
+    ],
+)
+def test_bad_predictions(pretence, tmp_path, capsys, meddle, message):
+    """A kernel that hides the corrupt image, fails at a good one, or leaves no valid submission fails the rehearsal."""
+    pretence.meddle = meddle
+    assert pretend(tmp_path / "out", runs=[pretence.run]) == 1
+    assert pd.Series(capsys.readouterr().out).str.contains(message).all()
+    assert verdict_of(tmp_path / "out")["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (Outcome(-9, 3600.0, 2**30, "time"), "took 3600 s, more than 1800 s; choose TTA"),
+        (
+            Outcome(-9, 1.0, 2**35, "memory"),
+            "took 32.0 GiB of memory, more than 30.0 GiB; choose a smaller BATCH",
+        ),
+        (Outcome(-9, 1.0, 2**30, None), "status -9, killed, perhaps because this machine has too little memory"),
+    ],
+)
+def test_killed_kernels(pretence, tmp_path, capsys, outcome, message):
+    """A kernel that was killed is reported with the limit it went over, by how much, and the remedy."""
+    pretence.outcome = outcome
+    (log := tmp_path / "out").mkdir()
+    assert pretend(log, runs=[pretence.run], time_limit=1800) == 1
+    assert message in capsys.readouterr().out
+
+
+def test_slow_kernels(pretence, tmp_path, capsys):
+    """More than nine hours for Kaggle's hidden set are a warning, as Kaggle's GPUs are faster."""
+
+    def slow(path: Path) -> None:
+        pd.read_csv(f"{path}.timings.csv").assign(seconds=2000.0).to_csv(f"{path}.timings.csv", index=False)
+
+    pretence.meddle = slow
+    assert pretend(tmp_path / "out", runs=[pretence.run]) == 0
+    assert "warning: that is too long here" in capsys.readouterr().out
+    assert verdict_of(tmp_path / "out")["extrapolated_hours"] > 9
+
+
+def test_wrong_arguments(rehearsed, tmp_path, capsys, monkeypatch):
+    """What would delete its own input, has no such setting, or is no run or data ends before anything is replaced."""
+    run = rehearsed.out / "runs" / "train"
+    for arguments, message in (
+        ({"runs": [run]}, "which a rehearsal replaces; copy it elsewhere"),
+        ({"runs": [tmp_path]}, "not a run folder"),
+        ({"data": tmp_path}, "there is no such file"),
+        ({"settings": {"kernel": {}}}, "there is no kernel; settings are for smoke, train, infer"),
+        ({"memory_limit": 0}, "a limit is not above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rehearse(rehearsed.out, **arguments)
+    assert (run / "config.json").is_file()
+    monkeypatch.setattr(sys, "argv", ["rehearsal", str(rehearsed.out), "--run", str(run)])
+    assert main() == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_rehearsal_replaces_only_a_rehearsal(tmp_path):
+    """A folder that holds something else is not deleted for a rehearsal."""
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds no rehearsal"):
+        rehearse(tmp_path, source=CLONE)
+    assert (tmp_path / "notes.txt").is_file()
+
+
+def test_options(monkeypatch, tmp_path):
+    """The command's options are the function's, with limits in GiB and hours."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(rehearsal, "rehearse", lambda **arguments: given.update(arguments) or 0)
+    command = ["--data", "d", "--run", "a", "--run", "b", "--train", "6", "--size", "128", "--seed", "2"]
+    command += ["--settings", '{"infer": {}}', "--memory-limit", "1.5", "--time-limit", "0.5"]
+    monkeypatch.setattr(sys, "argv", ["rehearsal", "out", *command])
+    assert main() == 0
+    assert given == {
+        "out": Path("out"),
+        "data": Path("d"),
+        "runs": [Path("a"), Path("b")],
+        "train": 6,
+        "size": 128,
+        "seed": 2,
+        "settings": {"infer": {}},
+        "memory_limit": 1.5 * 2**30,
+        "time_limit": 1800,
+    }
+
+
+def test_sources_follow_the_metadata(tmp_path):
+    """A kernel sees the sources its metadata names, in either layout, and no others; an unknown one is an error."""
+    attached = {slug: tmp_path / slug for slug in (SLUG, "hubmap-kit", "hubmap-weights")}
+    metadata = json.loads((CLONE / "kernels" / "train" / "kernel-metadata.json").read_text())
+    assert sources(metadata, attached, "flat") == {SLUG: tmp_path / SLUG, "hubmap-kit": tmp_path / "hubmap-kit"}
+    assert set(sources(metadata, attached, "nested")) == {f"competitions/{SLUG}", "datasets/rehearsal/hubmap-kit"}
+    with pytest.raises(ValueError, match="needs other"):
+        sources(metadata | {"dataset_sources": ["OWNER/other"]}, attached, "flat")
+
+
+def test_versions(monkeypatch):
+    """Of the packages in Kaggle's image those of another version here are named; a patch of 3.12 is 3.12."""
+    here = {"tensorflow": "2.20.1", "numpy": None} | {
+        name: KAGGLE_IMAGE[name] for name in ("keras", "tf_keras", "h5py")
+    }
+    here |= {name: KAGGLE_IMAGE[name] for name in ("scikit-image", "tifffile")}
+
+    def version(name: str) -> str:
+        if here[name] is None:
+            raise rehearsal.importlib.metadata.PackageNotFoundError(name)
+        return here[name]
+
+    monkeypatch.setattr(rehearsal.importlib.metadata, "version", version)
+    monkeypatch.setattr(rehearsal.platform, "python_version", lambda: "3.12.11")
+    monkeypatch.setattr(rehearsal.cv2, "__version__", "4.130.0")
+    assert differing_versions() == {
+        "tensorflow": {"here": "2.20.1", "kaggle": "2.20.0"},
+        "numpy": {"here": None, "kaggle": "2.0.2"},
+        "opencv": {"here": "4.130.0", "kaggle": "4.13"},
+    }
+
+
+def test_rehearsal_does_not_import_tensorflow():
+    """The process that directs a rehearsal leaves TensorFlow to the kernels."""
+    code = "import sys, hubmap_kit.kaggle.rehearsal; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
