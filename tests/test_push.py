@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import importlib.util
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kaggle_standin import Call, KernelResult, StandIn
+from kaggle_standin import Call, Dataset, KernelResult, Refusal, StandIn
 
-from hubmap_kit.kaggle import bundle, failures, push
+from hubmap_kit.kaggle import bundle, client, failures, push, submit
+from hubmap_kit.kaggle.records import Records
 
 CLONE = Path(__file__).resolve().parents[1]
 WRITES = {"StartBlobUpload", "PUT", "CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmission"}
@@ -106,7 +110,8 @@ class Workplace:
         text, _ = self.process.communicate(timeout=120)
         assert status is None or self.process.returncode == status, text
         assert "Traceback" not in text, text
-        for secret in (self.kaggle.key, self.kaggle.token):
+        login = base64.b64encode(f"{self.kaggle.user}:{self.kaggle.key}".encode()).decode()
+        for secret in (self.kaggle.key, self.kaggle.token, login):
             assert secret not in text
         assert not self.kaggle.unknown
         return text
@@ -115,6 +120,11 @@ class Workplace:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    def kill_before(self, call: Call) -> None:
+        """Kill the command, and let Kaggle do nothing of what it asked for."""
+        self.kill(call)
+        raise Refusal(503)
 
     def calls(self) -> list[str]:
         """Methods called since this was asked last."""
@@ -184,6 +194,7 @@ def test_push_parts_need_what_comes_before(place):
     assert "push weights first" in place.run("push", "infer", status=1)
     assert "push train first, or name one with --run" in place.run("push", "weights", status=1)
     assert "the parts are all, kit, train, weights, infer" in place.run("push", "everything", status=2)
+    assert "--run names run folders for the part weights" in place.run("push", "kit", "--run", "fold0", status=2)
     assert place.versions() == {"hubmap-kit": 1}
 
 
@@ -200,6 +211,72 @@ def test_push_given_runs(place, tmp_path):
     assert place.versions() == {"hubmap-kit": 1, "hubmap-weights": 2, "hubmap-infer": 2}
     assert "hubmap-kit: unchanged" in text
     assert {row["runs"] for row in place.rows("pushes.csv")} == {"", "fold0 fold1"}
+
+
+def test_what_is_sent(place):
+    """Datasets and kernels are private, and are what their metadata says."""
+    place.run("push", "kit", "train")
+    metadata = json.loads((place.clone / "datasets/hubmap-kit" / bundle.METADATA).read_text())
+    sent = place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"].metadata
+    assert sent["isPrivate"] is True
+    assert sent["licenseName"] == metadata["licenses"][0]["name"]
+    assert [sent[name] for name in ("title", "subtitle", "description")] == [
+        metadata[name] for name in ("title", "subtitle", "description")
+    ]
+    metadata = json.loads((place.clone / "kernels/train/kernel-metadata.json").read_text())
+    (train,) = place.kaggle.kernels[f"{place.kaggle.user}/hubmap-train"]
+    for name, sent in (
+        ("is_private", "isPrivate"),
+        ("enable_gpu", "enableGpu"),
+        ("enable_internet", "enableInternet"),
+        ("machine_shape", "machineShape"),
+        ("kernel_type", "kernelType"),
+        ("language", "language"),
+        ("title", "newTitle"),
+        ("competition_sources", "competitionDataSources"),
+    ):
+        assert train.body[sent] == metadata[name], name
+    for row in place.rows("pushes.csv"):
+        assert row["commit"] == git(place.clone, "rev-parse", "HEAD")
+        assert row["url"] in {f"https://www.kaggle.com/{kind}/{row['name']}" for kind in ("datasets", "code")}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [("kernel-metadata.json", '"NvidiaTeslaT4"', '"TpuV5E8"'), ("train.py", "import", "import ")],
+)
+def test_changed_kernel(place, file, old, new):
+    """A kernel whose source or metadata changed is pushed again, though the bundle is the same."""
+    place.run("push", "kit", "train")
+    change_kernel(place.clone, file, old, new)
+    place.run("push", "kit", "train")
+    assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 2}
+
+
+def change_kernel(clone: Path, file: str, old: str, new: str) -> None:
+    """Change the training kernel and pretend a rehearsal with the same bundle."""
+    path = clone / "kernels" / "train" / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    git(clone, "commit", "--quiet", "--all", "--message", "change")
+    verdict = clone / "rehearsal" / "verdict.json"
+    verdict.write_text(json.dumps(json.loads(verdict.read_text()) | {"commit": git(clone, "rev-parse", "HEAD")}))
+
+
+def test_changed_dataset(place):
+    """A dataset is uploaded again when its metadata changed, and when it is another or gone on Kaggle."""
+    place.run("push", "kit")
+    dataset = place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"]
+    path = place.clone / "rehearsal" / "kit" / bundle.METADATA
+    path.write_text(path.read_text().replace("The library", "A library"))
+    place.run("push", "kit")
+    assert len(dataset.versions) == 2
+    assert dataset.metadata["subtitle"].startswith("A library")
+    dataset.versions.append({"by-hand.txt": b""})
+    place.run("push", "kit")
+    assert [len(files) for files in dataset.versions] == [3, 3, 1, 3]
+    place.kaggle.datasets.clear()
+    place.run("push", "kit")
+    assert place.versions() == {"hubmap-kit": 1}
 
 
 @pytest.mark.parametrize(
@@ -241,6 +318,22 @@ def fail_rehearsal(clone: Path) -> None:
     pretend_rehearsal(clone, passed=False)
 
 
+def remove_wheel(clone: Path) -> None:
+    (clone / "rehearsal" / "kit" / "other-1-py3-none-any.whl").unlink()
+
+
+def remove_manifest(clone: Path) -> None:
+    (clone / "rehearsal" / "kit" / bundle.MANIFEST).unlink()
+
+
+def replace_bundle(clone: Path) -> None:
+    pretend_rehearsal(clone, manifest_sha256="0" * 64)
+
+
+def rehearse_dirty(clone: Path) -> None:
+    pretend_rehearsal(clone, dirty=True)
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
@@ -249,6 +342,10 @@ def fail_rehearsal(clone: Path) -> None:
         (remove_rehearsal, "no rehearsal has passed; run: nox -s rehearse"),
         (fail_rehearsal, "the rehearsal failed"),
         (damage_bundle, "is not the bundle that was rehearsed"),
+        (remove_wheel, "is not the bundle that was rehearsed"),
+        (remove_manifest, "is not the bundle that was rehearsed"),
+        (replace_bundle, "is not the bundle that was rehearsed"),
+        (rehearse_dirty, "with changes, this is"),
     ],
 )
 def test_push_is_refused(place, change, rule):
@@ -257,6 +354,21 @@ def test_push_is_refused(place, change, rule):
     text = place.run("push", status=1)
     assert text.count("\n") == 1
     assert rule in text
+    assert place.calls() == []
+    text = place.run("push", "kit", "--dry-run")
+    assert "a push would be refused: " in text
+    assert rule in text
+    assert "dry run: nothing was sent" in text
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "inside another clone"])
+def test_push_without_git(place, inside):
+    """A folder that is no clone itself is not pushed, since nobody could tell what was."""
+    shutil.rmtree(place.clone / ".git")
+    if inside:
+        git(place.clone.parent, "init", "--quiet")
+        git(place.clone.parent, "commit", "--quiet", "--allow-empty", "--message", "other")
+    assert "this is no git clone with a commit" in place.run("push", status=1)
     assert place.calls() == []
 
 
@@ -270,6 +382,7 @@ def test_push_forced(place):
     text = place.run("push", program="force.py")
     assert "overridden by --force: the clone has changes that are not committed" in text
     assert place.versions() == {"hubmap-kit": 1}
+    assert place.rows("pushes.csv")[0]["commit"] == git(place.clone, "rev-parse", "HEAD") + "-dirty"
 
 
 @pytest.mark.parametrize(
@@ -289,15 +402,19 @@ def test_credentials(place, module, credentials, said):
     text = place.run(module, credentials=credentials, status=1)
     assert text.splitlines()[-1].startswith(f"error: {said}"), text
     assert text.count("error") == 1
+    assert "export KAGGLE_API_TOKEN" not in text  # the client's own advice, a page of it
     assert place.versions() == before
     assert place.kaggle.submissions == []
 
 
-def test_verbose_environment(place, monkeypatch):
+@pytest.mark.parametrize("name", ["VERBOSE", "VERBOSE_OUTPUT"])
+def test_verbose_environment(place, monkeypatch, name):
     """Credentials are not printed even where the client is told to print all it sends."""
-    environment = place.kaggle.environment(place.home) | {"VERBOSE": "1", "VERBOSE_OUTPUT": "1"}
+    environment = place.kaggle.environment(place.home) | {name: "true"}
     monkeypatch.setattr(place.kaggle, "environment", lambda home, credentials: environment)
+    place.kaggle.rules_accepted = False
     place.run("push", "kit")  # looks at what is printed
+    place.run("data", status=1)
 
 
 def test_token(place):
@@ -305,6 +422,30 @@ def test_token(place):
     text = place.run("push", "kit", credentials="token")
     assert f"owner {place.kaggle.user}" in text
     assert place.versions() == {"hubmap-kit": 1}
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+@pytest.mark.parametrize("name", ["kaggle.json", "access_token"])
+def test_credentials_in_a_file(place, name, right):
+    """A token or a key in the folder .kaggle does as well; where Kaggle refuses it, the file is named."""
+    file = place.home / ".kaggle" / name
+    file.parent.mkdir(parents=True)
+    key = place.kaggle.key if right else "wrong"
+    token = place.kaggle.token if right else "wrong"
+    file.write_text(json.dumps({"username": place.kaggle.user, "key": key}) if name == "kaggle.json" else token)
+    text = place.run("push", "kit", credentials="none", status=0 if right else 1)
+    file.unlink()
+    if not right:
+        assert "Kaggle refuses the credentials in " in text
+        assert f"{name}; make a new token" in text
+    assert place.versions() == ({"hubmap-kit": 1} if right else {})
+
+
+def test_token_that_expired(place):
+    """A token that Kaggle no longer knows is refused by name, not taken for none."""
+    place.kaggle.fault("IntrospectToken", 403, times=9)
+    text = place.run("push", "kit", credentials="token", status=1)
+    assert text.startswith("error: Kaggle refuses the credentials in KAGGLE_API_TOKEN; make a new token")
 
 
 def test_dry_run(place):
@@ -317,6 +458,7 @@ def test_dry_run(place):
         "POST kernels.KernelsApiService/SaveKernel {",
         f'"slug": "{place.kaggle.user}/hubmap-infer"',
         '"enableInternet": false',
+        f'"text": "<{len((place.clone / "kernels/infer/infer.py").read_text())} characters>"',
         "dry run: nothing was sent",
     ):
         assert shown in text
@@ -340,10 +482,22 @@ def test_lost_upload(place):
     assert "error: other-1-py3-none-any.whl did not arrive at Kaggle, so no version was made" in text
     assert place.versions() == {}
     place.kaggle.lost_uploads = set()
+    by_hand = Dataset([{"by-hand.txt": b""}])
+    place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"] = by_hand  # which is not taken for the one that was lost
+    place.run("push", "kit")
+    _, files = place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"].versions
+    assert len(files) == 3
+    assert place.versions() == {"hubmap-kit": 2}
+
+
+def test_upload_that_expired(place):
+    """A file whose upload was interrupted, and is no longer known to Kaggle, is sent from its beginning."""
+    place.kaggle.fault("PUT", place.kill_before)
+    place.run("push", "kit", status=None)
+    place.kaggle.uploads.clear()
     place.run("push", "kit")
     (files,) = place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"].versions
     assert len(files) == 3
-    assert place.versions() == {"hubmap-kit": 1}
 
 
 def test_dataset_that_exists(place):
@@ -362,6 +516,28 @@ def test_slug_in_use(place):
     text = place.run("push", "kit", status=1)
     assert 'Kaggle made no version of hubmap-kit: The requested title "hubmap kit" is already in use' in text
     assert "rename or delete it on Kaggle" in text
+    place.kaggle.slug_in_use = set()
+    place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"] = Dataset([{"by-hand.txt": b""}])
+    place.run("push", "kit")  # that version is not taken for the one that was refused
+    assert place.versions() == {"hubmap-kit": 2}
+
+
+@pytest.mark.parametrize("answer", [{"error": "no more space"}, {"status": "error"}])
+@pytest.mark.parametrize("create", [False, True])
+def test_dataset_refused(monkeypatch, answer, create):
+    """What Kaggle has against a dataset is an error, however it says so."""
+    monkeypatch.setattr(client.Client, "_call", lambda self, method, request, kind, **how: kind.from_dict(answer))
+    metadata = {"id": "me/hubmap-kit", "title": "", "subtitle": "", "description": "", "licenses": [{"name": "other"}]}
+    with pytest.raises(failures.KaggleError, match=f"no version of hubmap-kit: {answer.get('error', 'no reason')}"):
+        client.Client(None, "me").save_dataset(metadata, [], "", create=create)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_new_names(place, status):
+    """A dataset or kernel that is not there yet is made, whether Kaggle calls it missing or forbidden."""
+    place.kaggle.missing_status = status
+    place.run("push", "kit", "train")
+    assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 1}
 
 
 def test_ready_at_the_old_version(place):
@@ -394,12 +570,10 @@ def test_dataset_fails(place):
 
 @pytest.mark.parametrize(
     ("source", "remedy"),
-    [("dataset", "push it first"), ("competition", f"accept its rules at {failures.RULES_PAGE}"), ("kernel", "")],
+    [("dataset", "push it first"), ("competition", f"accept its rules at {failures.RULES_PAGE}")],
 )
 def test_invalid_sources(place, source, remedy):
     """A source that Kaggle leaves out is an error; that version is not taken for a good one later."""
-    if source == "kernel":
-        return
     place.run("push", "kit")
     setattr(place.kaggle, f"invalid_{source}_sources", True)
     text = place.run("push", "train", status=1)
@@ -409,6 +583,16 @@ def test_invalid_sources(place, source, remedy):
     place.run("push", "train")
     assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 2}
     assert (place.clone / "records/output" / place.kaggle.user / "hubmap-train/v2/run/config.json").is_file()
+
+
+@pytest.mark.parametrize("source", ["Dataset", "Competition", "Kernel", "Model"])
+def test_invalid_sources_of_every_kind(monkeypatch, source):
+    """Whatever source Kaggle leaves out of a kernel, the version does not pass for a good one."""
+    answer = {"versionNumber": 1, f"invalid{source}Sources": ["me/some-source"]}
+    monkeypatch.setattr(client.Client, "_call", lambda self, method, request, kind, **how: kind.from_dict(answer))
+    metadata = json.loads((CLONE / "kernels/train/kernel-metadata.json").read_text())
+    with pytest.raises(failures.KaggleError, match=rf"but not its {source.lower()} me/some-source, .*then push again"):
+        client.Client(None, "me").save_kernel(metadata, "")
 
 
 def test_kernel_refused(place):
@@ -441,17 +625,109 @@ def test_kernel_fails(place):
     assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 2}
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("CANCEL_REQUESTED", "failed on Kaggle: status CANCEL_REQUESTED; its log is "),
+        ("CANCEL_ACKNOWLEDGED", "failed on Kaggle: status CANCEL_ACKNOWLEDGED; its log is "),
+        ("FROZEN", "Kaggle's client does not know the answer 'FROZEN'; look on Kaggle"),
+    ],
+)
+def test_kernel_ends_otherwise(place, status, said):
+    """A run that was cancelled, or has a status nobody knows, ends the push."""
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(status)
+    assert said in place.run("push", "kit", "train", status=1)
+
+
+def test_long_log(place):
+    """Of a long log only the end is shown."""
+    log = "".join(f"line {number}\n" for number in range(100))
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult("ERROR", log=log)
+    text = place.run("push", "kit", "train", status=1)
+    assert "line 99\n" in text
+    assert "line 50\n" not in text
+
+
+def test_many_files(place):
+    """All files that a kernel left are fetched, and its log, though Kaggle lists a hundred at a time."""
+    files = {f"run/plot{number}.txt": b"x" for number in range(101)}
+    files |= {f"run/{name}": data for name, data in a_run().items()}
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output=files, log="trained\n")
+    place.run("push", "kit", "train")
+    folder = place.clone / "records/output" / place.kaggle.user / "hubmap-train/v1"
+    assert len(list((folder / "run").iterdir())) == len(files)
+    assert (folder / "hubmap-train.log").read_text() == "trained\n"
+
+
+def test_output_that_is_there_is_kept(place):
+    """What was downloaded before an interruption is not downloaded again; the failure shows no signed URL."""
+    place.kaggle.fault("GET", 404, nth=2)
+    text = place.run("push", "kit", "train", status=1)
+    assert "error: download model.weights.h5: Kaggle finds no such thing" in text
+    assert "Signature" not in text
+    place.kaggle.calls.clear()
+    place.run("push", "kit", "train")
+    assert [call.body["name"] for call in place.kaggle.calls if call.method == "GET"] == ["model.weights.h5"]
+
+
+def test_kernel_saved_by_another(place):
+    """A version with another source, saved while a push was interrupted, is not taken for the one to be pushed."""
+    ref = f"{place.kaggle.user}/hubmap-train"
+    place.kaggle.fault("SaveKernel", place.kill_before)
+    place.run("push", "kit", "train", status=None)
+    place.kaggle.save_kernel({"slug": ref, "newTitle": "hubmap train", "text": "print()"})
+    place.run("push", "kit", "train")
+    assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 2}
+
+
 def test_kernel_leaves_nothing(place):
     """A kernel that ends well without what it is run for is an error."""
     place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output={"other.txt": b"x"})
     assert "left no run/config.json" in place.run("push", "kit", "train", status=1)
 
 
+def test_prediction_leaves_nothing(place, tmp_path):
+    """An inference kernel without a submission.csv is an error, and that version is not submitted."""
+    write_files(tmp_path / "run", a_run())
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output={"other.txt": b"x"})
+    assert "left no submission.csv" in place.run("push", "--run", str(tmp_path / "run"), status=1)
+    assert "no version of hubmap-infer has run yet" in place.run("submit", status=1)
+
+
 def test_output_stays_in_its_folder(place):
     """A file of a kernel that would lie outside its folder is refused."""
-    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output={"../../../../evil.txt": b"x"})
-    assert "would lie outside" in place.run("push", "kit", "train", status=1)
+    output = {"run/config.json": b"{}", "run/x/../../../../../../evil.txt": b"x"}
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output=output)
+    text = place.run("push", "kit", "train", status=1)
+    assert "would lie outside" in text
+    assert "nothing is kept" in text
     assert not list(place.clone.parent.rglob("evil.txt"))
+    assert not list((place.clone / "records").rglob("config.json"))
+
+
+@pytest.mark.parametrize("method", ["CreateDataset", "SaveKernel"])
+def test_change_after_an_interruption(place, method):
+    """A version that an interrupted push made is not taken for one of what has changed since."""
+    place.kaggle.fault(method, place.kill, after=True)
+    place.run("push", "kit", "train", status=None)
+    commit_change(place.clone)
+    pretend_rehearsal(place.clone)
+    place.run("push", "kit", "train")
+    assert place.versions() == {"hubmap-kit": 2, "hubmap-train": 1 + (method == "SaveKernel")}
+
+
+def test_kernel_saved_while_an_answer_is_lost(place):
+    """A version with another source is not taken for the one whose answer was lost."""
+    ref = f"{place.kaggle.user}/hubmap-train"
+
+    def save_another(call: Call) -> None:
+        place.kaggle.save_kernel({"slug": ref, "newTitle": "hubmap train", "text": "print()"})
+        raise Refusal(503)
+
+    place.kaggle.fault("SaveKernel", save_another)
+    place.run("push", "kit", "train")
+    assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 2}
+    assert place.rows("pushes.csv")[1]["version"] == "2"
 
 
 def test_two_quick_pushes(place):
@@ -473,11 +749,12 @@ def test_two_quick_pushes(place):
     assert json.loads((run / "config.json").read_text())["finished"] is True
 
 
-def test_second_push_at_the_same_time(place):
-    """Two pushes in one clone do not get into each other's way: the second is refused."""
+@pytest.mark.parametrize("module", ["push", "submit"])
+def test_second_push_at_the_same_time(place, module):
+    """Two pushes or submissions in one clone do not get into each other's way: the second is refused."""
     said = []
     inner = Workplace(place.clone, place.home, place.kaggle)
-    place.kaggle.fault("GetDatasetStatus", lambda call: said.append(inner.run("push", "kit", status=1)))
+    place.kaggle.fault("GetDatasetStatus", lambda call: said.append(inner.run(module, status=1)))
     place.run("push", "kit")
     assert "another push or submission is running in this clone" in said[0]
     assert place.versions() == {"hubmap-kit": 1}
@@ -505,6 +782,41 @@ def test_training_in_sessions(place):
     assert place.run("push").count("unchanged") == 4
 
 
+def test_changed_training_begins_anew(place):
+    """A training whose kernel changed does not go on from what the one before left."""
+    ref, ends = f"{place.kaggle.user}/hubmap-train", [False, True, True]
+
+    def run(ref: str, body: dict[str, Any]) -> KernelResult:
+        return KernelResult(output={f"run/{name}": data for name, data in a_run(finished=ends.pop(0)).items()})
+
+    place.kaggle.on_kernel_run = run
+    place.run("push", "kit", "train")
+    change_kernel(place.clone, "train.py", "import", "import ")
+    place.run("push", "kit", "train")
+    sources = [version.body.get("kernelDataSources", []) for version in place.kaggle.kernels[ref]]
+    assert sources == [[], [ref], []]
+
+
+def test_version_that_shows_late(place):
+    """A version whose answer was lost, and which Kaggle shows only after a while, is not made again."""
+    place.run("push", "kit")
+    commit_change(place.clone)
+    pretend_rehearsal(place.clone)
+    place.kaggle.old_ready = 2
+    place.kaggle.fault("CreateDatasetVersion", "lose")
+    place.run("push", "kit")
+    assert place.versions() == {"hubmap-kit": 2}
+
+
+def test_endless_training(place):
+    """A training that does not end is given up, with what to do."""
+    files = {f"run/{name}": data for name, data in a_run(finished=False).items()}
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output=files)
+    text = place.run("push", "kit", "train", status=1)
+    assert "hubmap-train is not finished after 10 sessions; give it fewer EPOCHS" in text
+    assert place.versions()["hubmap-train"] == 10
+
+
 READS = ["GetDataset", "GetDatasetStatus", "GetKernel", "GetKernelSessionStatus", "ListKernelSessionOutput", "GET"]
 CHANGES = ["StartBlobUpload", "CreateDataset", "SaveKernel"]
 
@@ -522,7 +834,7 @@ def test_one_failure_of_every_call(place, kind):
 def test_killed_at_every_call(place, after):
     """Killed at every kind of call, before or after Kaggle did it, a push goes on: each version is made once."""
     for method in [*READS, *CHANGES, "PUT"]:
-        place.kaggle.fault(method, place.kill, after=after)
+        place.kaggle.fault(method, place.kill if after else place.kill_before, after=after)
     for _ in range(len(READS + CHANGES) + 2):
         place.run("push", status=None)
         assert place.process is not None
@@ -531,6 +843,64 @@ def test_killed_at_every_call(place, after):
     assert place.process.returncode == 0
     assert place.versions() == ONCE
     assert all(len(dataset.versions[0]) > 1 for dataset in place.kaggle.datasets.values())
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C reaches the commands, even where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(
+    ("module", "method", "said"),
+    [
+        ("push", "GetDatasetStatus", "stopped; what runs on Kaggle goes on, and run the same command again"),
+        ("submit", "ListSubmissions", "stopped; Kaggle goes on with the submission, and run the same command again"),
+        ("data", "DownloadDataFiles", "stopped; what was downloaded is kept, and run the same command again"),
+    ],
+)
+def test_interrupt(place, module, method, said):
+    """Ctrl-C ends a command with one line that says what to do."""
+
+    def interrupt(call: Call) -> None:
+        assert place.process is not None
+        place.process.send_signal(signal.SIGINT)
+
+    if module == "submit":
+        place.run("push")
+    place.kaggle.fault(method, interrupt)
+    assert place.run(module, status=130).splitlines()[-1].startswith(said)
+
+
+def test_waiting(capsys):
+    """A lost connection does not end the waiting for Kaggle, but it does not wait for ever."""
+    answers = ["QUEUED", failures.Unreachable("nobody answers"), "READY"]
+
+    def look() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    waiting: Any = SimpleNamespace(_poll=0)
+    assert push.Push._await(waiting, "it", look, {"READY"}, 0, 60) == "READY"
+    assert "it is not known, since nobody answers" in capsys.readouterr().out
+    with pytest.raises(failures.KaggleError, match=r"it is still QUEUED after .* run the same command again"):
+        push.Push._await(waiting, "it", lambda: "QUEUED", {"READY"}, 0, -1)
+
+
+def test_records_of_two_users(tmp_path):
+    """What one user pushed from a clone is not taken for another's."""
+    first, second = Records(tmp_path, "me"), Records(tmp_path, "you")
+    first.put("hubmap-kit", {"version": 3})
+    first.log_push({"name": "hubmap-kit", "version": "3"})
+    assert Records(tmp_path, "you").get("hubmap-kit") == second.pushed("hubmap-kit") == {}
+    assert Records(tmp_path, "me").get("hubmap-kit") == {"version": 3}
+    assert list(first.pushed("hubmap-kit")) == [3]
+    assert first.output("hubmap-train", 1) != second.output("hubmap-train", 1)
 
 
 def test_unreachable(monkeypatch, capsys):
@@ -551,9 +921,45 @@ def test_unreachable(monkeypatch, capsys):
     assert "secret" not in capsys.readouterr().err
 
 
-def test_redaction(monkeypatch):
+@pytest.mark.parametrize(("asked", "pause"), [("7", 7), ("500", 60), ("Wed, 22 Jun 2022 00:00:00 GMT", 1), (None, 1)])
+def test_asked_to_wait(monkeypatch, asked, pause):
+    """Where Kaggle says how long to wait, it is not asked earlier; even a call that changes something is repeated."""
+    import requests
+
+    response = requests.Response()
+    response.status_code = 429
+    if asked is not None:
+        response.headers["Retry-After"] = asked
+    answers = [requests.HTTPError(response=response)]
+    pauses: list[float] = []
+    monkeypatch.setattr(failures.time, "sleep", pauses.append)
+
+    def call() -> str:
+        if answers:
+            raise answers.pop()
+        return "done"
+
+    assert failures.retry(call, "SaveKernel", repeat=False) == "done"
+    assert pauses == [pause]
+
+
+def test_download_of_another_size(tmp_path):
+    """A file that did not arrive whole is not kept, not even as a part to go on with."""
+
+    def download_file(response: Any, outfile: str, *_: Any, **how: Any) -> None:
+        Path(outfile).write_bytes(b"half")
+        raise ValueError("Downloaded file size (4) does not match expected size (8)")
+
+    api = SimpleNamespace(download_file=download_file)
+    with pytest.raises(failures.KaggleError, match=r"a.zip did not arrive whole \(Downloaded file size"):
+        client.Client(api, "me")._receive(None, tmp_path / "a.zip", quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["KAGGLE_KEY", "KAGGLE_API_TOKEN"])
+def test_redaction(monkeypatch, name):
     """Messages carry neither keys nor signed URLs."""
-    monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef")
+    monkeypatch.setenv(name, "0123456789abcdef")
     text = failures.redact("403 for url: https://storage.example.org/a.zip?Signature=abc&x=1 with 0123456789abcdef")
     assert text == "403 for url: https://storage.example.org/a.zip?… with ***"
 
@@ -580,9 +986,12 @@ def test_submit(place):
     assert expected.items() <= row.items()
 
     assert "version 1 was submitted on" in place.run("submit", status=1)
-    assert len(place.kaggle.submissions) == 1
+    log = place.clone / "records" / "submissions.csv"
+    log.write_text(log.read_text().replace(place.kaggle.user, "someone-else"))
+    place.run("submit")  # what another user submitted from this clone is not taken for ours
+    assert len(place.kaggle.submissions) == 2
     place.run("submit", "--again")
-    assert len(place.kaggle.submissions) == len(place.rows("submissions.csv")) == 2
+    assert len(place.kaggle.submissions) == len(place.rows("submissions.csv")) == 3
 
 
 @pytest.mark.parametrize(
@@ -617,6 +1026,18 @@ def test_submit_an_earlier_version(place, tmp_path):
     assert [row["runs"] for row in place.rows("submissions.csv")] == ["run", "other"]
 
 
+def test_submit_the_newest_that_ran(place, tmp_path):
+    """A version that failed, or weights that no version ran with, cannot be submitted; the newest good one is."""
+    pushed(place)
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult("ERROR")
+    write_files(tmp_path / "other", a_run())
+    place.run("push", "weights", "infer", "--run", str(tmp_path / "other"), status=1)
+    text = place.run("submit", "--weights", "2", status=1)
+    assert "no version of hubmap-infer ran with version 2 of hubmap-weights; push infer again" in text
+    place.run("submit")
+    assert [submission["kernelVersion"] for submission in place.kaggle.submissions] == [1]
+
+
 def test_submit_without_a_version(place):
     """Before anything was pushed, submit says what to do."""
     assert "no version of hubmap-infer has run yet; push one with: nox -s push" in place.run("submit", status=1)
@@ -643,6 +1064,11 @@ def test_submit_dry_run(place):
     assert "POST competitions.CompetitionApiService/CreateCodeSubmission {" in text
     assert place.kaggle.submissions == []
     assert not (place.clone / "records" / "submissions.csv").exists()
+    place.kaggle.fault("CreateCodeSubmission", place.kill, after=True)
+    place.run("submit", status=None)
+    (row,) = place.rows("submissions.csv")
+    place.run("submit", "--dry-run", status=1)  # does not go on with an interrupted one either
+    assert place.rows("submissions.csv") == [row]
 
 
 @pytest.mark.parametrize("kind", ["lose", "drop", 503])
@@ -657,11 +1083,58 @@ def test_answer_to_a_submission_is_lost(place, kind):
     assert place.rows("submissions.csv")[-1]["status"] == "COMPLETE"
 
 
+def test_refused_submission(place):
+    """A submission that Kaggle refuses, or that never arrived, does not count as one."""
+    pushed(place).kaggle.fault("CreateCodeSubmission", 400)
+    assert "CreateCodeSubmission: Kaggle refuses (400: " in place.run("submit", status=1)
+    assert [row["status"] for row in place.rows("submissions.csv")] == ["NOT SENT"]
+    place.kaggle.fault("CreateCodeSubmission", place.kill_before)
+    place.run("submit", status=None)
+    place.run("submit")
+    assert [row["status"] for row in place.rows("submissions.csv")] == ["NOT SENT", "NOT SENT", "COMPLETE"]
+    assert len(place.kaggle.submissions) == 1
+
+
+def test_one_of_many_submissions(place):
+    """An interrupted submission is found though Kaggle lists a hundred newer ones before it."""
+    pushed(place).kaggle.fault("CreateCodeSubmission", place.kill, after=True)
+    place.run("submit", status=None)
+    (first,) = place.kaggle.submissions
+    others = [first | {"ref": number, "submissionDescription": "by hand"} for number in range(1, 101)]
+    place.kaggle.submissions += others
+    place.run("submit")
+    assert len(place.kaggle.submissions) == 101
+    (row,) = place.rows("submissions.csv")
+    assert (row["status"], row["ref"]) == ("COMPLETE", str(first["ref"]))
+
+
+def test_waiting_for_a_score(monkeypatch, tmp_path, capsys):
+    """A lost connection does not end the waiting for a score, but it does not wait for ever."""
+    row = dict.fromkeys(submit.COLUMNS, "") | {"tag": "0a1b", "ref": "7", "status": "PENDING"}
+    scored = {"ref": 7, "status": SimpleNamespace(name="COMPLETE"), "public_score": "0.7"}
+    scored |= {"private_score": "", "error_description": "", "description": "[0a1b]"}
+    answers = [failures.Unreachable("nobody answers"), [], [SimpleNamespace(**scored)]]
+
+    def submissions() -> Any:
+        answer = answers.pop(0) if answers else []
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    kaggle: Any = SimpleNamespace(submissions=submissions)
+    following = submit.Submissions(kaggle, Records(tmp_path, "me"), poll=0)
+    assert following._follow(row)["public_score"] == "0.7"
+    assert "the submission is not known, since nobody answers" in capsys.readouterr().out
+    monkeypatch.setattr(submit, "_PATIENCE", -1)
+    with pytest.raises(failures.KaggleError, match=r"is still not listed yet after .* run the same command again"):
+        following._follow(row)
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("method", ["GetSubmissionLimits", "CreateCodeSubmission", "ListSubmissions"])
 def test_submit_is_killed(place, method, after):
     """A submit that was killed goes on with the same submission; it is never made twice."""
-    pushed(place).kaggle.fault(method, place.kill, after=after)
+    pushed(place).kaggle.fault(method, place.kill if after else place.kill_before, after=after)
     place.run("submit", status=None)
     place.run("submit")
     assert len(place.kaggle.submissions) == 1
@@ -699,6 +1172,35 @@ def test_data_goes_on_after_a_kill(competition):
     competition.run("data")
     ranges = [call.body["range"] for call in competition.kaggle.calls if call.method == "GET"]
     assert f"bytes={2**20}-" in ranges
+
+
+def test_one_failure_of_data(competition):
+    """When the calls that download the data fail once, it still succeeds."""
+    for method in ("DownloadDataFiles", "GET"):
+        competition.kaggle.fault(method, 503)
+    competition.run("data")
+    assert (competition.clone / "data" / "train.csv").is_file()
+
+
+def test_data_goes_on_unpacking(competition):
+    """What was downloaded whole is not downloaded again; what an interrupted unpacking left is not kept."""
+    (competition.clone / ".data.zip").write_bytes(competition.kaggle._file("data/archive.zip"))
+    (competition.clone / ".data.part").mkdir()
+    (competition.clone / ".data.part" / "old.txt").write_text("old")
+    competition.run("data")
+    assert "GET" not in competition.calls()
+    assert (competition.clone / "data" / "train.csv").is_file()
+    assert not (competition.clone / "data" / "old.txt").exists()
+
+
+def test_damaged_data(competition):
+    """An archive that arrived damaged is deleted, and the next command downloads it again."""
+    (competition.clone / ".data.zip").write_bytes(b"no archive")
+    text = competition.run("data", status=1)
+    assert "the archive arrived damaged" in text
+    assert "run the same command again" in text
+    competition.run("data")
+    assert (competition.clone / "data" / "train.csv").is_file()
 
 
 def test_data_without_rules(competition):

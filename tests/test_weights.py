@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,43 @@ def test_damaged_run(dataset, tmp_path, unpacked):
     root = unpack(dataset, tmp_path / "input") if unpacked else dataset
     with pytest.raises(ValueError, match=r"fold1.model.weights.h5 is missing or is not the file .* upload"):
         find_runs(root)
+
+
+def test_incomplete_run(dataset, tmp_path):
+    """A file of the manifest that did not arrive is named."""
+    root = unpack(dataset, tmp_path / "input")
+    (root / "fold0" / "history.csv").unlink()
+    with pytest.raises(ValueError, match=r"fold0.history.csv is missing or is not the file .* upload"):
+        find_runs(root)
+
+
+def test_run_without_a_score(tmp_path):
+    """A run that was not scored is packed as well; its manifest says so."""
+    run = make_run(tmp_path / "run")
+    about = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(about | {"results": {}}))
+    dataset = build_weights([run], tmp_path / "out", CLONE)
+    assert json.loads((dataset / MANIFEST).read_text())["runs"][0]["validation_dice"] is None
+
+
+def test_dataset_is_built_again(dataset, tmp_path):
+    """A dataset of other runs takes the place of the one before."""
+    build_weights([tmp_path / "fold1"], dataset, CLONE)
+    assert {path.name for path in dataset.glob("*.zip")} == {"fold1.zip"}
+
+
+def test_which_runs_are_found(dataset, tmp_path):
+    """Other archives and trainings that are not finished are passed over; a name that two runs have is refused."""
+    root = tmp_path / "input"
+    unpack(dataset, root)
+    (root / "notes.zip").write_bytes(b"no archive")
+    with zipfile.ZipFile(root / "other.zip", "w") as archive:
+        archive.writestr("config.json", "{}")
+    make_run(root / "hubmap-train" / "run")
+    assert [run.name for run in find_runs(root)] == ["fold0", "fold1"]
+    unpack(dataset, root / "another")
+    with pytest.raises(ValueError, match="several run folders have the name 'fold0'"):
+        find_runs(root, ["fold0"])
 
 
 def test_bad_runs(tmp_path):

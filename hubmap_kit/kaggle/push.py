@@ -53,7 +53,8 @@ class Push:
         self._clone = clone
         self._kit = kit
         self._poll = poll
-        self._commit = bundle.commit_of(clone)[0] or "unknown"
+        commit, dirty, _ = bundle.commit_of(clone)
+        self._commit = (commit or "unknown") + ("-dirty" if dirty else "")
         self._records = Records(clone / FOLDER, client.owner)
 
     def run(self, parts: Sequence[str], runs: Sequence[Path] = ()) -> None:
@@ -137,9 +138,9 @@ class Push:
             files = sorted(path for path in folder.iterdir() if path.name != bundle.METADATA)
             size = size_text(sum(path.stat().st_size for path in files))
             print(f"{name}: version {current + 1}, {len(files)} files, {size}", flush=True)
+            uploaded = self._client.upload(files)
             if not self._client.dry_run:
                 self._records.put(name, known | {"begun": {"key": key, "after": current}})
-            uploaded = self._client.upload(files)
             notes = f"hubmap-kit commit {self._commit}"
             self._once(
                 lambda: self._client.save_dataset(metadata, uploaded, notes, create=not current),
@@ -235,12 +236,17 @@ class Push:
             print(f"{name}: version {before + 1}, {metadata['code_file']}")
         else:
             self._records.put(name, known | {"begun": {"key": key, "after": before}})
+
+        def made() -> bool:
+            newest, source = self._client.kernel(name)
+            return newest > before and source == text
+
         version = self._once(
             lambda: self._client.save_kernel(metadata, text),
-            lambda: self._client.kernel(name)[0] > before,
+            made,
             lambda: self._records.put(name, known),
         )
-        return version or before + 1
+        return version if version is not None else self._client.kernel(name)[0]
 
     def _await_kernel(self, name: str, known: dict[str, Any]) -> None:
         version = known["version"]
@@ -262,17 +268,17 @@ class Push:
             print("\n".join(output.log.splitlines()[-_LOG_TAIL:]))
             reason = " ".join(failure.split()) or f"status {status}"
             raise KaggleError(f"{name} version {version} failed on Kaggle: {reason}; its log is {log}")
-        for number, (file, url) in enumerate(sorted(output.files.items()), start=1):
-            path = (folder / file).resolve()
-            if not path.is_relative_to(folder.resolve()):
+        for file in output.files:
+            if not (folder / file).resolve().is_relative_to(folder.resolve()):
                 raise KaggleError(
                     f"{name} version {version} has a file {file!r} that would lie outside {folder}; nothing is kept"
                 )
-            if (
-                path.name != CHECKPOINT and not path.is_file()
-            ):  # the next session gets the checkpoint from Kaggle itself
-                print(f"  {number}/{len(output.files)} {file}", flush=True)
-                self._client.download(url, path)
+        for number, (file, url) in enumerate(sorted(output.files.items()), start=1):
+            path = (folder / file).resolve()
+            if path.name == CHECKPOINT or path.is_file():  # a next session gets the checkpoint from Kaggle itself
+                continue
+            print(f"  {number}/{len(output.files)} {file}", flush=True)
+            self._client.download(url, path)
         self._check_output(name, version, folder)
         self._records.put(name, known | {"status": "COMPLETE"})
 

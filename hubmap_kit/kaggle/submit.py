@@ -20,7 +20,7 @@ from .push import INFER, WEIGHTS
 from .records import FOLDER, SUBMISSIONS, Records, now, read_rows, write_rows
 
 COLUMNS = (
-    "time commit runs local_score kernel_version sources tag ref status public_score private_score error"
+    "time owner commit runs local_score kernel_version sources tag ref status public_score private_score error"
 ).split()
 SENDING, PENDING, NOT_SENT = "SENDING", "PENDING", "NOT SENT"  # besides Kaggle's COMPLETE and ERROR
 
@@ -85,7 +85,7 @@ class Submissions:
             KaggleError: Kaggle refuses it.
             ValueError: It was submitted already, or none is left today.
         """
-        row = self._unfinished(version)
+        row = None if self._client.dry_run else self._unfinished(version)
         if row is None:
             if not again and (earlier := self._earlier(version)):
                 raise ValueError(
@@ -105,8 +105,8 @@ class Submissions:
 
     def _unfinished(self, version: int) -> dict[str, str] | None:
         """The row of a submission of this version that may be under way on Kaggle."""
-        for row in reversed(self._rows):
-            if row["kernel_version"] == str(version) and row["status"] in (SENDING, PENDING):
+        for row in reversed(self._of(version)):
+            if row["status"] in (SENDING, PENDING):
                 if row["status"] == PENDING or self._adopt(row):
                     print(f"going on with the submission of version {version} from {row['time']}")
                     return row
@@ -114,8 +114,13 @@ class Submissions:
         return None
 
     def _earlier(self, version: int) -> dict[str, str] | None:
-        done = [row for row in self._rows if row["kernel_version"] == str(version) and row["status"] != NOT_SENT]
+        done = [row for row in self._of(version) if row["status"] != NOT_SENT]
         return done[-1] if done else None
+
+    def _of(self, version: int) -> list[dict[str, str]]:
+        """Rows of this user's submissions of a version."""
+        mine = [row for row in self._rows if row["owner"] == self._client.owner]
+        return [row for row in mine if row["kernel_version"] == str(version)]
 
     def _send(self, version: int) -> dict[str, str]:
         pushed = self._records.pushed(INFER)[version]
@@ -123,6 +128,7 @@ class Submissions:
         runs = self._records.pushed(WEIGHTS).get(int(sources.get(WEIGHTS, 0)), {})
         row = dict.fromkeys(COLUMNS, "") | {
             "time": now(),
+            "owner": self._client.owner,
             "commit": pushed["commit"],
             "runs": runs.get("runs", ""),
             "local_score": runs.get("local_score", ""),
