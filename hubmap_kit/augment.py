@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .images import from_optical_density, optical_density, resize
+from .images import optical_density, resize
 
 MIXING_SIGMA = 0.35
 STRENGTH = (0.6, 1.6)
@@ -18,6 +18,9 @@ SCALE = (0.75, 1.33)
 COARSENING = (1.5, 4.5)
 STAIN_SHARE = 0.75
 COARSE_SHARE = 0.25
+# Pixels stained at a time: 96 KB of density stay in the cache and, below malloc's 128 KB, in the process. Whole
+# patches of 256 px spent a third of their time on pages that the system took back and gave again.
+BAND = 8192
 
 
 def cut(
@@ -77,10 +80,23 @@ def random_stain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         mixing = mixing[rng.permutation(3)]
     if rng.random() < 0.15:
         mixing = np.repeat(mixing.mean(axis=0, keepdims=True), 3, axis=0)
-    density = np.maximum(cv2.transform(optical_density(image), mixing.astype(np.float32)), 0)
-    if rng.random() < 0.5:
-        density = cv2.pow(density, float(np.exp(rng.uniform(*np.log(GAMMA)))))
-    return from_optical_density(density)
+    gamma = np.exp(rng.uniform(*np.log(GAMMA))) if rng.random() < 0.5 else None
+    mixing = mixing.astype(np.float32)
+    stained = np.empty_like(image)
+    rows = max(1, BAND // image.shape[1])
+    for top in range(0, len(image), rows):
+        density = cv2.transform(optical_density(image[top : top + rows]), mixing)
+        # Not down to zero, whose logarithm takes OpenCV ten times as long.
+        np.maximum(density, 1e-12, out=density)
+        if gamma is not None:
+            cv2.log(density, dst=density)
+            density *= np.float32(gamma)
+            cv2.exp(density, dst=density)
+        # As `from_optical_density`, which is exact but slower, up to rounding: 256 * 10 ** -density - 1.
+        density *= np.float32(-np.log(10))
+        cv2.exp(density, dst=density)
+        cv2.addWeighted(density, 256, density, 0, -1, dst=stained[top : top + rows], dtype=cv2.CV_8U)
+    return stained
 
 
 def random_coarsening(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -124,7 +140,7 @@ def augment(
     else:
         scale = float(np.exp(rng.uniform(*np.log(SCALE))))
         patch = cut(pixels, corner, size, quarter_turns=rng.uniform(0, 4), flip=bool(rng.integers(2)), scale=scale)
-    image, mask = np.ascontiguousarray(patch[..., :3]), np.ascontiguousarray(patch[..., 3])
+    image, mask = cv2.cvtColor(patch, cv2.COLOR_RGBA2RGB), cv2.extractChannel(patch, 3)
     if level == "stain" and rng.random() < STAIN_SHARE:
         image = random_stain(image, rng)
     if level == "stain" and rng.random() < COARSE_SHARE:

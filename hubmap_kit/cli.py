@@ -68,7 +68,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _prepare(arguments: argparse.Namespace) -> int:
     from .patches import prepare, summary
 
-    print(summary(prepare(arguments.data, arguments.patches, _configure(PrepareConfig, arguments))))
+    config = _configure(PrepareConfig, arguments)
+    print(summary(prepare(arguments.data, arguments.patches, config, scheduler=arguments.scheduler)))
     return OK
 
 
@@ -96,7 +97,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     _quiet_tensorflow()
     from .inference import predict
 
-    return _report_problems(predict(arguments.data, arguments.runs, arguments.out, config))
+    return _report_problems(
+        predict(arguments.data, arguments.runs, arguments.out, config, scheduler=arguments.scheduler)
+    )
 
 
 def _validate(arguments: argparse.Namespace) -> int:
@@ -164,6 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("prepare", "cut the training images into patches: masks, split, patch store", _prepare)
     sub.add_argument("data", metavar="DATA", type=Path, help="competition folder")
     sub.add_argument("patches", metavar="PATCHES", type=Path, help="folder of the patch store")
+    sub.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask cluster to do the images, such as tcp://10.0.0.1:8786; DATA and PATCHES on its shared file system",
+    )
     _add_settings(sub, PrepareConfig)
 
     sub = add("train", "train a network and write its run folder", _train)
@@ -185,6 +193,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("data", metavar="DATA", type=Path, help="competition folder")
     sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
     sub.add_argument("--out", metavar="CSV", type=Path, required=True, help="submission to write")
+    sub.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask cluster to do the images, such as tcp://10.0.0.1:8786; DATA and RUN on its shared file system",
+    )
     _add_settings(sub, PredictConfig)
 
     sub = add("validate", "check a submission", _validate)

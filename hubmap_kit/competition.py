@@ -10,11 +10,10 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
-
-from .rle import parse
+if TYPE_CHECKING:
+    import pandas as pd
 
 SLUG = "hubmap-organ-segmentation"
 SOURCES = ("HPA", "Hubmap")
@@ -117,6 +116,8 @@ def read_sample_submission(folder: Path) -> pd.Index:
     Raises:
         DataError: Every problem of the file, each with its row.
     """
+    import pandas as pd
+
     path = folder / "sample_submission.csv"
     cells = read_cells(path, ("id", "rle"))
     problems = check_ids(path.name, cells["id"])
@@ -143,6 +144,7 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     Raises:
         DataError: The file is missing, empty, not UTF-8, ragged, or lacks a column.
     """
+    import pandas as pd  # here, not on top: the command line's help needs none of it
 
     def fail(rule: str, remedy: str) -> DataError:
         return DataError([Problem("error", path.name, None, rule, remedy)])
@@ -219,6 +221,10 @@ def _check_images_table(
     folder: Path, split: str, columns: tuple[str, ...], check_images: bool = True
 ) -> tuple[pd.DataFrame, list[Problem], dict[int, int]]:
     """Check each cell; returns the typed rows that passed, the problems sorted by row, and the row of each id."""
+    import pandas as pd
+
+    from .rle import parse
+
     name = f"{split}.csv"
     cells = read_cells(folder / name, columns)
     problems = check_ids(name, cells["id"])

@@ -97,7 +97,7 @@ class PrepareConfig:
     folds: int = setting(0, "K folds over the images not in the test split, 0 for none", least=0)
     groups: str | None = setting(None, "CSV with columns id,group; a group is never split")
     seed: int = setting(0, "seed of the split", least=0)
-    jobs: int | None = setting(None, "processes (default: one a core)", least=1)
+    jobs: int | None = setting(None, "images at once on this computer (default: one a core)", least=1)
 
     def __post_init__(self) -> None:
         _check_bounds(self)
@@ -229,6 +229,15 @@ class PredictConfig:
     )
     tta: str = setting("none", "test-time augmentation", choices=("none", "flips", "d4"))
     batch_size: int | None = setting(None, "tiles a batch (default: 16 on a GPU, 2 on a CPU)", least=1)
+    precision: str = setting(
+        "auto", "float32; mixed with float16; or mixed on a GPU alone", choices=("auto", "float32", "mixed")
+    )
+    skip_background: bool = setting(False, "take tiles without tissue as background, without a network")
+    time_limit: float | None = setting(
+        None,
+        "minutes in which to finish, if need be without augmentation, overlap and networks (default: none)",
+        least=0.0,
+    )
     on_error: str = setting(
         "stop",
         "an image that cannot be predicted: end with status 1 after the rest, or write an empty mask",

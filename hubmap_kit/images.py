@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .tiff import check_shape
 from .tiff import read_image as read_image
 
 
@@ -89,7 +90,12 @@ def scaled_shape(shape: tuple[int, int], pixel_size_um: float, target_um: float)
 
 
 def load_image(
-    path: str | Path, pixel_size_um: float, target_um: float, expect_shape: tuple[int, int] | None = None
+    path: str | Path,
+    pixel_size_um: float,
+    target_um: float,
+    expect_shape: tuple[int, int] | None = None,
+    *,
+    threads: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Read an image and bring it to the working pixel size: the one way in, for training and inference.
 
@@ -98,6 +104,7 @@ def load_image(
         pixel_size_um: Size of its pixels by the table, in µm.
         target_um: The working pixel size, in µm.
         expect_shape: ``(height, width)`` by the table, in px; ``None`` accepts any.
+        threads: That decode it; one a core by default.
 
     Returns:
         The image ``(h, w, 3)`` uint8 RGB with ``(h, w) = scaled_shape(...)``, and the file's own ``(height, width)``.
@@ -106,13 +113,9 @@ def load_image(
         OSError: The file cannot be opened.
         ValueError: It cannot be read, its shape is not the expected one, or a pixel size is not positive.
     """
-    image = read_image(path)
+    image = read_image(path, threads=threads)
     native = (image.shape[0], image.shape[1])
-    if expect_shape is not None and native != tuple(expect_shape):
-        raise ValueError(
-            f"{path}: is {native[0]} x {native[1]} px (height x width), but the table says "
-            f"{expect_shape[0]} x {expect_shape[1]}; correct img_height and img_width there, or replace the file"
-        )
+    check_shape(path, native, expect_shape)
     return resize(image, scaled_shape(native, pixel_size_um, target_um)), native
 
 

@@ -1,57 +1,29 @@
-"""Prediction: image files to ``submission.csv``, with any predictor."""
+"""Prediction: a competition folder's images to ``submission.csv``, with one run or an ensemble."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import rle, submission
+from . import __version__, submission
 from .competition import Problem, image_path, read_sample_submission, scan_images
 from .config import STRIDE, PredictConfig
 from .files import replacing
-from .images import load_image, resize
 from .progress import track
 from .run import Run
+from .stream import Budget, Job, Member, Result, predict_augmented, predict_masks
 from .tiles import Predictor, predict_tiled
 
-# Each turns or mirrors the two image axes and is undone by its second half.
-_FLIPS: list[tuple[Callable, Callable]] = [
-    (lambda t: t, lambda t: t),
-    (lambda t: t[:, ::-1], lambda t: t[:, ::-1]),
-    (lambda t: t[:, :, ::-1], lambda t: t[:, :, ::-1]),
-    (lambda t: t[:, ::-1, ::-1], lambda t: t[:, ::-1, ::-1]),
-]
-_TURNED: list[tuple[Callable, Callable]] = [
-    (lambda t, f=forth: f(t.swapaxes(1, 2)), lambda t, b=back: b(t).swapaxes(1, 2)) for forth, back in _FLIPS
-]
-AUGMENTATIONS = {"none": _FLIPS[:1], "flips": _FLIPS, "d4": _FLIPS + _TURNED}
-
-
-@dataclass(frozen=True)
-class Member:
-    """One network of an ensemble and the geometry it was trained with.
-
-    Attributes:
-        predict: ``(B, tile, tile, 3)`` uint8 to ``(B, tile, tile)`` float32 in [0, 1].
-        network_um: Pixel size in um at which it sees each organ.
-        tile_size: Side of a tile in px at the network's scale.
-        overlap: Least overlap of tiles, a fraction.
-        batch_size: Tiles a batch.
-        thresholds: Probability from which a pixel is foreground, by organ.
-    """
-
-    predict: Predictor
-    network_um: dict[str, float]
-    tile_size: int
-    overlap: float
-    batch_size: int
-    thresholds: dict[str, float]
+WRITE_EVERY = 60.0  # s between two versions of the submission while predicting
 
 
 def make_predictor(model: Callable) -> Predictor:
@@ -66,31 +38,23 @@ def make_predictor(model: Callable) -> Predictor:
     import tensorflow as tf
 
     # XLA is several times slower on a CPU, and Keras would turn it on by default.
-    @tf.function(jit_compile=False, reduce_retracing=False)
+    @tf.function(jit_compile=has_gpu(), reduce_retracing=False)
     def forward(batch: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(model(batch, training=False))
 
     return lambda batch: forward(tf.constant(batch)).numpy()
 
 
-def with_augmentation(predict: Predictor, kind: str) -> Predictor:
-    """Average a predictor over mirrored (``flips``: 4) or also turned (``d4``: 8) copies of each tile."""
-    ways = AUGMENTATIONS[kind]
+def has_gpu() -> bool:
+    """Whether TensorFlow sees a GPU."""
+    import tensorflow as tf
 
-    def averaged(batch: np.ndarray) -> np.ndarray:
-        total = np.zeros(batch.shape[:3], np.float32)
-        for forth, back in ways:
-            total += back(predict(np.ascontiguousarray(forth(batch))))
-        return total / len(ways)
-
-    return predict if len(ways) == 1 else averaged
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def default_batch_size() -> int:
     """Tiles a batch: 16 where TensorFlow sees a GPU, 2 on a CPU, where larger ones gain nothing."""
-    import tensorflow as tf
-
-    return 16 if tf.config.list_physical_devices("GPU") else 2
+    return 16 if has_gpu() else 2
 
 
 def load_member(run: Run, config: PredictConfig) -> Member:
@@ -103,13 +67,15 @@ def load_member(run: Run, config: PredictConfig) -> Member:
 
     prepare = run.prepare
     tile = prepare.input_size * (config.tile_size or prepare.patch_size) / prepare.patch_size
+    half = config.precision == "mixed" or (config.precision == "auto" and has_gpu())
     return Member(
-        predict=with_augmentation(make_predictor(load_model(run.about["network"], run.weights)), config.tta),
+        predict=make_predictor(load_model(run.about["network"], run.weights, half=half)),
         network_um=prepare.network_um(),
         tile_size=max(1, round(tile / STRIDE)) * STRIDE,
         overlap=run.train.overlap if config.overlap is None else config.overlap,
         batch_size=config.batch_size or default_batch_size(),
         thresholds=run.thresholds if config.threshold is None else dict.fromkeys(run.thresholds, config.threshold),
+        tta=config.tta,
     )
 
 
@@ -124,72 +90,41 @@ def probability_map(image: np.ndarray, member: Member) -> np.ndarray:
         ``(h, w)`` float32 in [0, 1].
     """
     return predict_tiled(
-        image, member.predict, tile_size=member.tile_size, overlap=member.overlap, batch_size=member.batch_size
+        image,
+        lambda batch: predict_augmented(member, batch),
+        tile_size=member.tile_size,
+        overlap=member.overlap,
+        batch_size=member.batch_size,
     )
 
 
-def predict_masks(
-    jobs: list[tuple[int, Path, pd.Series]], members: list[Member]
-) -> Iterator[tuple[int, str | Exception]]:
-    """Predict images one after the other; the next one is read while the network works.
-
-    An ensemble averages its members' maps at the image's own size, and its thresholds.
-
-    Args:
-        jobs: Image id, file, and its row of the table.
-        members: The networks.
-
-    Yields:
-        Image id, and its RLE or the error that kept it from being predicted.
-    """
-    scales = sorted({scale for member in members for scale in member.network_um.items()})
-
-    def load(job: tuple[int, Path, pd.Series]) -> tuple[dict[float, np.ndarray], tuple[int, int]]:
-        _, path, row = job
-        images = {}
-        shape = (int(row["img_height"]), int(row["img_width"]))
-        for um in {um for organ, um in scales if organ == row["organ"]}:
-            images[um], _ = load_image(path, row["pixel_size"], um, expect_shape=shape)
-        return images, shape
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(load, jobs[0]) if jobs else None
-        for index, (image_id, _, row) in enumerate(jobs):
-            current = waiting
-            waiting = pool.submit(load, jobs[index + 1]) if index + 1 < len(jobs) else None
-            try:
-                assert current is not None
-                images, shape = current.result()
-                organ = row["organ"]
-                total = np.zeros(shape, np.float32)
-                for member in members:
-                    total += resize(probability_map(images[member.network_um[organ]], member), shape)
-                threshold = float(np.mean([member.thresholds[organ] for member in members]))
-                yield image_id, rle.encode(total >= threshold * len(members))
-            except (OSError, ValueError, MemoryError) as error:
-                yield image_id, error
-
-
-def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> list[Problem]:
+def predict(
+    data: Path, runs: list[Path], out: Path, config: PredictConfig, *, scheduler: str | None = None
+) -> list[Problem]:
     """Predict a competition folder's images with one run or an ensemble.
 
     The ids are those of ``test.csv``, their order ``sample_submission.csv``'s. An image that
-    cannot be predicted does not stop the others; it gets an empty mask.
+    cannot be predicted does not stop the others; it gets an empty mask. A valid submission is
+    there from the start, with empty masks for what is to come. A prediction that was killed
+    goes on where it was.
 
     Args:
         data: Competition folder.
         runs: Run folders.
-        out: The submission to write; ``<out>.problems.csv`` lists the problems, if any, and ``<out>.timings.csv``
-            the ``seconds`` that each ``id`` took. Reading an image overlaps the one before, and counts only
-            as far as it was waited for.
+        out: The submission to write. Beside it ``<out>.problems.csv`` lists the problems, if any,
+            ``<out>.timings.csv`` what each image took and with which settings (``seconds`` adds up
+            the stages of an image, which overlap), and ``<out>.progress.jsonl`` while predicting
+            keeps what is done.
         config: Settings.
+        scheduler: Address of a Dask cluster that predicts, each image on one of its workers; None
+            to predict here.
 
     Returns:
         Problems; with `config.on_error` ``stop`` they are errors, with ``empty`` warnings.
 
     Raises:
         DataError: A table that as a whole cannot be read.
-        ValueError: A run that cannot be loaded.
+        ValueError: A run that cannot be loaded, or a cluster that cannot be reached.
     """
     table, problems, rows = scan_images(data, config.split)
     ids = pd.Index(rows, name="id", dtype="int64")
@@ -200,23 +135,41 @@ def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> l
             rule = f"ids {', '.join(map(str, stray[:5]))} are not in test.csv"
             problems.append(Problem("warning", "sample_submission.csv", None, rule, "they are left out"))
         ids = sample.intersection(ids, sort=False).append(ids.difference(sample, sort=False))
-    members = [load_member(Run.open(run), config) for run in runs]
-    jobs = [(int(i), image_path(data, config.split, int(i)), row) for i, row in table.iterrows()]
-    masks: dict[int, str] = {}
-    seconds: dict[int, float] = {}
-    begin = time.monotonic()
-    for image_id, result in track(predict_masks(jobs, members), len(jobs), "predict"):
-        end = time.monotonic()
-        begin, seconds[image_id] = end, end - begin
-        if isinstance(result, str):
-            masks[image_id] = result
+    jobs = {
+        int(i): Job(
+            int(i),
+            image_path(data, config.split, int(i)),
+            row["organ"],
+            float(row["pixel_size"]),
+            (int(row["img_height"]), int(row["img_width"])),
+        )
+        for i, row in table.iterrows()
+    }
+    opened = [Run.open(run) for run in runs]
+    journal = Journal(out.with_name(out.name + ".progress.jsonl"), _key(opened, config))
+    masks = journal.masks(jobs.values())
+    if masks:
+        print(f"{len(masks)} of {len(jobs)} images were predicted before", flush=True)
+    submission.write(out, masks, ids)
+    written = time.monotonic()
+    missing = [job for job in jobs.values() if job.id not in masks]
+    timings = []
+    for result in track(_results(missing, opened, config, scheduler), len(missing), "predict"):
+        if result.rle is None:
+            text = str(result.error) or type(result.error).__name__
+            rule, remedy = f"id {result.id}: {text}", "its mask is empty"
+            problems.append(Problem("error", f"{config.split}.csv", rows[result.id], rule, remedy))
         else:
-            text = str(result) or type(result).__name__
-            remedy = "its mask is empty"
-            problems.append(Problem("error", f"{config.split}.csv", rows[image_id], f"id {image_id}: {text}", remedy))
+            masks[result.id] = result.rle
+            journal.add(jobs[result.id], result.rle)
+        timings.append(_timing(result))
+        if time.monotonic() - written > WRITE_EVERY:
+            submission.write(out, masks, ids)
+            written = time.monotonic()
     submission.write(out, masks, ids)
     with replacing(out.with_name(out.name + ".timings.csv")) as part:
-        pd.DataFrame({"id": seconds.keys(), "seconds": seconds.values()}).to_csv(part, index=False, float_format="%.4f")
+        columns = ["id", "seconds", "networks", "tta", "overlap"]
+        pd.DataFrame(timings, columns=columns).to_csv(part, index=False)
     if config.on_error == "empty":
         problems = [Problem("warning", p.file, p.row, p.rule, p.remedy) for p in problems]
     report = out.with_name(out.name + ".problems.csv")
@@ -225,4 +178,107 @@ def predict(data: Path, runs: list[Path], out: Path, config: PredictConfig) -> l
             pd.DataFrame(problems).to_csv(part, index=False)
     else:
         report.unlink(missing_ok=True)
+    journal.end()
     return problems
+
+
+def _results(jobs: list[Job], runs: list[Run], config: PredictConfig, scheduler: str | None) -> Iterator[Result]:
+    """Predict images, here or on a cluster."""
+    begin = time.monotonic()
+    if scheduler:
+        from .cluster import spread
+
+        tasks = [(job, tuple(run.folder.resolve() for run in runs), config) for job in jobs]
+        for task, outcome in spread(predict_alone, tasks, scheduler=scheduler):
+            yield Result(task[0].id, None, outcome, 0.0, ()) if isinstance(outcome, Exception) else outcome
+        return
+    members = [load_member(run, config) for run in runs]
+    for member in members:  # compiled now, so that it counts for no image
+        member.predict(np.zeros((member.batch_size, member.tile_size, member.tile_size, 3), np.uint8))
+    budget = None
+    if config.time_limit is not None:
+        budget = Budget(60 * config.time_limit - (time.monotonic() - begin), jobs, members)
+    yield from predict_masks(jobs, members, budget=budget, skip_background=config.skip_background)
+
+
+def predict_alone(task: tuple[Job, tuple[Path, ...], PredictConfig]) -> Result:
+    """Predict one image by itself, as a worker of a cluster does; it loads the networks once."""
+    job, runs, config = task
+    members = _loaded(runs, config)
+    (result,) = predict_masks([job], members, skip_background=config.skip_background)
+    # Networks stay where they are; what is told of them crosses the network.
+    return Result(result.id, result.rle, result.error, result.seconds, ())
+
+
+@lru_cache(maxsize=1)
+def _loaded(runs: tuple[Path, ...], config: PredictConfig) -> list[Member]:
+    return [load_member(Run.open(run), config) for run in runs]
+
+
+def _timing(result: Result) -> tuple[Any, ...]:
+    """A row of the timings: id, seconds, how many networks, augmentation, overlap."""
+    settings = (len(result.members), result.members[0].tta, result.members[0].overlap) if result.members else ("",) * 3
+    return (result.id, round(result.seconds, 4), *settings)
+
+
+def _key(runs: list[Run], config: PredictConfig) -> str:
+    """By which it is known that a prediction was of the same runs, with the same settings."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ("on_error", "time_limit")}
+    facts: list[Any] = [__version__, settings]
+    for run in runs:
+        facts += [run.about, hashlib.sha256(run.weights.read_bytes()).hexdigest()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+class Journal:
+    """Masks that are done, one JSON line an image, from which a killed prediction goes on."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        """Open a journal, or begin one.
+
+        Args:
+            path: The file.
+            key: What the masks depend on besides their images; a journal of another key is begun anew.
+        """
+        self._path = path
+        self._lines: list[dict[str, Any]] = []
+        head = {"key": key}
+        if path.is_file():
+            lines = [line for line in map(_json, path.read_text(encoding="utf-8").splitlines()) if line]
+            if lines[:1] == [head]:
+                self._lines = lines[1:]
+        # Written anew, so that a line that was cut in two by a kill does not spoil the next.
+        with replacing(path) as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in (head, *self._lines)), encoding="utf-8")
+
+    def masks(self, jobs: Iterable[Job]) -> dict[int, str]:
+        """Masks by id of those images that are still what they were."""
+        wanted = {job.id: _made_from(job) for job in jobs}
+        return {line["id"]: line["rle"] for line in self._lines if wanted.get(line["id"]) == line["made_from"]}
+
+    def add(self, job: Job, mask: str) -> None:
+        """Keep a mask."""
+        with self._path.open("a", encoding="utf-8") as file:
+            about = json.dumps({"id": job.id, "made_from": _made_from(job)})
+            # Piece by piece, as a mask may be large; it holds nothing that JSON would escape.
+            file.writelines((about[:-1], ', "rle": "', mask, '"}\n'))
+
+    def end(self) -> None:
+        """Remove the journal: all is in the submission."""
+        self._path.unlink(missing_ok=True)
+
+
+def _made_from(job: Job) -> list[Any]:
+    """What a mask depends on of its image, as JSON values."""
+    try:
+        stat = job.path.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns, job.organ, job.pixel_size_um, *job.shape]
+
+
+def _json(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

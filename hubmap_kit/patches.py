@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from . import __version__, rle
+from .cluster import spread
 from .competition import DataError, Problem, image_path, read_train
 from .config import PrepareConfig
 from .files import read_json, replacing, write_json
@@ -34,6 +37,8 @@ from .splits import assign_folds, assign_splits, read_groups, split_sizes
 from .tiles import grid, pad_to_tile
 
 FORMAT = 1
+MEMORY_SHARE = 0.25  # of the free memory, which training images may take; the network needs the rest
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,29 @@ class PatchStore:
         """An image and its mask at the network's scale: ``(h, w, 4)`` uint8, mapped from disk."""
         return np.load(self.folder / "images" / f"{image_id}.npy", mmap_mode="r", allow_pickle=False)
 
+    def reader(self, ids: list[int]) -> tuple[Callable[[int], np.ndarray], str]:
+        """How to read images many times: from memory where they fit `MEMORY_SHARE` of what is free, or from disk.
 
-def prepare(data: Path, out: Path, config: PrepareConfig) -> PatchStore:
+        Args:
+            ids: Images that will be read.
+
+        Returns:
+            A function as `read`, and a line that says where it reads.
+        """
+        needed = sum((self.folder / "images" / f"{i}.npy").stat().st_size for i in ids)
+        free = _free_memory()
+        size = f"{len(ids)} training images, {needed / 1e6:.0f} MB"
+        if free is None or needed > MEMORY_SHARE * free:
+            known = "unknown" if free is None else f"{free / 1e6:.0f} MB"
+            return (
+                self.read,
+                f"{size}, are read from disk (free memory: {known}; they may take {MEMORY_SHARE:.0%} of it)",
+            )
+        held = {i: np.array(self.read(i)) for i in ids}
+        return held.__getitem__, f"{size}, are held in memory"
+
+
+def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | None = None) -> PatchStore:
     """Write the patch store of a competition folder's training images.
 
     Images are done in parallel. One whose file, mask and geometry are as in an earlier run is
@@ -111,13 +137,16 @@ def prepare(data: Path, out: Path, config: PrepareConfig) -> PatchStore:
         data: Competition folder; ``train.csv`` and ``train_images/`` are read.
         out: Folder of the store.
         config: Settings.
+        scheduler: Address of a Dask scheduler whose workers do the images, the same to the byte, in place of this
+            process; `data` and `out` then lie on a file system that they share. See `hubmap_kit.cluster`.
 
     Returns:
         The store, opened.
 
     Raises:
         DataError: Bad tables, or images that cannot be read, all of them.
-        ValueError: Sizes of the splits that leave nothing to train on.
+        ValueError: Sizes of the splits that leave nothing to train on, a cluster that cannot be used, or one that
+            writes to another file system than this.
     """
     images = read_train(data)
     groups = read_groups(Path(config.groups), images.index) if config.groups else None
@@ -135,18 +164,25 @@ def prepare(data: Path, out: Path, config: PrepareConfig) -> PatchStore:
 
     made: dict[int, dict[str, Any]] = {}
     problems = []
-    with ThreadPoolExecutor(config.jobs or os.cpu_count()) as pool:
-        jobs = {
-            pool.submit(_prepare_image, data, out, int(i), row, config.input_size): i for i, row in images.iterrows()
-        }
-        for job in track(as_completed(jobs), len(jobs), "prepare"):
-            try:
-                made[int(jobs[job])] = job.result()
-            except (OSError, ValueError) as error:
-                row = int(images.index.get_loc(jobs[job])) + 2
-                problems.append(Problem("error", "train.csv", row, str(error), "replace the image or delete the row"))
+    work = partial(_prepare_image, data.absolute(), out.absolute(), config.input_size)
+    jobs = list(images.to_dict("index").items())
+    with closing(spread(work, jobs, scheduler=scheduler, jobs_at_once=config.jobs)) as done:
+        for (image_id, _), result in track(done, len(jobs), "prepare"):
+            if isinstance(result, (OSError, ValueError)):
+                row = int(images.index.get_loc(image_id)) + 2
+                problems.append(Problem("error", "train.csv", row, str(result), "replace the image or delete the row"))
+            elif isinstance(result, Exception):
+                raise result
+            else:
+                made[image_id] = result
     if problems:
         raise DataError(sorted(problems, key=lambda problem: problem.row or 0))
+    elsewhere = [i for i in images.index if not (out / "images" / f"{i}.npy").is_file()]
+    if elsewhere:
+        raise ValueError(
+            f"{len(elsewhere)} prepared images are not in {out}, such as {elsewhere[0]}.npy; "
+            "the workers must see this folder, on a file system that they share"
+        )
 
     images["height"] = [made[i]["shape"][0] for i in images.index]
     images["width"] = [made[i]["shape"][1] for i in images.index]
@@ -177,8 +213,19 @@ def summary(store: PatchStore) -> str:
     )
 
 
-def _prepare_image(data: Path, out: Path, image_id: int, row: pd.Series, input_size: int) -> dict[str, Any]:
-    """Write one image of the store unless it is there already; returns its sidecar's content."""
+def _prepare_image(data: Path, out: Path, input_size: int, job: tuple[int, dict[str, Any]]) -> dict[str, Any]:
+    """Write one image of the store unless it is there already.
+
+    Args:
+        data: Competition folder.
+        out: Folder of the store.
+        input_size: Least side of what is stored, in px.
+        job: The image's id, and its row of the table.
+
+    Returns:
+        The content of the image's sidecar.
+    """
+    image_id, row = job
     source = image_path(data, "train", image_id)
     target = out / "images" / f"{image_id}.npy"
     stat = source.stat()
@@ -202,9 +249,11 @@ def _prepare_image(data: Path, out: Path, image_id: int, row: pd.Series, input_s
             return about
 
     shape = (int(row["img_height"]), int(row["img_width"]))
-    image, _ = load_image(source, row["pixel_size"], row["network_um"], expect_shape=shape)
-    mask = resize_mask(rle.decode(row["rle"], shape), (image.shape[0], image.shape[1]))
-    pixels = pad_to_tile(np.dstack((image, mask)), input_size)
+    # One thread each: the images share the cores already.
+    image, _ = load_image(source, row["pixel_size"], row["network_um"], expect_shape=shape, threads=1)
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    pixels[..., 3] = small_mask(row["rle"], shape, (image.shape[0], image.shape[1]))
+    pixels = pad_to_tile(pixels, input_size)
     patches = [[*corner, share] for corner, share in _grid_shares(pixels[..., 3], input_size)]
     with replacing(target) as part:
         np.save(part, pixels, allow_pickle=False)
@@ -216,6 +265,45 @@ def _prepare_image(data: Path, out: Path, image_id: int, row: pd.Series, input_s
     }
     write_json(sidecar, about)
     return about
+
+
+def _free_memory() -> int | None:
+    """Bytes of memory that are free in this computer and container; None where the system does not say (not Linux)."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        # No such files outside of a container with that version of control groups; "max" is no limit.
+        with suppress(OSError, ValueError):
+            free = min(free, int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()))
+    return free
+
+
+def small_mask(text: str, shape: tuple[int, int], small: tuple[int, int]) -> np.ndarray:
+    """``resize_mask(rle.decode(text, shape), small)`` to the pixel, several times faster.
+
+    Args:
+        text: An RLE.
+        shape: ``(height, width)`` of its mask in px.
+        small: ``(height, width)`` wanted in px.
+
+    Returns:
+        ``small`` uint8 in {0, 1}: 1 where at least half of a pixel is foreground.
+
+    Raises:
+        ValueError: See `rle.parse`.
+    """
+    columns = rle.decode(text, shape).T  # as it lies in memory; OpenCV would first copy the mask to rows
+    if shape[0] % small[0] or shape[1] % small[1]:
+        return resize_mask(cv2.transpose(columns), small)
+    # Of blocks of whole pixels bytes are enough: 255 times a share is rounded to 128 or more from a half on.
+    columns *= 255
+    share = cv2.resize(columns, small, interpolation=cv2.INTER_AREA)
+    return (share >= 128).view(np.uint8).T
 
 
 def _grid_shares(mask: np.ndarray, size: int) -> Iterator[tuple[tuple[int, int], float]]:

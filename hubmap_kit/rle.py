@@ -14,6 +14,7 @@ import numpy as np
 
 _DIGITS_ONLY = re.compile(r"[0-9 ]*")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+_PART = 2**16  # runs written at once: a list of Python's numbers takes many times the memory of the text
 
 
 def encode(mask: np.ndarray) -> str:
@@ -28,9 +29,17 @@ def encode(mask: np.ndarray) -> str:
     Raises:
         ValueError: The mask is not two-dimensional.
     """
-    runs = mask_to_runs(mask)
-    pairs = np.column_stack((runs[:, 0] + 1, runs[:, 1] - runs[:, 0]))
-    return " ".join(map(str, pairs.ravel().tolist()))
+    return encode_runs(mask_to_runs(mask))
+
+
+def encode_runs(runs: np.ndarray) -> str:
+    """Write runs (``(n, 2)``, ``[start, stop)``) as the competition's RLE."""
+    parts = []
+    for first in range(0, len(runs), _PART):
+        part = runs[first : first + _PART]
+        pairs = np.column_stack((part[:, 0] + 1, part[:, 1] - part[:, 0]))
+        parts.append(" ".join(map(str, pairs.ravel().tolist())))
+    return " ".join(parts)
 
 
 def decode(rle: str, shape: tuple[int, int]) -> np.ndarray:
@@ -122,9 +131,6 @@ def parse(rle: str, shape: tuple[int, int]) -> np.ndarray:
 def mask_to_runs(mask: np.ndarray) -> np.ndarray:
     """Runs of a mask.
 
-    Neighbouring rows are compared as they lie in memory and the edges found are then put in
-    column-major order; transposing the mask first would cost more than all the rest.
-
     Args:
         mask: ``(H, W)``, any dtype, nonzero = foreground.
 
@@ -137,21 +143,63 @@ def mask_to_runs(mask: np.ndarray) -> np.ndarray:
     mask = np.asarray(mask)
     if mask.ndim != 2:
         raise ValueError(f"a mask has two dimensions (height, width), not shape {mask.shape}")
-    height, width = mask.shape
     if mask.size == 0:
         return np.zeros((0, 2), np.int64)
-    on = mask if mask.dtype == np.bool_ else mask != 0
-    y, x = np.divmod(np.flatnonzero(on[1:] != on[:-1]), width)
-    before = np.concatenate(([False], on[-1, :-1]))
-    edges = np.concatenate(
-        (
-            x * height + y + 1,
-            np.flatnonzero(on[0] != before) * height,
-            [height * width] if on[-1, -1] else np.zeros(0, np.int64),
-        )
-    )
-    edges.sort()
-    return edges.reshape(-1, 2).astype(np.int64, copy=False)
+    builder = RunBuilder((mask.shape[0], mask.shape[1]))
+    builder.add(mask)
+    return builder.runs()
+
+
+class RunBuilder:
+    """Runs of a mask that comes in bands of rows, from the top; only its edges are kept.
+
+    Neighbouring rows are compared as they lie in memory and the edges found are then put in
+    column-major order; transposing the mask first would cost more than all the rest.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        """Begin a mask.
+
+        Args:
+            shape: ``(height, width)`` of the whole mask in pixels.
+        """
+        self._height, self._width = _checked_shape(shape)
+        self._done = 0
+        self._first = self._last = np.zeros(0, bool)
+        self._edges: list[np.ndarray] = []
+
+    def add(self, band: np.ndarray) -> None:
+        """Add the next rows.
+
+        Args:
+            band: ``(n, width)``, any dtype, nonzero = foreground; n may be 0.
+        """
+        if len(band) == 0:
+            return
+        on = band if band.dtype == np.bool_ else band != 0
+        if self._done:
+            self._edges.append(np.flatnonzero(on[0] != self._last) * self._height + self._done)
+        else:
+            self._first = on[0].copy()
+        y, x = np.divmod(np.flatnonzero(on[1:] != on[:-1]), self._width)
+        self._edges.append(x * self._height + y + self._done + 1)
+        self._last = on[-1].copy()
+        self._done += len(band)
+
+    def runs(self) -> np.ndarray:
+        """The runs, once all rows were added.
+
+        Returns:
+            ``(n, 2)`` int64, ``[start, stop)``, 0-based, column-major, sorted; neighbours joined.
+        """
+        assert self._done == self._height, f"{self._done} of {self._height} rows were added"
+        # A column begins where the one before it ends: an edge at its top is one against that one's bottom.
+        before = np.concatenate(([False], self._last[:-1]))
+        end = [self._height * self._width] if self._last[-1] else np.zeros(0, np.int64)
+        edges = np.concatenate((*self._edges, np.flatnonzero(self._first != before) * self._height, end))
+        self._edges = []
+        edges.sort()
+        return edges.reshape(-1, 2).astype(np.int64, copy=False)
 
 
 def area(runs: np.ndarray) -> int:

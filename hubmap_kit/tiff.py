@@ -9,8 +9,10 @@ import os
 import re
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import cv2
 import numpy as np
@@ -44,14 +46,14 @@ _stderr = threading.Lock()
 
 
 class _Refused(ValueError):
-    """A rule that the file breaks, and the remedy; `read_image` puts the file's name in front."""
+    """A rule that the file breaks, and the remedy; `naming` puts the file's name in front."""
 
 
 def _refuse(rule: str, remedy: str) -> NoReturn:
     raise _Refused(f"{rule}; {remedy}")
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, *, threads: int | None = None) -> np.ndarray:
     """Read a TIFF of any layout as RGB.
 
     Strips or tiles, contiguous or planar, channels last or first (planar, on three pages, or ``(1, 1, 3, H, W)``),
@@ -68,6 +70,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Args:
         path: The file.
+        threads: That decode its strips or tiles; one a core by default.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB, C-contiguous and writable.
@@ -80,8 +83,33 @@ def read_image(path: str | Path) -> np.ndarray:
     path = Path(path)
     with path.open("rb"):  # a missing file, a folder or missing rights: Python's own error names the file
         pass
+    with naming(path), tifffile.TiffFile(path, is_ome=False) as tif:  # OME metadata may pull in other files
+        return decode(tif, check(tif), threads)
+
+
+def check_shape(path: str | Path, shape: tuple[int, int], expected: tuple[int, int] | None) -> None:
+    """Refuse an image that is not of the table's shape.
+
+    Args:
+        path: The file, for the message.
+        shape: Its ``(height, width)``, in px.
+        expected: ``(height, width)`` by the table, in px; ``None`` accepts any.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if expected is not None and shape != tuple(expected):
+        raise ValueError(
+            f"{path}: is {shape[0]} x {shape[1]} px (height x width), but the table says "
+            f"{expected[0]} x {expected[1]}; correct img_height and img_width there, or replace the file"
+        )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a file that could be opened into one ValueError: its name, rule and remedy."""
     try:
-        return _read(path)
+        yield
     except _Refused as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file can raise anything: struct.error, MemoryError, codecs' own errors
@@ -89,27 +117,60 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: cannot be read as TIFF ({type(error).__name__}: {error}); {remedy}") from error
 
 
-def _read(path: Path) -> np.ndarray:
-    with tifffile.TiffFile(path, is_ome=False) as tif:  # OME metadata may pull in other files
-        _check_pages(tif)
-        if not tif.series:
-            _refuse("holds no image", COPY)
-        series, *others = tif.series
-        page = series.keyframe
-        for other in (o.keyframe for o in others):
-            smaller = other.imagelength < page.imagelength and other.imagewidth < page.imagewidth
-            if not (smaller or other.is_reduced or other.is_mask):
-                _refuse(f"holds {len(tif.pages)} pages of different kinds", "keep one image a file")
-        order, shape = _layout(series.axes, series.shape, len(tif.pages))
-        _check(page, shape)
-        for stored in series.pages:
-            _check_segments(tif, stored)
-        if _opencv_reads(page, len(series.pages)):
-            return _read_opencv(path, shape)
-        # Threads gain nothing where there is nothing to decode.
-        workers = 1 if page.compression == COMPRESSION.NONE else os.cpu_count()
-        data = series.asarray(maxworkers=workers).reshape(series.shape)
-        return _to_rgb(data.transpose(order).reshape(shape), page)
+class Stored(NamedTuple):
+    """What a file holds that has passed every check that needs no decoding.
+
+    Attributes:
+        series: The pages that make up the image, by tifffile.
+        page: Their key page, whose tags hold for all of them.
+        order: Order of the series' axes that makes it ``(..., rows, columns, samples)``.
+        shape: ``(height, width, samples)``, in px.
+        opencv: Whether OpenCV has to read it.
+    """
+
+    series: Any
+    page: Any
+    order: list[int]
+    shape: tuple[int, int, int]
+    opencv: bool
+
+
+def check(tif: tifffile.TiffFile) -> Stored:
+    """Check all of a file that can be checked before anything is decoded; to be called within `naming`."""
+    _check_pages(tif)
+    if not tif.series:
+        _refuse("holds no image", COPY)
+    series, *others = tif.series
+    page = series.keyframe
+    for other in (o.keyframe for o in others):
+        smaller = other.imagelength < page.imagelength and other.imagewidth < page.imagewidth
+        if not (smaller or other.is_reduced or other.is_mask):
+            _refuse(f"holds {len(tif.pages)} pages of different kinds", "keep one image a file")
+    order, shape = _layout(series.axes, series.shape, len(tif.pages))
+    _check_tags(page, shape)
+    for stored in series.pages:
+        _check_segments(tif, stored)
+    return Stored(series, page, order, shape, _opencv_reads(page, len(series.pages)))
+
+
+def decode(tif: tifffile.TiffFile, stored: Stored, threads: int | None = None) -> np.ndarray:
+    """Decode a checked file whole; to be called within `naming`.
+
+    Args:
+        tif: The open file.
+        stored: What `check` made of it.
+        threads: See `read_image`.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB, C-contiguous and writable.
+    """
+    series, page, order, shape, opencv = stored
+    if opencv:
+        return _read_opencv(Path(tif.filehandle.path), shape)
+    # Threads gain nothing where there is nothing to decode.
+    workers = 1 if page.compression == COMPRESSION.NONE else threads or os.cpu_count()
+    data = series.asarray(maxworkers=workers).reshape(series.shape)
+    return to_rgb(data.transpose(order).reshape(shape), page)
 
 
 def _check_pages(tif: tifffile.TiffFile) -> None:
@@ -156,11 +217,13 @@ def _layout(axes: str, shape: tuple[int, ...], pages: int) -> tuple[list[int], t
     return ones + order, (shape[rows], shape[columns], 1 if samples < 0 else shape[samples])
 
 
-def _check(page: Any, shape: tuple[int, int, int]) -> None:
+def _check_tags(page: Any, shape: tuple[int, int, int]) -> None:
     """Refuse, by its tags alone, what cannot become an RGB image of ``shape`` (rows, columns, samples)."""
     if min(shape) < 1 or math.prod(shape) > MAX_VALUES:
         size = " x ".join(map(str, shape))
         _refuse(f"claims {size} values, not 1 to {MAX_VALUES} in all", f"{COPY}, or cut it into parts")
+    if page.samplesperpixel > 1 and page.planarconfig not in (1, 2):
+        _refuse(f"has PlanarConfiguration {page.planarconfig}, not 1 or 2", COPY)
     kind = "" if page.dtype is None else page.dtype.kind
     if not (kind == "f" or (kind in ("b", "u") and page.dtype.itemsize <= 2)):
         _refuse(f"holds samples of type {page.dtype}, not unsigned integers of 1 to 16 bits or floats", RESAVE)
@@ -178,6 +241,8 @@ def _check_segments(tif: tifffile.TiffFile, page: Any) -> None:
     for index, (offset, count) in enumerate(segments[:wanted]):
         if offset <= 0 or count <= 0:
             _refuse(f"has no data for strip or tile {index} of {wanted}", COPY)
+        if page.keyframe.is_contiguous:  # read as one
+            count = page.keyframe.nbytes
         if offset + count > file.size:
             _refuse(f"ends at byte {file.size}, within strip or tile {index} of {wanted}", COPY)
         if page.keyframe.compression == COMPRESSION.JPEG:
@@ -234,8 +299,11 @@ def _read_opencv(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _to_rgb(data: np.ndarray, page: Any) -> np.ndarray:
-    """Turn stored samples ``(H, W, S)`` to ``(H, W, 3)`` uint8 RGB by the page's photometric interpretation."""
+def to_rgb(data: np.ndarray, page: Any) -> np.ndarray:
+    """Turn stored samples ``(H, W, S)`` to ``(H, W, 3)`` uint8 RGB by the page's photometric interpretation.
+
+    Pixel by pixel, so that any part of an image gives the same part of the result. To be called within `naming`.
+    """
     photometric, samples = page.photometric, data.shape[2]
     if photometric == PHOTOMETRIC.PALETTE and samples == 1 and page.colormap is not None and data.dtype.kind in "bu":
         colours = page.colormap.astype(np.uint32)

@@ -113,31 +113,97 @@ def predict_tiled(
     height, width = image.shape[:2]
     padded = pad_to_tile(image, tile_size)
     corners = grid((padded.shape[0], padded.shape[1]), tile_size, overlap)
-    window = blending_window(tile_size)
-    weights = window[:, None] * window[None, :]
-    total = np.zeros(padded.shape[:2], np.float32)
+    stitcher = Stitcher((height, width), tile_size, overlap)
+    result = []
     batch = np.empty((batch_size, tile_size, tile_size, 3), np.uint8)
     for first in range(0, len(corners), batch_size):
         chunk = corners[first : first + batch_size]
         for slot, (y, x) in enumerate(chunk):
             batch[slot] = padded[y : y + tile_size, x : x + tile_size]
         batch[len(chunk) :] = batch[0]
-        tiles = np.asarray(predict(batch))
-        if tiles.shape != batch.shape[:3]:
-            raise ValueError(
-                f"the predictor gave {tiles.shape} for a batch of {batch.shape}; it must give (B, tile, tile)"
-            )
-        for tile, (y, x) in zip(tiles, chunk, strict=False):
-            total[y : y + tile_size, x : x + tile_size] += tile * weights
-    # The grid is a product of two axes, and so is the sum of its windows.
-    cover_y, cover_x = (_cover(side, tile_size, overlap, window) for side in padded.shape[:2])
-    total /= cover_y[:, None]
-    total /= cover_x[None, :]
-    result = total[:height, :width]
-    # Rounding may leave 1 + 1e-7; a NaN or inf of the predictor has spread nowhere but is an error.
-    if not np.isfinite(result.sum(dtype=np.float64)):
-        raise ValueError("the predictor gave a value that is not finite; the network's weights may be damaged")
-    return np.clip(result, 0, 1, out=result)
+        tiles = check_prediction(predict(batch), batch)
+        result += [stitcher.add(tile) for tile in tiles[: len(chunk)]]
+    return np.concatenate(result)
+
+
+def check_prediction(tiles: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """What a predictor gave, once it has the shape that it promised.
+
+    Args:
+        tiles: ``(B, tile, tile)``.
+        batch: ``(B, tile, tile, 3)``.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    tiles = np.asarray(tiles)
+    if tiles.shape != batch.shape[:3]:
+        raise ValueError(f"the predictor gave {tiles.shape} for a batch of {batch.shape}; it must give (B, tile, tile)")
+    return tiles
+
+
+class Stitcher:
+    """Blends the tiles of an image, and hands out rows as soon as no later tile touches them.
+
+    It holds one row of tiles, whatever the image's height.
+    """
+
+    def __init__(self, shape: tuple[int, int], tile: int, overlap: float) -> None:
+        """Begin an image.
+
+        Args:
+            shape: ``(height, width)`` in px.
+            tile: Side of a tile in px; a smaller image is taken as mirrored up to it, see `pad_to_tile`.
+            overlap: Least overlap of neighbouring tiles, a fraction in [0, 1).
+        """
+        self._shape = shape
+        padded = max(shape[0], tile), max(shape[1], tile)
+        window = blending_window(tile)
+        self._starts_y, self._starts_x = (tile_starts(side, tile, overlap) for side in padded)
+        # The grid is a product of two axes, and so is the sum of its windows.
+        self._cover_y, self._cover_x = (_cover(side, tile, overlap, window) for side in padded)
+        self._window = window[:, None] * window[None, :]
+        self._weighted = np.empty_like(self._window)
+        self._total = np.zeros((tile, padded[1]), np.float32)
+        self._row = self._column = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all tiles were added."""
+        return self._row == len(self._starts_y)
+
+    def add(self, tile: np.ndarray | None) -> np.ndarray:
+        """Add the next tile, row by row from the top left.
+
+        Args:
+            tile: ``(tile, tile)`` float32 in [0, 1]; None for zeros.
+
+        Returns:
+            The rows that are complete now, ``(n, width)`` float32 in [0, 1]; n may be 0.
+
+        Raises:
+            ValueError: A value that is not finite.
+        """
+        size = len(self._total)
+        if tile is not None:
+            np.multiply(tile, self._window, out=self._weighted)
+            start = self._starts_x[self._column]
+            self._total[:, start : start + size] += self._weighted
+        self._column += 1
+        if self._column < len(self._starts_x):
+            return self._total[:0, : self._shape[1]]
+        self._column, self._row = 0, self._row + 1
+        top = int(self._starts_y[self._row - 1])
+        done = size if self.finished else int(self._starts_y[self._row]) - top
+        rows = self._total[:done] / self._cover_y[top : top + done, None]
+        rows /= self._cover_x
+        # A NaN or inf of the predictor has spread no further than its pixel, but is an error.
+        if not np.isfinite(rows.sum(dtype=np.float64)):
+            raise ValueError("the predictor gave a value that is not finite; the network's weights may be damaged")
+        self._total[: size - done] = self._total[done:]
+        self._total[size - done :] = 0
+        # Rounding may leave 1 + 1e-7.
+        return np.clip(rows, 0, 1, out=rows)[: self._shape[0] - top, : self._shape[1]]
 
 
 def _cover(length: int, tile: int, overlap: float, window: np.ndarray) -> np.ndarray:

@@ -25,13 +25,14 @@ from .config import TrainConfig, organ_values
 from .dataset import PatchSampler
 from .files import replacing, write_json, write_text
 from .images import resize
-from .inference import Member, default_batch_size, make_predictor, probability_map
+from .inference import default_batch_size, make_predictor, probability_map
 from .losses import make_loss
 from .metrics import dice_by_organ
 from .models import build_model, describe_model
 from .patches import PatchStore
 from .progress import track
 from .run import CONFIG, FORMAT, WEIGHTS
+from .stream import Member
 
 SPLITS = ("train", "validation", "test")
 
@@ -127,6 +128,7 @@ def train(
     write_json(run / CONFIG, about)
 
     member = _evaluation_member(model, store, config)
+    print(sampler.where, flush=True)
     history: list[dict[str, Any]] = checkpoint["history"] if checkpoint else []
     resumed = len(history)
     print(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hubmap_kit.augment import augment, cut, random_coarsening, random_stain
+from hubmap_kit.augment import GAMMA, MIXING_SIGMA, STRENGTH, augment, cut, random_coarsening, random_stain
+from hubmap_kit.images import from_optical_density, optical_density
 
 
 @pytest.fixture
@@ -80,6 +81,27 @@ def test_stain_changes_colour_not_structure():
         assert means[0] >= means[1] >= means[2]
         changed += np.abs(stained.astype(int) - image).max() > 20
     assert changed > 35
+
+
+@pytest.mark.parametrize("shape", [(53, 71), (3, 9001), (256, 256)])
+def test_stain_is_that_of_the_formulas(shape, rng):
+    """Staining by bands and in place gives what the formulas of optical density give, within rounding."""
+    image = rng.integers(0, 256, (*shape, 3), np.uint8)
+    for seed in range(8):
+        draw = np.random.default_rng(seed)
+        mixing = np.eye(3) + draw.normal(0, MIXING_SIGMA, (3, 3))
+        mixing *= np.exp(draw.uniform(*np.log(STRENGTH)))
+        if draw.random() < 0.3:
+            mixing = mixing[draw.permutation(3)]
+        if draw.random() < 0.15:
+            mixing = np.repeat(mixing.mean(axis=0, keepdims=True), 3, axis=0)
+        density = np.maximum(optical_density(image) @ mixing.T, 0)
+        if draw.random() < 0.5:
+            density **= np.exp(draw.uniform(*np.log(GAMMA)))
+        plain = from_optical_density(density)
+        found = random_stain(image, np.random.default_rng(seed))
+        assert np.abs(found.astype(int) - plain).max() <= 1
+        assert (found != plain).mean() < 1e-3
 
 
 def test_coarsening_loses_detail_and_keeps_the_mean(rng):

@@ -14,7 +14,7 @@ import hubmap_kit
 PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
-    "rle competition config files progress metrics splits tiff images tiles submission "
+    "rle cluster competition config files progress metrics splits tiff images rows tiles stream submission "
     "canvas organs tissue demo overlays patches augment run checkpoints report "
     "kaggle losses dataset models inference training cli __main__"
 ).split()
@@ -61,10 +61,10 @@ def test_tensorflow_stays_in_its_row(path):
 
 @pytest.mark.parametrize("command", [["--help"], ["validate", "--help"], ["train", "--help"], ["score", "--help"]])
 def test_help_needs_no_tensorflow(command):
-    """Help answers without importing TensorFlow, OpenCV or matplotlib."""
+    """Help answers without importing TensorFlow, NumPy, pandas, OpenCV or matplotlib."""
     code = (
         "import sys\nfrom hubmap_kit.cli import main\n"
         f"try: main({command!r})\nexcept SystemExit as stop: assert stop.code == 0\n"
-        "bad = {'tensorflow', 'keras', 'cv2', 'matplotlib', 'sklearn'} & set(sys.modules)\nassert not bad, bad"
+        "bad = {'tensorflow', 'keras', 'cv2', 'matplotlib', 'numpy', 'pandas', 'sklearn'} & set(sys.modules)\nassert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 
-from hubmap_kit import inference, rle, submission
+from hubmap_kit import inference, submission
 from hubmap_kit.cli import main
-from hubmap_kit.competition import read_test
 from hubmap_kit.config import PredictConfig, recipe
 from hubmap_kit.images import read_image
-from hubmap_kit.inference import AUGMENTATIONS, Member, predict_masks, with_augmentation
 from hubmap_kit.run import Run
+from hubmap_kit.stream import predict_masks
 
 
 @pytest.fixture(scope="module")
@@ -40,71 +38,6 @@ def data(demo, tmp_path):
     return folder
 
 
-def bright(batch):
-    """White pixels are foreground."""
-    return (batch.min(axis=-1) / 255).astype(np.float32)
-
-
-def jobs_of(data):
-    return [(i, data / "test_images" / f"{i}.tiff", row) for i, row in read_test(data).iterrows()]
-
-
-def member(um, **changes):
-    organs = ["kidney", "prostate", "largeintestine", "spleen", "lung"]
-    settings = {"tile_size": 64, "overlap": 0.25, "batch_size": 2, "thresholds": dict.fromkeys(organs, 0.5)}
-    return Member(predict=bright, network_um=dict.fromkeys(organs, um), **settings | changes)
-
-
-def test_mask_at_native_scale_is_exact(data):
-    """At an image's own pixel size tiling, blending and encoding change no pixel of a pixelwise prediction."""
-    for job in jobs_of(data):
-        image = read_image(job[1])
-        ((image_id, found),) = predict_masks([job], [member(job[2]["pixel_size"])])
-        assert image_id == job[0]
-        values = image.min(axis=-1) / 255
-        expected = values >= 0.5
-        found_mask = rle.decode(found, image.shape[:2]).astype(bool)
-        # Within float32 of the threshold either answer is right.
-        assert ((found_mask == expected) | (np.abs(values - 0.5) < 1e-5)).all()
-
-
-def test_mask_comes_back_to_the_images_own_size(data):
-    """Seen at a coarse scale, the mask still has the image's own size and covers much the same pixels."""
-    for job in jobs_of(data):
-        shape, um = read_image(job[1]).shape[:2], job[2]["pixel_size"]
-        texts = [next(predict_masks([job], [member(um * factor)]))[1] for factor in (1, 2)]
-        native, coarse = (rle.decode(text, shape) for text in texts)
-        assert 2 * (native & coarse).sum() / (native.sum() + coarse.sum()) > 0.8
-
-
-def test_an_ensemble_averages_maps_and_thresholds(data):
-    """Two members that answer 0.2 and 0.6 are together at 0.4."""
-    job = jobs_of(data)[0]
-    organs = member(1.0).thresholds
-    members = [
-        Member(lambda b, v=v: np.full(b.shape[:3], v, np.float32), member(um).network_um, 64, 0.0, 1, organs)
-        for v, um in ((0.2, 1.0), (0.6, 2.0))
-    ]
-    for threshold, foreground in ((0.39, True), (0.41, False)):
-        organs.update(dict.fromkeys(organs, threshold))
-        ((_, text),) = predict_masks([job], members)
-        assert bool(text) is foreground
-
-
-@pytest.mark.parametrize(("kind", "count"), [("none", 1), ("flips", 4), ("d4", 8)])
-def test_augmentation_is_undone(kind, count, rng):
-    """Each pose is taken once and turned back: a pixelwise predictor gives the same with and without."""
-    seen = set()
-
-    def spy(batch):
-        seen.add(batch.tobytes())
-        return bright(batch)
-
-    batch = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
-    np.testing.assert_allclose(with_augmentation(spy, kind)(batch), bright(batch), atol=1e-6)
-    assert len(seen) == len(AUGMENTATIONS[kind]) == count
-
-
 def test_predict_command(data, run, tmp_path, capsys):
     """The command writes a valid submission in the sample's order from the test part alone."""
     sample = pd.read_csv(data / "sample_submission.csv").iloc[::-1]
@@ -116,24 +49,100 @@ def test_predict_command(data, run, tmp_path, capsys):
     assert not (tmp_path / "submission.csv.problems.csv").exists()
 
 
-def test_timings(data, run, tmp_path, monkeypatch):
-    """Beside the submission stands what each image took, the unreadable one too; together it is all of the time."""
+def test_timings(data, run, tmp_path):
+    """Beside the submission stands what each image took, and with which settings."""
     ids = pd.read_csv(data / "test.csv")["id"].tolist()
     (data / "test_images" / f"{ids[3]}.tiff").write_bytes(b"II*\0 broken")
+    inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(on_error="empty", tta="flips"))
+    timings = pd.read_csv(tmp_path / "out.csv.timings.csv").set_index("id")
+    assert list(timings.columns) == ["seconds", "networks", "tta", "overlap"]
+    assert sorted(timings.index) == sorted(ids)
+    assert set(timings["tta"]) == {"flips"}
+    assert set(timings["networks"]) == {1}
+    assert timings["seconds"].idxmin() == ids[3]
+    assert (timings["seconds"].drop(ids[3]) > 0).all()
 
-    def slowly(jobs, members):
-        for job in jobs:
-            time.sleep(0.2 if job[0] == ids[1] else 0.01)
-            yield job[0], ValueError("broken") if job[0] == ids[3] else "1 1"
 
-    monkeypatch.setattr(inference, "predict_masks", slowly)
-    inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(on_error="empty"))
-    timings = pd.read_csv(tmp_path / "out.csv.timings.csv")
-    assert list(timings.columns) == ["id", "seconds"]
-    assert timings["id"].tolist() == ids
-    assert timings["seconds"].idxmax() == 1
-    assert 0.2 <= timings["seconds"][1] < 0.3
-    assert timings["seconds"].min() >= 0.009
+def test_a_submission_from_the_start(data, run, tmp_path, monkeypatch):
+    """A valid submission is there before the first image is finished, and grows while predicting."""
+    out = tmp_path / "out.csv"
+    filled = []
+
+    def watched(*arguments, **options):
+        for result in predict_masks(*arguments, **options):
+            assert not [p for p in submission.validate(out, data) if p.severity == "error"]
+            filled.append(int((pd.read_csv(out, keep_default_na=False)["rle"] != "").sum()))
+            yield result
+
+    monkeypatch.setattr(inference, "predict_masks", watched)
+    monkeypatch.setattr(inference, "WRITE_EVERY", 0.0)
+    inference.predict(data, [run], out, PredictConfig(threshold=0.0))
+    assert filled == [0, 1, 2, 3, 4]
+
+
+def test_a_killed_prediction_goes_on(data, run, tmp_path, monkeypatch, capsys):
+    """What was predicted is not predicted again; the result is that of an unbroken prediction."""
+    config = PredictConfig(threshold=0.45)
+    inference.predict(data, [run], tmp_path / "whole.csv", config)
+    out, done = tmp_path / "out.csv", []
+
+    def broken(jobs, *arguments, **options):
+        done.append(len(jobs))
+        for count, result in enumerate(predict_masks(jobs, *arguments, **options)):
+            if len(done) == 1 and count == 3:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(inference, "predict_masks", broken)
+    with pytest.raises(KeyboardInterrupt):
+        inference.predict(data, [run], out, config)
+    journal = tmp_path / "out.csv.progress.jsonl"
+    journal.write_text(journal.read_text() + '{"id": 5, "rl')  # as a kill while writing leaves it
+    inference.predict(data, [run], out, config)
+    assert done == [5, 2]
+    assert "3 of 5 images were predicted before" in capsys.readouterr().out
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize("change", ["settings", "image"])
+def test_what_changed_is_predicted_again(data, run, tmp_path, monkeypatch, change):
+    """After other settings, or of an image that changed, an earlier prediction is not taken over."""
+    out, done = tmp_path / "out.csv", []
+
+    def broken(jobs, *arguments, **options):
+        done.append(len(jobs))
+        yield from predict_masks(jobs, *arguments, **options)
+        if len(done) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "predict_masks", broken)
+    with pytest.raises(KeyboardInterrupt):
+        inference.predict(data, [run], out, PredictConfig())
+    if change == "image":
+        path = sorted((data / "test_images").iterdir())[0]
+        image = read_image(path)
+        tifffile.imwrite(path, image[::-1].copy(), photometric="rgb")
+    inference.predict(data, [run], out, PredictConfig(tta="flips" if change == "settings" else "none"))
+    assert done == [5, 5 if change == "settings" else 1]
+
+
+def test_time_limit(data, run, tmp_path):
+    """A limit that is over leaves a valid submission, and names what was not predicted."""
+    problems = inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(time_limit=0.0, on_error="empty"))
+    assert len(problems) == 5
+    assert all("the time limit is over" in problem.rule for problem in problems)
+    assert not [p for p in submission.validate(tmp_path / "out.csv", data) if p.severity == "error"]
+
+
+def test_half_precision(run):
+    """Computed in float16 the map is nearly the same, and the next network is float32 again."""
+    member = inference.load_member(Run.open(run), PredictConfig(precision="mixed"))
+    batch = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    plain = inference.load_member(Run.open(run), PredictConfig()).predict(batch)
+    half = member.predict(batch)
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - plain).max() < 0.02
 
 
 @pytest.mark.parametrize(("on_error", "status"), [("stop", 1), ("empty", 0)])

@@ -7,12 +7,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import corner_mask
 
 from hubmap_kit import rle
 from hubmap_kit.competition import DataError, read_train
 from hubmap_kit.config import PrepareConfig, organ_values
 from hubmap_kit.images import read_image, resize, resize_mask
-from hubmap_kit.patches import PatchStore, prepare
+from hubmap_kit.patches import PatchStore, _free_memory, prepare, small_mask
 
 SMALL = PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2)
 
@@ -131,6 +132,61 @@ def test_folds_and_groups(demo, tmp_path):
     assert all(pair <= set(train) or pair <= set(validation) for pair in pairs)
     with pytest.raises(ValueError, match="no fold 2"):
         opened.ids("train", 2)
+
+
+@pytest.mark.parametrize("factor", [(1, 1), (4, 4), (2, 3), (5, 1), (6, 6), (20, 14)])
+def test_the_fast_mask_is_the_plain_one_at_whole_factors(factor, rng):
+    """A mask brought to a whole fraction of its size from bytes is the one made the plain way, halves included."""
+    small = (13, 17)
+    shape = (small[0] * factor[0], small[1] * factor[1])
+    halves = np.zeros(shape, np.uint8)
+    for share, block in enumerate(np.ndindex(small)):
+        view = halves[block[0] * factor[0] :, block[1] * factor[1] :][: factor[0], : factor[1]]
+        count = min(view.size, max(0, view.size // 2 + share % 5 - 2))
+        view.flat[rng.permutation(view.size)[:count]] = 1
+    for mask in (halves, corner_mask(shape, rng)):
+        text = rle.encode(mask)
+        found = small_mask(text, shape, small)
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, resize_mask(rle.decode(text, shape), small))
+
+
+@pytest.mark.parametrize("small", [(13, 17), (52, 68), (31, 29), (53, 68), (97, 101), (1, 1)])
+def test_the_fast_mask_is_the_plain_one_at_any_factor(small, rng):
+    """A mask brought to any size, larger too, is the one made the plain way."""
+    shape = (53, 71)
+    for mask in (corner_mask(shape, rng), np.zeros(shape), np.ones(shape)):
+        text = rle.encode(mask)
+        assert np.array_equal(small_mask(text, shape, small), resize_mask(rle.decode(text, shape), small))
+
+
+def test_images_are_held_in_memory_where_they_fit(store, monkeypatch):
+    """Images that fit a share of the free memory are read once; others, or where nothing is known, from disk."""
+    opened = PatchStore.open(store)
+    ids = opened.ids("train")
+    needed = sum((store / "images" / f"{i}.npy").stat().st_size for i in ids)
+    for free, held in ((4 * needed, True), (4 * needed - 4, False), (None, False)):
+        monkeypatch.setattr("hubmap_kit.patches._free_memory", lambda free=free: free)
+        read, where = opened.reader(ids)
+        assert ("in memory" in where, "from disk" in where) == (held, not held)
+        assert f"{len(ids)} training images" in where
+        assert (read(ids[0]) is read(ids[0])) == held
+        assert isinstance(read(ids[0]), np.memmap) != held
+        assert all(np.array_equal(read(i), opened.read(i)) for i in ids)
+
+
+def test_free_memory_knows_the_containers_limit(tmp_path, monkeypatch):
+    """Free memory is a positive number on Linux, no more than what the container has left."""
+    monkeypatch.setattr("hubmap_kit.patches.CGROUP", tmp_path)
+    free = _free_memory()
+    if free is None:
+        pytest.skip("the system does not tell its free memory")
+    assert free > 0
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert _free_memory() == 2000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _free_memory() > 3000
 
 
 @pytest.mark.parametrize(

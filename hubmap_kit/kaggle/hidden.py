@@ -47,7 +47,6 @@ class HiddenImage:
 
 CORRUPT = "cut in the middle"
 
-# The first stands for itself alone, because its time includes the compilation of the network.
 HIDDEN = (
     HiddenImage("largeintestine", "Hubmap", (1009, 911), "deflate, tiles", 1),  # smaller than a tile of 410 µm
     HiddenImage("largeintestine", "Hubmap", (4500, 4500), "uncompressed", 55),

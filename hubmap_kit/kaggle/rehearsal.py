@@ -249,9 +249,12 @@ def _tell_verdict(stage: Stage, verdict: Mapping[str, Any], images: pd.DataFrame
 
 
 def _extrapolated(seconds: float, submission: Path, images: pd.DataFrame) -> float:
-    """Seconds that the inference kernel would take for Kaggle's hidden set, from what it took for the drawn one."""
+    """Seconds that the inference kernel would take for Kaggle's hidden set, from what it took for the drawn one.
+
+    An image's seconds add up stages that overlap, so that this is the most it would take.
+    """
     timings = pd.read_csv(_beside(submission, "timings")).set_index("id")["seconds"]
-    return seconds - timings.sum() + (timings * images["stands_for"]).sum()
+    return max(0.0, seconds - timings.sum()) + (timings * images["stands_for"]).sum()
 
 
 def _check_problems(submission: Path, images: pd.DataFrame) -> None:

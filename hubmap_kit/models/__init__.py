@@ -56,13 +56,23 @@ def build_model(about: dict[str, Any], encoder_weights: str | None = None) -> tu
     return model, [network.get_layer(name) for name in encoder_names]
 
 
-def load_model(about: dict[str, Any], weights: Path) -> keras.Model:
+def load_model(about: dict[str, Any], weights: Path, *, half: bool = False) -> keras.Model:
     """Build a network and load all its weights from a run folder; nothing is downloaded.
+
+    Args:
+        about: From `describe_model`.
+        weights: Its weights file.
+        half: Compute in float16 where that is precise enough; the logits stay float32.
 
     Raises:
         ValueError: The file is missing, damaged, or of another network.
     """
-    model, _ = build_model(about)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16" if half else "float32")
+    try:
+        model, _ = build_model(about)
+    finally:
+        keras.config.set_dtype_policy(policy)
     try:
         model.load_weights(weights)
     except Exception as error:

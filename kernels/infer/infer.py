@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 RUNS = None  # names of the run folders to use; None: all that are attached, as an ensemble
@@ -21,6 +22,8 @@ OVERLAP = None  # overlap of neighbouring tiles, a fraction; None: the run's
 TTA = "flips"  # test-time augmentation: none, flips or d4
 THRESHOLD = None  # probability from which a pixel is foreground; None: the run's, by organ
 BATCH_SIZE = None  # tiles a batch; None: 16 on a GPU, 2 on a CPU
+SKIP_BACKGROUND = False  # whether tiles without tissue are background without a network seeing them
+TIME_LIMIT = 8.5  # hours from the kernel's start; near it, augmentation, overlap and runs are given up
 ON_ERROR = "empty"  # an image that cannot be predicted: empty mask, or stop with status 1 after the rest
 
 # Bootstrap, the same lines in both kernels: installs the bundle, offline, beside what the image has.
@@ -73,7 +76,7 @@ def bootstrap() -> None:
 # End of the bootstrap.
 
 
-def main() -> None:
+def main(begin: float) -> None:
     """Predict, then check what was written."""
     from hubmap_kit.config import PredictConfig
     from hubmap_kit.inference import predict
@@ -86,6 +89,8 @@ def main() -> None:
         tta=TTA,
         threshold=THRESHOLD,
         batch_size=BATCH_SIZE,
+        skip_background=SKIP_BACKGROUND,
+        time_limit=None if TIME_LIMIT is None else max(0.0, 60 * TIME_LIMIT - (time.monotonic() - begin) / 60),
         on_error=ON_ERROR,
     )
     data = find_competition(KAGGLE / "input")
@@ -101,5 +106,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    started = time.monotonic()
     bootstrap()
-    main()
+    main(started)

@@ -1,0 +1,205 @@
+"""Tests of spreading work over threads and over a Dask cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from hubmap_kit import cluster
+from hubmap_kit.cli import main
+from hubmap_kit.cluster import spread
+from hubmap_kit.competition import DataError
+from hubmap_kit.config import PrepareConfig
+from hubmap_kit.patches import prepare
+
+SMALL = PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2)
+
+
+def invert(job):
+    return 1 / job
+
+
+def sleep(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    """Address of a Dask cluster of two processes of one thread each."""
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed (the extra cluster)")
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,
+        local_directory=tmp_path_factory.mktemp("dask"),
+    ) as local:
+        yield local.scheduler_address
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check_outcomes(address: str | None) -> None:
+    outcomes = dict(spread(invert, [4, 0, 2, -1], scheduler=address))
+    assert isinstance(outcomes.pop(0), ZeroDivisionError)
+    assert outcomes == {4: 0.25, 2: 0.5, -1: -1.0}
+    assert list(spread(invert, [], scheduler=address)) == []
+
+
+def test_threads_give_each_job_its_outcome():
+    """Every job comes back once, with its result or with the exception that ended it."""
+    check_outcomes(None)
+
+
+def test_jobs_at_once_bounds_the_threads():
+    """As many jobs run at once as allowed, and no more."""
+    together = threading.Barrier(3, timeout=20)
+    assert [result for _, result in spread(lambda _: together.wait() >= 0, range(6), jobs_at_once=3)] == [True] * 6
+    running = threading.Semaphore(2)
+    results = spread(
+        lambda _: (running.acquire(blocking=False), time.sleep(0.01), running.release()), range(8), jobs_at_once=2
+    )
+    assert all(result[0] for _, result in results)
+
+
+def test_leaving_early_cancels_what_has_not_begun():
+    """A loop that is left early waits for the jobs that run, and the others are not done."""
+    begun = []
+    jobs = spread(lambda job: (begun.append(job), time.sleep(0.02)), range(50), jobs_at_once=1)
+    next(jobs)
+    jobs.close()
+    assert len(begun) < 10
+
+
+def test_a_cluster_gives_each_job_its_outcome(scheduler):
+    """A cluster's outcomes, exceptions too, are those of threads; its workers are other processes."""
+    check_outcomes(scheduler)
+    pids = {result for _, result in spread(sleep, [0.3, 0.31, 0.32, 0.33], scheduler=scheduler)}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+
+
+def test_preparing_on_a_cluster_gives_the_same_bytes(demo, tmp_path, scheduler, capsys):
+    """The store that a cluster prepares is the local one's to the byte, by Python and by the command line."""
+    prepare(demo, tmp_path / "local", SMALL)
+    prepare(demo, tmp_path / "cluster", SMALL, scheduler=scheduler)
+    flags = "--patch-size 128 --input-size 64 --test-size 2 --val-size 2 --scheduler".split()
+    assert main(["prepare", str(demo), str(tmp_path / "command"), *flags, scheduler]) == 0
+    local = contents(tmp_path / "local")
+    assert len(local) == 3 + 2 * 10
+    assert local == contents(tmp_path / "cluster") == contents(tmp_path / "command")
+
+
+def test_unreadable_images_are_named_on_a_cluster(demo, tmp_path, scheduler):
+    """What is wrong with an image reaches the user from a worker as it does from a thread."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in demo.iterdir():
+        (data / path.name).symlink_to(path)
+    (data / "train_images").unlink()
+    (data / "train_images").mkdir()
+    images = sorted((demo / "train_images").iterdir())
+    for path in images[1:]:
+        (data / "train_images" / path.name).symlink_to(path)
+    (data / "train_images" / images[0].name).write_bytes(b"II*\0 broken")
+    with pytest.raises(DataError) as caught:
+        prepare(data, tmp_path / "store", SMALL, scheduler=scheduler)
+    assert [images[0].name in problem.rule for problem in caught.value.problems] == [True]
+
+
+def die_once(marker, job):
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return job + 1
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def always_die(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_a_lost_worker_costs_only_its_jobs_time(tmp_path, scheduler):
+    """All results arrive although a worker was killed in the middle; a job that kills every worker is named."""
+    outcomes = dict(spread(partial(die_once, tmp_path / "died"), range(12), scheduler=scheduler))
+    assert (tmp_path / "died").exists()
+    assert outcomes == {job: job + 1 for job in range(12)}
+    ((job, outcome),) = spread(always_die, [7], scheduler=scheduler)
+    assert job == 7
+    assert isinstance(outcome, OSError)
+    assert "4 Dask workers died" in str(outcome)
+
+
+def test_another_version_on_the_cluster(scheduler, monkeypatch):
+    """Workers with another version of the kit are refused before anything is done."""
+    monkeypatch.setattr(cluster, "__version__", "99.1")
+    with pytest.raises(ValueError, match=r"another kit than 99\.1.*install the same version"):
+        next(spread(invert, [1], scheduler=scheduler))
+
+
+def test_a_cluster_without_workers(monkeypatch):
+    """A scheduler that has no worker is an error that says how to start one."""
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed (the extra cluster)")
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as local,
+        pytest.raises(ValueError, match="has no worker; start some with: dask worker"),
+    ):
+        next(spread(invert, [1], scheduler=local.scheduler_address))
+
+
+def test_an_address_where_nobody_answers(demo, tmp_path, capsys):
+    """An address that nobody answers at, or that is none, ends the command within ten seconds with one line."""
+    pytest.importorskip("distributed", reason="distributed is not installed (the extra cluster)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    for bad in (address, "nowhere"):
+        begin = time.monotonic()
+        assert main(["prepare", str(demo), str(tmp_path / "store"), "--scheduler", bad]) == 1
+        assert time.monotonic() - begin < 10
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: the Dask scheduler {bad} cannot be reached")
+        assert "dask scheduler" in line
+
+
+def test_without_dask_the_error_names_the_extra(monkeypatch):
+    """Without Dask installed the error says what to install; threads do not need it."""
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ValueError, match=r'pip install "hubmap-kit\[cluster\]"'):
+        next(spread(invert, [1], scheduler="tcp://127.0.0.1:8786"))
+    assert list(spread(invert, [1])) == [(1, 1.0)]
+
+
+def test_predict_on_a_cluster(scheduler, demo, store, tmp_path):
+    """Masks predicted by the workers are byte for byte those predicted here; a bad image costs only itself."""
+    from hubmap_kit.config import recipe
+    from hubmap_kit.training import train
+
+    train(store, tmp_path / "run", recipe("fast", filters=2, batch_size=4, epochs=1, steps_per_epoch=1))
+    data = tmp_path / "data"
+    shutil.copytree(demo / "test_images", data / "test_images")
+    for name in ("test.csv", "sample_submission.csv"):
+        shutil.copy(demo / name, data)
+    sorted((data / "test_images").iterdir())[0].write_bytes(b"not an image")
+    arguments = ["predict", str(data), str(tmp_path / "run"), "--batch-size", "1", "--on-error", "empty"]
+    assert main([*arguments, "--out", str(tmp_path / "here.csv")]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "there.csv"), "--scheduler", scheduler]) == 0
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+    for name in ("here", "there"):
+        assert "cannot be read as TIFF" in (tmp_path / f"{name}.csv.problems.csv").read_text()
