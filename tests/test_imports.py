@@ -65,6 +65,7 @@ def test_help_needs_no_tensorflow(command):
     code = (
         "import sys\nfrom hubmap_kit.cli import main\n"
         f"try: main({command!r})\nexcept SystemExit as stop: assert stop.code == 0\n"
-        "bad = {'tensorflow', 'keras', 'cv2', 'matplotlib', 'numpy', 'pandas', 'sklearn'} & set(sys.modules)\nassert not bad, bad"
+        "bad = {'tensorflow', 'keras', 'cv2', 'matplotlib', 'numpy', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
