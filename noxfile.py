@@ -43,7 +43,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def rehearse(session: nox.Session) -> None:
-    """Rehearse the competition offline with the kernels that Kaggle will run; ends with the mean Dice."""
+    """Rehearse the competition offline with the kernels that Kaggle will run: nox -s rehearse -- [--run RUN ...]."""
     session.install("-r", "kernels/kaggle-image.txt")
     session.run("python", "-m", "hubmap_kit.kaggle.rehearsal", "rehearsal", *session.posargs)
 
@@ -85,3 +85,11 @@ def validate(session: nox.Session) -> None:
     session.install(*declared("numpy", "pandas"))
     session.install("--no-deps", ".")
     session.run("hubmap-kit", "validate", *session.posargs)
+
+
+@nox.session(default=False, reuse_venv=True)
+def bench(session: nox.Session) -> None:
+    """Measure the kit against its peers: nox -s bench -- [--quick] [--only NAME ...]; results in dist/bench."""
+    shutil.rmtree("build", ignore_errors=True)
+    session.install("--quiet", ".[bench]")
+    session.run("python", "-P", "-m", "bench", *session.posargs)

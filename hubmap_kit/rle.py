@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-_DIGITS_ONLY = re.compile(r"[0-9 ]*")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _PART = 2**16  # runs written at once: a list of Python's numbers takes many times the memory of the text
 
@@ -100,7 +99,8 @@ def parse(rle: str, shape: tuple[int, int]) -> np.ndarray:
     height, width = _checked_shape(shape)
     if not isinstance(rle, str):
         raise ValueError(f"an RLE is text, not {rle!r}; write an empty string for an empty mask")
-    if not _DIGITS_ONLY.fullmatch(rle):
+    # What is left without digits and spaces; a regular expression takes several times as long.
+    if not rle.isascii() or rle.encode("ascii").translate(None, b"0123456789 "):
         _explain_token(rle)
     numbers = np.fromstring(rle, dtype=np.int64, sep=" ") if rle.strip() else np.zeros(0, np.int64)
     if len(numbers) % 2:

@@ -1,0 +1,315 @@
+"""What feeds the network and what comes after it, as shares of the network's own time.
+
+The network is the EfficientNet-B0 U-Net with random weights; TensorFlow runs it on all cores, as in the kit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hubmap_kit import rle
+from hubmap_kit.config import PrepareConfig, TrainConfig
+from hubmap_kit.demo import write_table
+from hubmap_kit.images import load_image, resize
+from hubmap_kit.patches import PatchStore
+from hubmap_kit.patches import prepare as prepare_store
+from hubmap_kit.tiles import Predictor, grid, pad_to_tile, predict_tiled
+
+from . import kit
+from .codec import notebook_encode
+from .harness import Case, Row, Setting, peer
+from .inputs import drawn, table_of, write_tiff
+from .pixels import CORES, PATCH, AlbumentationsPatches, one_thread
+
+PIXEL_UM = 0.4
+
+
+def make_store(setting: Setting, input_size: int) -> PatchStore:
+    """A patch store of five images of 1500² at their own scale."""
+    side, count = (500, 2) if setting.quick else (1500, 5)
+    image, mask = drawn(side)
+    data = setting.folder / "data"
+    table = table_of(dict.fromkeys(range(1, count + 1), (side, side)))
+    for i in table["id"]:
+        write_tiff(data / "train_images" / f"{i}.tiff", np.roll(image, 97 * i, axis=1))
+    write_table(data / "train.csv", table.assign(rle=[rle.encode(np.roll(mask, 97 * i, axis=1)) for i in table["id"]]))
+    config = PrepareConfig(patch_size=input_size, input_size=input_size, test_size=0, val_size=0)
+    return prepare_store(data, setting.folder / "patches", config)
+
+
+def pipeline(setting: Setting) -> Case:
+    """Batches of 16 patches of 256² with the default augmentation, as training takes them.
+
+    albumentations gets the same patches and stands where it usually does, in PyTorch's DataLoader with a process for
+    each core; these are started before anything is timed. In threads, as in the kit's pipeline, it is slower.
+    """
+    from hubmap_kit.dataset import PatchSampler
+
+    store = make_store(setting, PATCH)
+    config = TrainConfig(encoder_weights="none", steps_per_epoch=2 if setting.quick else 25)
+    ids = store.ids("train")
+    sampler = PatchSampler(store, ids, config)
+    count = sampler.steps * sampler.batch_size
+    files = {i: store.folder / "images" / f"{i}.npy" for i in ids}
+
+    def drain(batches: Iterable) -> None:
+        seen = sum(len(images) for images, _ in batches)
+        assert seen == count, (seen, count)
+
+    calls: dict[str, Callable[[], None]] = {"kit": lambda: drain(sampler.batches(0))}
+    work = f"input pipeline, {PATCH}², default augmentation"
+    rows = [Row(work, "kit", "", "rate", 400, "patches/s")]
+    loaders = peer("torch.utils.data") if peer("albumentations") else None
+    for stain, aim in (("HEStain", 1.5), ("ColorJitter", None)):
+        name = f"albumentations, {stain}, in a DataLoader"
+        rows.append(Row(work, "kit", name, aim=aim))
+        if loaders:
+            loader = loaders.DataLoader(
+                AlbumentationsPatches(files, sampler.choose(0), stain),
+                batch_size=sampler.batch_size,
+                num_workers=CORES,
+                worker_init_fn=one_thread,
+                multiprocessing_context="spawn",
+                persistent_workers=True,
+            )
+            calls[name] = lambda loader=loader: drain(loader)
+    return Case(calls, rows, count, "patch")
+
+
+def train(setting: Setting) -> Case:
+    """An epoch of few steps on batches of the pipeline, against as many on one batch in memory."""
+    import keras
+    import tensorflow as tf
+
+    from hubmap_kit.dataset import PatchSampler
+    from hubmap_kit.losses import make_loss
+    from hubmap_kit.models import build_model
+
+    size, batch, steps = (96, 2, 2) if setting.quick else (256, 8, 4)
+    config = TrainConfig(encoder_weights="none", batch_size=batch, steps_per_epoch=steps)
+    store = make_store(setting, size)
+    sampler = PatchSampler(store, store.ids("train"), config)
+    model, _ = build_model(describe_network(setting.quick))
+    optimizer, loss = keras.optimizers.Adam(1e-4), make_loss(config.loss)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function(jit_compile=False)
+    def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            value = loss(tf.cast(masks, tf.float32), model(images, training=True))
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(value, variables), variables)
+        return value
+
+    kept = next(iter(sampler.batches(0)))
+    calls = {
+        "batches of the pipeline": lambda: [float(step(images, masks)) for images, masks in sampler.batches(0)],
+        "batch in memory": lambda: [float(step(*kept)) for _ in range(steps)],
+    }
+    row = Row(f"training step, {batch} × {size}²", "batches of the pipeline", "batch in memory", "share", 1.03)
+    return Case(calls, [row], steps, "step")
+
+
+def describe_network(quick: bool) -> dict[str, Any]:
+    """The EfficientNet-B0 U-Net; a small plain U-Net, which is built in a second, where figures mean nothing."""
+    from hubmap_kit.models import describe_model
+
+    return describe_model("unet", "", 4) if quick else describe_model("efficientnet-unet", "efficientnetb0", 64)
+
+
+@functools.cache
+def make_network(quick: bool) -> tuple[Any, Predictor]:
+    """The network, as a Keras model of probabilities and as the kit's predictor.
+
+    Random weights give noise, and masks of a hundred times the runs that real ones have. So the network's answer is
+    made small, and added to it is how much darker than most an area of 16 px is.
+    """
+    import keras
+
+    from hubmap_kit.inference import make_predictor
+    from hubmap_kit.models import build_model
+
+    keras.utils.set_random_seed(0)
+    unet, _ = build_model(describe_network(quick))
+    light = float(np.median(drawn(500)[0]))
+    grey = keras.layers.Rescaling(1 / 255)(unet.input)
+    pooled = keras.layers.AveragePooling2D(16)(grey)
+    smooth = keras.layers.UpSampling2D(16, interpolation="bilinear")(pooled)
+    logits = keras.layers.Lambda(lambda x: 1e-3 * x[0] + 10 * (light / 255 - keras.ops.mean(x[1], -1)))(
+        [unet.output, smooth]
+    )
+    model = keras.Model(unet.input, logits)
+    probabilities = keras.Model(unet.input, keras.ops.sigmoid(logits))
+    # Keras would turn XLA on, which is several times slower on a CPU; the idiom is spared that.
+    probabilities.compile(jit_compile=False)
+    return probabilities, make_predictor(model)
+
+
+def loop_over_tiles(images: list[np.ndarray], model: Any, tile: int, stride: int) -> list[str]:
+    """The usual way in notebooks: ``model.predict`` on one tile after the other, the mean where they overlap."""
+    texts = []
+    for image in images:
+        padded = pad_to_tile(image, tile)
+        height, width = padded.shape[:2]
+        total, count = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+        for y in sorted({*range(0, height - tile, stride), height - tile}):
+            for x in sorted({*range(0, width - tile, stride), width - tile}):
+                answer = model.predict(padded[None, y : y + tile, x : x + tile], verbose=0)[0]
+                total[y : y + tile, x : x + tile] += answer
+                count[y : y + tile, x : x + tile] += 1
+        texts.append(notebook_encode(((total / count)[: image.shape[0], : image.shape[1]] >= 0.5).astype(np.uint8)))
+    return texts
+
+
+def predict_case(
+    setting: Setting,
+    name: str,
+    images: list[np.ndarray],
+    tile: int,
+    network_um: float,
+    aim: float,
+    *,
+    loop: bool = False,
+    packed: bool = False,
+) -> Case:
+    """Image files to RLE against the bare forward time of the tiles.
+
+    The files are not compressed, so that reading them is a copy. The tiles of the bare forward pass lie in memory, in
+    full batches across images.
+
+    Args:
+        setting: The setting.
+        name: Of the work.
+        images: ``(H, W, 3)`` uint8 of `PIXEL_UM`.
+        tile: Side of a tile in px.
+        network_um: Pixel size at which the network sees them.
+        aim: Most that ours may take of the bare time.
+        loop: Whether the idiom of notebooks runs too.
+        packed: Whether the same with LZW files runs too.
+    """
+    from hubmap_kit.inference import default_batch_size
+
+    model, predict = make_network(setting.quick)
+    batch = default_batch_size()
+    member = kit.make_member(predict, tile, network_um, batch)
+    table = table_of({i: image.shape[:2] for i, image in enumerate(images, start=1)}, PIXEL_UM)
+    files: dict[str, list[Path]] = {}
+    for kind in ("none", "LZW") if packed else ("none",):
+        files[kind] = [write_tiff(setting.folder / kind / f"{i}.tiff", image, kind) for i, image in enumerate(images)]
+    scaled = [load_image(path, PIXEL_UM, network_um)[0] for path in files["none"]]
+    tiles = []
+    for image in scaled:
+        padded = pad_to_tile(image, tile)
+        tiles += [padded[y : y + tile, x : x + tile] for y, x in grid(padded.shape[:2], tile, kit.OVERLAP)]
+    batches = [np.stack(tiles[i : i + batch]) for i in range(0, len(tiles), batch)]
+
+    def bare() -> None:
+        for tiles in batches:
+            predict(tiles)
+
+    def check() -> None:
+        """The pipeline gives what its parts give one by one, but for rounding."""
+        first = slice(0, 2)
+        made = kit.predict_all(files["none"][first], table[first], member)
+        for text, image, small in zip(made.values(), images[first], scaled[first], strict=True):
+            small = predict_tiled(small, predict, tile_size=tile, overlap=kit.OVERLAP, batch_size=batch)
+            wanted = rle.encode(resize(small, image.shape[:2]) >= 0.5)
+            assert wanted, "an empty mask compares nothing"
+            assert rle.dice(text, wanted, image.shape[:2]) > 0.999, "the pipeline's mask is another"
+
+    calls: dict[str, Callable[[], object]] = {
+        "kit": lambda: kit.predict_all(files["none"], table, member),
+        "bare forward": bare,
+    }
+    work = f"predict {name}, {len(tiles)} tiles of {tile}²"
+    rows = [Row(work, "kit", "bare forward", "share", aim)]
+    if packed:
+        calls["kit, LZW"] = lambda: kit.predict_all(files["LZW"], table, member)
+        rows.append(Row(f"{work}, decoding LZW too", "kit, LZW", "bare forward", "share"))
+    if loop:
+        calls["model.predict in a loop"] = lambda: loop_over_tiles(scaled, model, tile, int(tile * (1 - kit.OVERLAP)))
+        rows.append(Row(work, "kit", "model.predict in a loop"))
+    return Case(calls, rows, len(images), "image", check)
+
+
+def native(setting: Setting) -> Case:
+    """A 3000² image at its own scale; and with a predictor that costs nothing, tiling and blending alone.
+
+    MONAI gets the image as the float tensor it wants, made beforehand.
+    """
+    side, tile = (500, 128) if setting.quick else (3000, 512)
+    image = drawn(side)[0]
+    case = predict_case(setting, f"{side}² at its own scale", [image], tile, PIXEL_UM, 1.05)
+    free, batch = kit.free_predictor(tile), 2
+
+    def ours(predict: Predictor = free) -> np.ndarray:
+        return predict_tiled(image, predict, tile_size=tile, overlap=kit.OVERLAP, batch_size=batch)
+
+    case.calls["kit, free predictor"] = ours
+    work = f"tile and blend {side}², tile {tile}, free predictor"
+    case.rows += [
+        Row(f"{work}, of the bare forward", "kit, free predictor", "bare forward", "share", 1.5, "%"),
+        Row(work, "kit, free predictor", "MONAI", "share", 1),
+        Row(f"{work}, of the bare forward", "MONAI", "bare forward", "share", None, "%"),
+    ]
+    torch, inferers = peer("torch"), peer("monai.inferers")
+    if not (torch and inferers):
+        return case
+    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float()
+    constant = torch.from_numpy(free(np.empty((batch, 0)))[:, None])
+
+    def monai(predict: Callable = lambda tiles: constant[: len(tiles)]) -> object:
+        with torch.inference_mode():
+            return inferers.sliding_window_inference(
+                tensor, (tile, tile), batch, predict, overlap=kit.OVERLAP, mode="gaussian"
+            )
+
+    check_prediction = case.check
+
+    def check() -> None:
+        """Both give an image back where the predictor hands on what it sees, in as many batches."""
+        check_prediction()
+        batches = {"kit": 0, "monai": 0}
+
+        def see(batch: np.ndarray) -> np.ndarray:
+            batches["kit"] += 1
+            return batch[..., 0].astype(np.float32) / 255
+
+        def see_tensor(batch: object) -> object:
+            batches["monai"] += 1
+            return batch[:, :1] / 255
+
+        assert np.allclose(ours(see), image[..., 0] / 255, atol=1e-5)
+        assert np.allclose(monai(see_tensor)[0, 0].numpy(), image[..., 0] / 255, atol=1e-5)
+        assert batches["kit"] == batches["monai"], batches
+
+    case.check = check
+    case.calls["MONAI"] = monai
+    return case
+
+
+def small(setting: Setting) -> Case:
+    """Images of 300 to 500 px at their own scale, each a single tile: what a batch wastes shows here."""
+    count, tile = (3, 128) if setting.quick else (40, 512)
+    rng = np.random.default_rng(1)
+    source = drawn(500 if setting.quick else 3000)[0]
+    images = []
+    for _ in range(count):
+        height, width = rng.integers(300, 501, 2) * tile // 512
+        y, x = rng.integers(0, source.shape[0] - 500 * tile // 512, 2)
+        images.append(source[y : y + height, x : x + width])
+    sides = f"{count} images of {300 * tile // 512} to {500 * tile // 512} px"
+    return predict_case(setting, sides, images, tile, PIXEL_UM, 1.15, loop=True)
+
+
+def reduced(setting: Setting) -> Case:
+    """Images of 3000² that the network sees at a quarter of their scale, as the kit's default is."""
+    side, count, tile = (500, 2, 64) if setting.quick else (3000, 6, 256)
+    image = drawn(side)[0]
+    images = [np.roll(image, 97 * i, axis=1) for i in range(count)]
+    return predict_case(setting, f"{count} images of {side}² at 1.6 µm", images, tile, 4 * PIXEL_UM, 1.15, packed=True)
