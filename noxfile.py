@@ -92,4 +92,4 @@ def bench(session: nox.Session) -> None:
     """Measure the kit against its peers: nox -s bench -- [--quick] [--only NAME ...]; results in dist/bench."""
     shutil.rmtree("build", ignore_errors=True)
     session.install("--quiet", ".[bench]")
-    session.run("python", "-P", "-m", "bench", *session.posargs)
+    session.run("python", "-m", "bench", *session.posargs)

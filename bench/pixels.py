@@ -80,12 +80,12 @@ def prepare(setting: Setting) -> Case:
 
         def bare(files: list[Path] = files) -> None:
             with ThreadPoolExecutor(CORES) as pool:
-                for _ in pool.map(lambda path: tifffile.imread(path, maxworkers=1), files):
+                for _ in pool.map(lambda file: tifffile.imread(file, maxworkers=1), files):
                     pass
 
         def opencv(files: list[Path] = files) -> None:
             with ThreadPoolExecutor(CORES) as pool:
-                for _ in pool.map(lambda path: cv2.imread(str(path)), files):
+                for _ in pool.map(lambda file: cv2.imread(str(file)), files):
                     pass
 
         calls |= {f"prepare {kind}": ours, f"tifffile decodes {kind}": bare, f"cv2 decodes {kind}": opencv}
