@@ -15,8 +15,9 @@ import pandas as pd
 from hubmap_kit import inference
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig, organ_values
 from hubmap_kit.files import write_json
+from hubmap_kit.members import Job, Member
 from hubmap_kit.run import CONFIG, FORMAT, WEIGHTS, Run
-from hubmap_kit.stream import Job, Member, predict_masks
+from hubmap_kit.stream import predict_masks
 from hubmap_kit.tiles import Predictor
 
 OVERLAP = 0.25

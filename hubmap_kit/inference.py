@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 
 from . import __version__, submission
+from .budget import Budget
 from .competition import Problem, image_path, read_sample_submission, scan_images
 from .config import STRIDE, PredictConfig
 from .files import replacing
+from .members import Job, Member, Result, predict_augmented
 from .progress import track
 from .run import Run
-from .stream import Budget, Job, Member, Result, predict_augmented, predict_masks
+from .stream import predict_masks
 from .tiles import Predictor, predict_tiled
 
 WRITE_EVERY = 60.0  # s between two versions of the submission while predicting

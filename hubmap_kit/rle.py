@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+_PIECE = 2**19  # px compared at once: what comes of them stays in the processor's cache
 _PART = 2**16  # runs written at once: a list of Python's numbers takes many times the memory of the text
 
 
@@ -174,8 +175,11 @@ class RunBuilder:
         Args:
             band: ``(n, width)``, any dtype, nonzero = foreground; n may be 0.
         """
-        if len(band) == 0:
-            return
+        step = max(1, _PIECE // self._width)
+        for top in range(0, len(band), step):
+            self._add(band[top : top + step])
+
+    def _add(self, band: np.ndarray) -> None:
         on = band if band.dtype == np.bool_ else band != 0
         if self._done:
             self._edges.append(np.flatnonzero(on[0] != self._last) * self._height + self._done)

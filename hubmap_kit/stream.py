@@ -7,21 +7,23 @@ held, and the edges of its mask.
 
 from __future__ import annotations
 
+import heapq
 import queue
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 
 from . import rle
+from .budget import Budget
 from .images import resize, scaled_shape
+from .members import Geometry, Job, Member, Result, cost, groups_of, predict_augmented
 from .rows import MapRows, ScaledRows, open_scaled
-from .tiles import Predictor, Stitcher, check_prediction, pad_to_tile, tile_starts
+from .tiles import Stitcher, pad_to_tile, tile_starts
 
 T = TypeVar("T")
 
@@ -30,124 +32,10 @@ AHEAD = 2  # batches that wait between two stages
 TISSUE_SHARE, TISSUE_BELOW = 1e-3, 205
 
 
-@dataclass(frozen=True)
-class Job:
-    """An image to predict.
-
-    Attributes:
-        id: Its id.
-        path: Its file.
-        organ: Its organ.
-        pixel_size_um: Size of its pixels, in µm.
-        shape: Its ``(height, width)`` by the table, in px.
-    """
-
-    id: int
-    path: Path
-    organ: str
-    pixel_size_um: float
-    shape: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One network of an ensemble and the geometry it was trained with.
-
-    Attributes:
-        predict: ``(B, tile, tile, 3)`` uint8 to ``(B, tile, tile)`` float32 in [0, 1].
-        network_um: Pixel size in µm at which it sees each organ.
-        tile_size: Side of a tile in px at the network's scale.
-        overlap: Least overlap of tiles, a fraction.
-        batch_size: Tiles a batch.
-        thresholds: Probability from which a pixel is foreground, by organ.
-        tta: Test-time augmentation, of `AUGMENTATIONS`.
-    """
-
-    predict: Predictor
-    network_um: dict[str, float]
-    tile_size: int
-    overlap: float
-    batch_size: int
-    thresholds: dict[str, float]
-    tta: str = "none"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of an image.
-
-    Attributes:
-        id: Its id.
-        rle: Its mask; None where it could not be predicted.
-        error: Why not, else None.
-        seconds: Work on it in all stages, which overlap: reading, its share of its batches, and writing.
-        members: The networks and their settings that were used.
-    """
-
-    id: int
-    rle: str | None
-    error: Exception | None
-    seconds: float
-    members: Sequence[Member]
-
-
-# Each turns or mirrors the two image axes of (B, H, W, ...) and is undone by its second half.
-_FLIPS: list[tuple[Any, Any]] = [
-    (lambda t: t, lambda t: t),
-    (lambda t: t[:, ::-1], lambda t: t[:, ::-1]),
-    (lambda t: t[:, :, ::-1], lambda t: t[:, :, ::-1]),
-    (lambda t: t[:, ::-1, ::-1], lambda t: t[:, ::-1, ::-1]),
-]
-_TURNED: list[tuple[Any, Any]] = [
-    (lambda t, f=forth: f(t.swapaxes(1, 2)), lambda t, b=back: b(t).swapaxes(1, 2)) for forth, back in _FLIPS
-]
-AUGMENTATIONS = {"none": _FLIPS[:1], "flips": _FLIPS, "d4": _FLIPS + _TURNED}
-
-
-def predict_augmented(member: Member, batch: np.ndarray) -> np.ndarray:
-    """Average a network over mirrored (``flips``: 4) or also turned (``d4``: 8) copies of a batch.
-
-    Args:
-        member: The network.
-        batch: ``(B, tile, tile, 3)`` uint8.
-
-    Returns:
-        ``(B, tile, tile)`` float32 in [0, 1].
-
-    Raises:
-        ValueError: The network's answer has another shape.
-    """
-    ways = AUGMENTATIONS[member.tta]
-    if len(ways) == 1:
-        return check_prediction(member.predict(batch), batch)
-    total = np.zeros(batch.shape[:3], np.float32)
-    for forth, back in ways:
-        total += back(check_prediction(member.predict(np.ascontiguousarray(forth(batch))), batch))
-    return total / np.float32(len(ways))
-
-
-@dataclass(frozen=True)
-class _Geometry:
-    """What members must have in common to share an image's tiles."""
-
-    um: float
-    tile_size: int
-    overlap: float
-    batch_size: int
-
-
-def _groups(members: Sequence[Member], organ: str) -> dict[_Geometry, list[Member]]:
-    groups: dict[_Geometry, list[Member]] = {}
-    for member in members:
-        geometry = _Geometry(member.network_um[organ], member.tile_size, member.overlap, member.batch_size)
-        groups.setdefault(geometry, []).append(member)
-    return groups
-
-
 class _Image:
     """An image on its way: what its tiles add up to, for every group of members that share tiles."""
 
-    def __init__(self, job: Job, members: Sequence[Member], groups: dict[_Geometry, list[Member]]) -> None:
+    def __init__(self, job: Job, members: Sequence[Member], groups: dict[Geometry, list[Member]]) -> None:
         self.job = job
         self.members = members
         # Each stage has its own, since they run in threads of their own.
@@ -251,7 +139,7 @@ def _cut(
         if chosen is not using:  # what follows is predicted otherwise
             yield from _flush(open_batches)
             using = chosen
-        groups = _groups(using, job.organ)
+        groups = groups_of(using, job.organ)
         image = _Image(job, using, groups)
         try:
             if budget and budget.over:
@@ -286,8 +174,10 @@ def _flush(batches: dict[tuple, _Batch]) -> Iterator[_Batch]:
     batches.clear()
 
 
-def _tiles(job: Job, geometries: list[_Geometry]) -> Iterator[tuple[int, np.ndarray]]:
-    """The tiles of an image, geometry by geometry, each in the order in which a `Stitcher` takes them.
+def _tiles(job: Job, geometries: list[Geometry]) -> Iterator[tuple[int, np.ndarray]]:
+    """The tiles of an image, each geometry's in the order in which a `Stitcher` takes them.
+
+    The geometries go down the image side by side, so that none has to wait for another's rows.
 
     Yields:
         Number of the geometry, and ``(tile, tile, 3)`` uint8.
@@ -297,15 +187,27 @@ def _tiles(job: Job, geometries: list[_Geometry]) -> Iterator[tuple[int, np.ndar
     if len(scales) > 1:  # the file is decoded once where it can be held
         with open_scaled(job.path, job.pixel_size_um, job.pixel_size_um, expect_shape=job.shape) as native:
             whole = None if native.streams else native.read(0, native.shape[0])
-    for number, geometry in enumerate(geometries):
-        size = geometry.tile_size
-        with _open(job, geometry.um, whole) as image:
-            height, width = image.shape
-            starts_y, starts_x = (tile_starts(max(side, size), size, geometry.overlap) for side in (height, width))
-            for y in starts_y:
-                band = pad_to_tile(image.read(int(y), min(int(y) + size, height)), size)
-                for x in starts_x:
-                    yield number, band[:, x : x + size]
+    with ExitStack() as stack:
+        bands = [
+            stack.enter_context(closing(_bands(job, number, geometry, whole)))
+            for number, geometry in enumerate(geometries)
+        ]
+        for _, number, band in heapq.merge(*bands, key=lambda item: item[0]):
+            size, overlap = geometries[number].tile_size, geometries[number].overlap
+            for x in tile_starts(band.shape[1], size, overlap):
+                yield number, band[:, x : x + size]
+
+
+def _bands(
+    job: Job, number: int, geometry: Geometry, whole: np.ndarray | None
+) -> Generator[tuple[float, int, np.ndarray], None, None]:
+    """Rows of tiles, from the top: how far down they begin, a fraction; the number; ``(tile, w, 3)`` uint8."""
+    size = geometry.tile_size
+    with _open(job, geometry.um, whole) as image:
+        height = image.shape[0]
+        for y in tile_starts(max(height, size), size, geometry.overlap):
+            band = image.read(int(y), min(int(y) + size, height))
+            yield y / height, number, pad_to_tile(band, size)
 
 
 def _open(job: Job, um: float, whole: np.ndarray | None) -> ScaledRows:
@@ -351,7 +253,7 @@ def _predict(
         for image, _, place in item.owners:
             image.network_seconds += elapsed / item.filled if place is not None else 0.0
         if budget:
-            budget.count(item.filled * _cost(item.members, item.tiles.shape[1]))
+            budget.count(item.filled * cost(item.members, item.tiles.shape[1]))
         yield item, maps
 
 
@@ -375,99 +277,6 @@ def _finish(items: Iterator[tuple[_Batch, np.ndarray | None] | _Image]) -> Itera
             if image.finished or image.error:
                 image.told = True
                 yield image.result()
-
-
-def _cost(members: Sequence[Member], tile: int) -> float:
-    """Pixels that the networks see for one tile, all copies counted."""
-    return float(sum(len(AUGMENTATIONS[member.tta]) for member in members) * tile**2)
-
-
-class Budget:
-    """A time limit: what is left to do is made cheaper, step by step, rather than missed.
-
-    The steps: no test-time augmentation; no overlap of tiles; one network of the ensemble less, and
-    again, down to one. Whether a step is needed is judged before each image by the pace so far, in
-    pixels that the networks saw per second of the clock, with a tenth to spare.
-    """
-
-    SPARE = 0.1
-
-    def __init__(self, seconds: float, jobs: Sequence[Job], members: Sequence[Member]) -> None:
-        """Begin to count.
-
-        Args:
-            seconds: The limit, from now.
-            jobs: All images.
-            members: The networks.
-        """
-        self._begin = time.monotonic()
-        self._seconds = seconds
-        self._steps = _steps(members)
-        self._step = 0
-        self._work = {job.id: [_work(job, using) for _, using in self._steps] for job in jobs}
-        self._left = [sum(works) for works in zip(*self._work.values(), strict=True)]  # px, by step
-        self._images = len(self._work)
-        self._cut = self._seen = 0.0  # px, of images given out and of batches predicted
-        self._first: tuple[float, float] | None = None  # when the first batch was done, and its px
-
-    @property
-    def over(self) -> bool:
-        """Whether the limit is reached."""
-        return time.monotonic() - self._begin > self._seconds
-
-    def count(self, pixels: float) -> None:
-        """Count a batch that was predicted."""
-        self._seen += pixels
-        # The first batch may have compiled a network and says nothing of the pace.
-        self._first = self._first or (time.monotonic(), self._seen)
-
-    def choose(self, job: Job) -> Sequence[Member]:
-        """The networks and settings for the next image; the same object as long as they stay the same."""
-        if self._first and self._seen > self._first[1]:
-            pace = (self._seen - self._first[1]) / (time.monotonic() - self._first[0])
-            left = self._seconds - (time.monotonic() - self._begin)
-            under_way = max(0.0, self._cut - self._seen)
-            before = self._step
-            while self._step + 1 < len(self._steps):
-                if (under_way + self._left[self._step]) / pace <= left * (1 - self.SPARE):
-                    break
-                self._step += 1
-            if self._step != before:
-                print(
-                    f"{self._images} images and {left / 60:.1f} minutes are left: from here on "
-                    f"{self._steps[self._step][0]}",
-                    flush=True,
-                )
-        works = self._work[job.id]
-        self._left = [left - work for left, work in zip(self._left, works, strict=True)]
-        self._images -= 1
-        self._cut += works[self._step]
-        return self._steps[self._step][1]
-
-
-def _steps(members: Sequence[Member]) -> list[tuple[str, Sequence[Member]]]:
-    """What is done, from all that was asked for to the least: a name, and the networks with their settings."""
-    steps: list[tuple[str, Sequence[Member]]] = [("all that was asked for", members)]
-    if any(member.tta != "none" for member in members):
-        steps.append(("no test-time augmentation", [replace(member, tta="none") for member in members]))
-    if any(member.overlap for member in members):
-        least = [replace(member, tta="none", overlap=0.0) for member in members]
-        steps.append(("no test-time augmentation and no overlap of tiles", least))
-    for count in range(len(members) - 1, 0, -1):
-        name = f"no test-time augmentation, no overlap of tiles, and {count} of {len(members)} networks"
-        steps.append((name, steps[-1][1][:count]))
-    return steps
-
-
-def _work(job: Job, members: Sequence[Member]) -> float:
-    """Pixels that the networks will see of an image."""
-    total = 0.0
-    for geometry, sharing in _groups(members, job.organ).items():
-        shape = scaled_shape(job.shape, job.pixel_size_um, geometry.um)
-        size = geometry.tile_size
-        rows, columns = (len(tile_starts(max(side, size), size, geometry.overlap)) for side in shape)
-        total += rows * columns * _cost(sharing, size)
-    return total
 
 
 _END = object()

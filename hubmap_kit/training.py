@@ -27,12 +27,12 @@ from .files import replacing, write_json, write_text
 from .images import resize
 from .inference import default_batch_size, make_predictor, probability_map
 from .losses import make_loss
+from .members import Member
 from .metrics import dice_by_organ
 from .models import build_model, describe_model
 from .patches import PatchStore
 from .progress import track
 from .run import CONFIG, FORMAT, WEIGHTS
-from .stream import Member
 
 SPLITS = ("train", "validation", "test")
 

@@ -14,8 +14,8 @@ import hubmap_kit
 PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
-    "rle cluster competition config files progress metrics splits tiff images rows tiles stream submission "
-    "canvas organs tissue demo overlays patches augment run checkpoints report "
+    "rle cluster competition config files progress metrics splits tiff images rows "
+    "tiles members budget stream submission canvas organs tissue demo overlays patches augment run checkpoints report "
     "kaggle losses dataset models inference training cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}

@@ -17,10 +17,10 @@ from hubmap_kit import rle, training
 from hubmap_kit.config import RECIPES, TrainConfig, recipe
 from hubmap_kit.dataset import PatchSampler
 from hubmap_kit.losses import binary_cross_entropy, dice_loss, make_loss
+from hubmap_kit.members import Member
 from hubmap_kit.models import build_model, describe_model
 from hubmap_kit.patches import PatchStore
 from hubmap_kit.run import Run
-from hubmap_kit.stream import Member
 from hubmap_kit.training import Phase
 
 TINY = recipe("fast", filters=2, batch_size=4, epochs=3, steps_per_epoch=2, validate_every=1)
