@@ -110,22 +110,13 @@ def parse(rle: str, shape: tuple[int, int]) -> np.ndarray:
         )
     starts, lengths = numbers[::2], numbers[1::2]
     size = height * width
-    _first(starts < 1, lambda i: f"run {i + 1} starts at {starts[i]}; pixels are numbered from 1")
-    _first(lengths < 1, lambda i: f"run {i + 1} has length {lengths[i]}; a length is at least 1")
-    # Compare without adding, so that numbers near 2**63 cannot wrap round.
-    _first(
-        (starts > size) | (lengths > size - starts + 1),
-        lambda i: f"run {i + 1} ({starts[i]} {lengths[i]}) leaves the mask of {height} x {width} = {size} pixels",
-    )
-    stops = starts + lengths
-    _first(
-        starts[1:] < stops[:-1],
-        lambda i: (
-            f"run {i + 2} ({starts[i + 1]} {lengths[i + 1]}) "
-            + ("overlaps" if starts[i + 1] >= starts[i] else "starts before")
-            + f" run {i + 1} ({starts[i]} {lengths[i]}); sort the runs and join those that overlap"
-        ),
-    )
+    if len(numbers) == 0:
+        return np.zeros((0, 2), np.int64)
+    # In this order: numbers within the mask cannot overflow when added.
+    fits = numbers.min() >= 1 and numbers.max() <= size
+    stops = starts + lengths if fits else starts
+    if not (fits and stops[-1] <= size + 1 and (starts[1:] >= stops[:-1]).all()):
+        _explain_runs(starts, lengths, (height, width))
     return np.column_stack((starts - 1, stops - 1))
 
 
@@ -246,6 +237,28 @@ def _checked_shape(shape: tuple[int, int]) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise ValueError(f"a mask's (height, width) is at least (1, 1), not {tuple(shape)}")
     return int(height), int(width)
+
+
+def _explain_runs(starts: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]) -> None:
+    """Raise for the first run that breaks a rule."""
+    height, width = shape
+    size = height * width
+    _first(starts < 1, lambda i: f"run {i + 1} starts at {starts[i]}; pixels are numbered from 1")
+    _first(lengths < 1, lambda i: f"run {i + 1} has length {lengths[i]}; a length is at least 1")
+    # Compare without adding, so that numbers near 2**63 cannot wrap round.
+    _first(
+        (starts > size) | (lengths > size - starts + 1),
+        lambda i: f"run {i + 1} ({starts[i]} {lengths[i]}) leaves the mask of {height} x {width} = {size} pixels",
+    )
+    stops = starts + lengths
+    _first(
+        starts[1:] < stops[:-1],
+        lambda i: (
+            f"run {i + 2} ({starts[i + 1]} {lengths[i + 1]}) "
+            + ("overlaps" if starts[i + 1] >= starts[i] else "starts before")
+            + f" run {i + 1} ({starts[i]} {lengths[i]}); sort the runs and join those that overlap"
+        ),
+    )
 
 
 def _first(wrong: np.ndarray, message: Callable[[int], str]) -> None:
