@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+PIECE = 64  # rows blended at once: what is done to them stays in the processor's cache
+
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 
@@ -114,7 +116,7 @@ def predict_tiled(
     padded = pad_to_tile(image, tile_size)
     corners = grid((padded.shape[0], padded.shape[1]), tile_size, overlap)
     stitcher = Stitcher((height, width), tile_size, overlap)
-    result = []
+    result, done = np.empty((height, width), np.float32), 0
     batch = np.empty((batch_size, tile_size, tile_size, 3), np.uint8)
     for first in range(0, len(corners), batch_size):
         chunk = corners[first : first + batch_size]
@@ -122,8 +124,11 @@ def predict_tiled(
             batch[slot] = padded[y : y + tile_size, x : x + tile_size]
         batch[len(chunk) :] = batch[0]
         tiles = check_prediction(predict(batch), batch)
-        result += [stitcher.add(tile) for tile in tiles[: len(chunk)]]
-    return np.concatenate(result)
+        for tile in tiles[: len(chunk)]:
+            rows = stitcher.add(tile)
+            result[done : done + len(rows)] = rows
+            done += len(rows)
+    return result
 
 
 def check_prediction(tiles: np.ndarray, batch: np.ndarray) -> np.ndarray:
@@ -163,7 +168,7 @@ class Stitcher:
         # The grid is a product of two axes, and so is the sum of its windows.
         self._cover_y, self._cover_x = (_cover(side, tile, overlap, window) for side in padded)
         self._window = window[:, None] * window[None, :]
-        self._weighted = np.empty_like(self._window)
+        self._weighted = np.empty((PIECE, tile), np.float32)
         self._total = np.zeros((tile, padded[1]), np.float32)
         self._row = self._column = 0
 
@@ -186,24 +191,39 @@ class Stitcher:
         """
         size = len(self._total)
         if tile is not None:
-            np.multiply(tile, self._window, out=self._weighted)
             start = self._starts_x[self._column]
-            self._total[:, start : start + size] += self._weighted
+            for top in range(0, size, PIECE):
+                piece = tile[top : top + PIECE]
+                weighted = self._weighted[: len(piece)]
+                np.multiply(piece, self._window[top : top + PIECE], out=weighted)
+                self._total[top : top + PIECE, start : start + size] += weighted
         self._column += 1
         if self._column < len(self._starts_x):
             return self._total[:0, : self._shape[1]]
         self._column, self._row = 0, self._row + 1
         top = int(self._starts_y[self._row - 1])
         done = size if self.finished else int(self._starts_y[self._row]) - top
-        rows = self._total[:done] / self._cover_y[top : top + done, None]
-        rows /= self._cover_x
-        # A NaN or inf of the predictor has spread no further than its pixel, but is an error.
-        if not np.isfinite(rows.sum(dtype=np.float64)):
-            raise ValueError("the predictor gave a value that is not finite; the network's weights may be damaged")
+        rows = self._finish(top, min(done, self._shape[0] - top))
         self._total[: size - done] = self._total[done:]
         self._total[size - done :] = 0
-        # Rounding may leave 1 + 1e-7.
-        return np.clip(rows, 0, 1, out=rows)[: self._shape[0] - top, : self._shape[1]]
+        return rows
+
+    def _finish(self, first: int, count: int) -> np.ndarray:
+        """The first rows of the total, which are the image's from `first`: ``(count, width)``."""
+        width = self._shape[1]
+        rows = np.empty((count, width), np.float32)
+        for top in range(0, count, PIECE):
+            piece = rows[top : top + PIECE]
+            cover_y = self._cover_y[first + top : first + top + len(piece), None]
+            np.divide(self._total[top : top + len(piece), :width], cover_y, out=piece)
+            piece /= self._cover_x[:width]
+            low, high = piece.min(), piece.max()
+            # A NaN or inf of the predictor has spread no further than its pixel, but is an error.
+            if not (np.isfinite(low) and np.isfinite(high)):
+                raise ValueError("the predictor gave a value that is not finite; the network's weights may be damaged")
+            if low < 0 or high > 1:  # rounding may leave 1 + 1e-7
+                np.clip(piece, 0, 1, out=piece)
+        return rows
 
 
 def _cover(length: int, tile: int, overlap: float, window: np.ndarray) -> np.ndarray:
