@@ -11,6 +11,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from hubmap_kit.config import ENCODERS
 from hubmap_kit.models import MEAN, STD, build_model, describe_model, load_model
@@ -142,3 +143,17 @@ def test_imagenet_weights_are_downloaded(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(empty))
     with pytest.raises(ValueError, match=r"cannot be downloaded.*--encoder-weights"):
         build_model(describe_model("efficientnet-unet", encoder, 0), "imagenet")
+
+
+@pytest.mark.parametrize("encoder", ["efficientnetb0", "efficientnetv2b0"])
+def test_half_precision_and_xla(encoder, tmp_path, rng):
+    """Loaded for a GPU, in float16 and through XLA, a network gives what it gives in float32, nearly."""
+    about = describe_model("efficientnet-unet", encoder, 16)
+    build_model(about)[0].save_weights(tmp_path / "model.weights.h5")
+    batch = tf.constant(rng.integers(0, 256, (1, 64, 64, 3), np.uint8))
+    plain = tf.sigmoid(load_model(about, tmp_path / "model.weights.h5")(batch, training=False)).numpy()
+    half = load_model(about, tmp_path / "model.weights.h5", half=True)
+    found = tf.function(lambda x: tf.sigmoid(half(x, training=False)), jit_compile=True)(batch)
+    assert found.dtype == tf.float32
+    np.testing.assert_allclose(found.numpy(), plain, atol=0.02)
+    assert keras.config.dtype_policy().name == "float32"
