@@ -80,11 +80,12 @@ def data(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def validate(session: nox.Session) -> None:
-    """Check a submission: nox -s validate -- submission.csv --data DATA."""
+    """Check a submission: nox -s validate -- submission.csv [--data DATA]; DATA is data, where nox -s data puts it."""
     shutil.rmtree("build", ignore_errors=True)
     session.install(*declared("numpy", "pandas"))
     session.install("--no-deps", ".")
-    session.run("hubmap-kit", "validate", *session.posargs)
+    given = any(argument.startswith("--data") for argument in session.posargs)
+    session.run("hubmap-kit", "validate", *session.posargs, *(() if given else ("--data", "data")))
 
 
 @nox.session(default=False, reuse_venv=True)
