@@ -1,7 +1,8 @@
-"""Writing files so that a killed process never leaves half of one, and telling their size."""
+"""Writing files so that a killed process never leaves half of one, and telling their size and content."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -49,6 +50,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def size_text(size: float) -> str:

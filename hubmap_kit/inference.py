@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from . import __version__, submission
 from .budget import Budget
 from .competition import Problem, image_path, read_sample_submission, scan_images
 from .config import STRIDE, PredictConfig
-from .files import replacing
+from .files import replacing, sha256_of
 from .members import Job, Member, Result, predict_augmented
 from .progress import track
 from .run import Run
@@ -191,8 +192,9 @@ def _results(jobs: list[Job], runs: list[Run], config: PredictConfig, scheduler:
         from .cluster import spread
 
         tasks = [(job, tuple(run.folder.resolve() for run in runs), config) for job in jobs]
-        for task, outcome in spread(predict_alone, tasks, scheduler=scheduler):
-            yield Result(task[0].id, None, outcome, 0.0, ()) if isinstance(outcome, Exception) else outcome
+        with closing(spread(predict_alone, tasks, scheduler=scheduler)) as done:
+            for task, outcome in done:
+                yield Result(task[0].id, None, outcome, 0.0, ()) if isinstance(outcome, Exception) else outcome
         return
     members = [load_member(run, config) for run in runs]
     for member in members:  # compiled now, so that it counts for no image
@@ -228,7 +230,7 @@ def _key(runs: list[Run], config: PredictConfig) -> str:
     settings = {name: value for name, value in asdict(config).items() if name not in ("on_error", "time_limit")}
     facts: list[Any] = [__version__, settings]
     for run in runs:
-        facts += [run.about, hashlib.sha256(run.weights.read_bytes()).hexdigest()]
+        facts += [run.about, sha256_of(run.weights)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

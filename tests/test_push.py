@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from kaggle_standin import Call, Dataset, KernelResult, Refusal, StandIn
 
+from hubmap_kit.files import sha256_of
 from hubmap_kit.kaggle import bundle, client, failures, push, submit
 from hubmap_kit.kaggle.records import Records
 
@@ -57,17 +58,13 @@ def pretend_rehearsal(clone: Path, **changes: Any) -> None:
     commit, wheels = git(clone, "rev-parse", "HEAD"), []
     for name, module in (("hubmap_kit-0-py3-none-any.whl", "hubmap_kit"), ("other-1-py3-none-any.whl", "other")):
         (kit / name).write_bytes(f"{module} {commit}".encode() * 1000)
-        wheels.append({"file": name, "module": module, "sha256": sha256(kit / name)})
+        wheels.append({"file": name, "module": module, "sha256": sha256_of(kit / name)})
     manifest = {"name": "hubmap-kit", "version": "0", "commit": commit, "dirty": False, "wheels": wheels}
     (kit / bundle.MANIFEST).write_text(json.dumps(manifest))
     shutil.copyfile(clone / "datasets" / "hubmap-kit" / bundle.METADATA, kit / bundle.METADATA)
     verdict = {"passed": True, "commit": commit, "dirty": False, "bundle": "kit"}
-    verdict |= {"manifest_sha256": sha256(kit / bundle.MANIFEST)} | changes
+    verdict |= {"manifest_sha256": sha256_of(kit / bundle.MANIFEST)} | changes
     (clone / "rehearsal" / "verdict.json").write_text(json.dumps(verdict))
-
-
-def sha256(path: Path) -> str:
-    return push._sha256(path)
 
 
 def a_run(*, finished: bool = True, epochs: int = 3) -> dict[str, bytes]:

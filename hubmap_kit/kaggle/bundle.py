@@ -8,7 +8,6 @@ checks it. The same commit gives the same bytes.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import read_json, write_json
+from ..files import read_json, sha256_of, write_json
 
 MANIFEST = "hubmap-kit.json"
 METADATA = "dataset-metadata.json"
@@ -125,7 +124,7 @@ def build_bundle(source: Path, out: Path, *, cache: Path | None = None, extras: 
         part = Path(folder, "bundle")
         part.mkdir()
         own = _build_wheel(source, part, epoch, cache)
-        entries = [{"file": own.name, "module": "hubmap_kit", "sha256": _sha256(own)}]
+        entries = [{"file": own.name, "module": "hubmap_kit", "sha256": sha256_of(own)}]
         for wheel in WHEELS if extras else ():
             cached = _fetch(wheel, cache)
             shutil.copyfile(cached, part / wheel.file)
@@ -144,11 +143,7 @@ def is_whole(folder: Path) -> bool:
     if not (folder / MANIFEST).is_file():
         return False
     wheels = {folder / wheel["file"]: wheel["sha256"] for wheel in read_json(folder / MANIFEST)["wheels"]}
-    return all(path.is_file() and _sha256(path) == sha256 for path, sha256 in wheels.items())
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in wheels.items())
 
 
 def commit_of(source: Path) -> tuple[str | None, bool, str]:
@@ -196,7 +191,7 @@ def _build_wheel(source: Path, out: Path, epoch: str, cache: Path) -> Path:
 def _fetch(wheel: Wheel, cache: Path) -> Path:
     """The wheel in the cache, downloaded if it is not there; its hash is checked either way."""
     path = cache / wheel.file
-    if path.is_file() and _sha256(path) == wheel.sha256:
+    if path.is_file() and sha256_of(path) == wheel.sha256:
         return path
     path.unlink(missing_ok=True)
     cache.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..checkpoints import FILE as CHECKPOINT
-from ..files import read_json, size_text
+from ..files import read_json, sha256_of, size_text
 from ..run import CONFIG
 from . import bundle, weights
 from .client import Client
@@ -354,13 +354,9 @@ def obstacles(clone: Path) -> tuple[list[str], Path | None]:
     if verdict["dirty"] or verdict["commit"] != commit:
         of = f"commit {verdict['commit']}" + (" with changes" if verdict["dirty"] else "")
         return [*found, f"the rehearsal was of {of}, this is {commit}; run: nox -s rehearse"], None
-    if not bundle.is_whole(kit) or _sha256(kit / bundle.MANIFEST) != verdict["manifest_sha256"]:
+    if not bundle.is_whole(kit) or sha256_of(kit / bundle.MANIFEST) != verdict["manifest_sha256"]:
         found.append(f"{kit} is not the bundle that was rehearsed; run: nox -s rehearse")
     return found, None if found else kit
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _key(text: str, *facts: Any) -> str:

@@ -9,7 +9,6 @@ in `hubmap_kit.kaggle.isolation`, offline, within Kaggle's limits, and see only 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -20,7 +19,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ import pandas as pd
 
 from ..competition import SLUG, read_test, read_train
 from ..demo import write_demo
-from ..files import read_json, size_text, write_json
+from ..files import read_json, sha256_of, size_text, write_json
 from ..metrics import mean_dice, score_text
 from ..overlays import contact_sheet
 from ..report import write_report
@@ -38,6 +36,7 @@ from ..submission import score
 from . import isolation
 from .bundle import CLONE, MANIFEST, WHEELS, build_bundle
 from .hidden import CORRUPT, HIDDEN, HiddenImage, write_hidden
+from .records import now
 from .stage import REMEDIES, Failure, Stage
 from .weights import build_weights, unpack
 
@@ -147,7 +146,7 @@ def rehearse(
                 shutil.move(competition / truth.name, truth)
         with stage.step("bundle"):
             build_bundle(source, kit, extras=extras)
-            manifest, sha256 = read_json(kit / MANIFEST), hashlib.sha256((kit / MANIFEST).read_bytes()).hexdigest()
+            manifest, sha256 = read_json(kit / MANIFEST), sha256_of(kit / MANIFEST)
             verdict |= {"commit": manifest["commit"], "dirty": manifest["dirty"], "manifest_sha256": sha256}
         attached = {SLUG: competition, kit.name: kit, weights.name: weights}
         members = trained = list(runs)
@@ -176,7 +175,7 @@ def rehearse(
             scores.to_csv(out / "scores.csv", index=False)
             write_report(trained, out / "rehearsal.html")
     except Failure as failure:
-        write_json(out / VERDICT, verdict | {"failure": str(failure), "finished_at": _now()})
+        write_json(out / VERDICT, verdict | {"failure": str(failure), "finished_at": now()})
         print(failure)
         return 1
     dice = mean_dice(scores)
@@ -190,7 +189,7 @@ def rehearse(
         print(f"The score is on {where}; the hidden images were drawn.")
     if not passed:
         print(f"The mean Dice {dice:.4f} is below {least_dice}: the network has not learned what it should.")
-    verdict |= {"passed": passed, "mean_dice": None if math.isnan(dice) else dice, "finished_at": _now()}
+    verdict |= {"passed": passed, "mean_dice": None if math.isnan(dice) else dice, "finished_at": now()}
     write_json(out / VERDICT, verdict)
     print(score_text(scores))
     return 0 if passed else 1
@@ -328,10 +327,6 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / _MARKER).write_text("{}\n", encoding="utf-8")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def main() -> int:

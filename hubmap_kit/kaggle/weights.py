@@ -7,7 +7,6 @@ folder of its name, or leaves it as it is; `hubmap_kit.kaggle.paths.find_runs` t
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, write_json
+from ..files import read_json, sha256_of, write_json
 from ..run import CONFIG, WEIGHTS, Run
 from .bundle import METADATA
 
@@ -95,7 +94,7 @@ def check_run(run: Path, dataset: Path) -> None:
         return
     for entry in read_json(dataset / MANIFEST)["runs"]:
         for name, sha256 in entry["files"].items() if entry["name"] == run.name else ():
-            if not (run / name).is_file() or _sha256(run / name) != sha256:
+            if not (run / name).is_file() or sha256_of(run / name) != sha256:
                 raise ValueError(
                     f"{run / name} is missing or is not the file that {MANIFEST} describes; upload the dataset again"
                 )
@@ -117,9 +116,5 @@ def _pack(name: str, run: Run, archive: Path) -> dict[str, Any]:
         "name": name,
         "file": archive.name,
         "validation_dice": validation.get("dice"),
-        "files": {path.name: _sha256(path) for path in files},
+        "files": {path.name: sha256_of(path) for path in files},
     }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
