@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from hubmap_kit import inference
-from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig, organ_values
+from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.files import write_json
 from hubmap_kit.members import Job, Member
 from hubmap_kit.run import CONFIG, FORMAT, WEIGHTS, Run
+from hubmap_kit.settings import organ_values
 from hubmap_kit.stream import predict_masks
 from hubmap_kit.tiles import Predictor
 
@@ -77,7 +78,7 @@ def write_free_run(folder: Path, tile: int) -> None:
     folder.mkdir(parents=True)
     prepare = PrepareConfig(patch_size=tile, input_size=tile)
     about = {"format": FORMAT, "prepare": vars(prepare), "train": vars(TrainConfig(overlap=OVERLAP)), "network": {}}
-    write_json(folder / CONFIG, about | {"thresholds": organ_values(0.5, 0.5)})
+    write_json(folder / CONFIG, about | {"thresholds": organ_values(0.5, 0.5), "min_region_um2": {}, "looks": {}})
     (folder / WEIGHTS).touch()
 
 

@@ -24,7 +24,7 @@ from . import kit
 from .codec import notebook_encode
 from .harness import Case, Row, Setting, peer
 from .inputs import drawn, table_of, write_tiff
-from .pixels import CORES, PATCH, AlbumentationsPatches, one_thread
+from .pixels import AUGMENT, CORES, PATCH, SCALE, AlbumentationsPatches, one_thread
 
 PIXEL_UM = 0.4
 
@@ -49,19 +49,22 @@ def pipeline(setting: Setting) -> Case:
     each core; these are started before anything is timed. In threads, as in the kit's pipeline, it is slower.
     """
     from hubmap_kit.dataset import PatchSampler
+    from hubmap_kit.devices import open_devices
 
     store = make_store(setting, PATCH)
-    config = TrainConfig(encoder_weights="none", steps_per_epoch=2 if setting.quick else 25)
+    steps = 2 if setting.quick else 25
+    config = TrainConfig(encoder_weights="none", augment=AUGMENT, scale_range=SCALE, steps_per_epoch=steps)
     ids = store.ids("train")
     sampler = PatchSampler(store, ids, config)
     count = sampler.steps * sampler.batch_size
     files = {i: store.folder / "images" / f"{i}.npy" for i in ids}
 
     def drain(batches: Iterable) -> None:
-        seen = sum(len(images) for images, _ in batches)
+        seen = sum(len(images) for images, *_ in batches)
         assert seen == count, (seen, count)
 
-    calls: dict[str, Callable[[], None]] = {"kit": lambda: drain(sampler.batches(0))}
+    one = open_devices("one")
+    calls: dict[str, Callable[[], None]] = {"kit": lambda: drain(sampler.batches(0, one))}
     work = f"input pipeline, {PATCH}², default augmentation"
     rows = [Row(work, "kit", "", "rate", 400, "patches/s")]
     loaders = peer("torch.utils.data") if peer("albumentations") else None
@@ -87,6 +90,7 @@ def train(setting: Setting) -> Case:
     import tensorflow as tf
 
     from hubmap_kit.dataset import PatchSampler
+    from hubmap_kit.devices import open_devices
     from hubmap_kit.losses import make_loss
     from hubmap_kit.models import build_model
 
@@ -101,14 +105,15 @@ def train(setting: Setting) -> Case:
     @tf.function(jit_compile=False)
     def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            value = loss(tf.cast(masks, tf.float32), model(images, training=True))
+            value = loss(tf.cast(masks, tf.float32) / 255, model(images, training=True))
         variables = model.trainable_variables
         optimizer.apply(tape.gradient(value, variables), variables)
         return value
 
-    kept = next(iter(sampler.batches(0)))
+    one = open_devices("one")
+    kept = next(iter(sampler.batches(0, one)))[:2]
     calls = {
-        "batches of the pipeline": lambda: [float(step(images, masks)) for images, masks in sampler.batches(0)],
+        "batches of the pipeline": lambda: [float(step(*batch[:2])) for batch in sampler.batches(0, one)],
         "batch in memory": lambda: [float(step(*kept)) for _ in range(steps)],
     }
     row = Row(f"training step, {batch} × {size}²", "batches of the pipeline", "batch in memory", "share", 1.03)
@@ -119,7 +124,7 @@ def describe_network(quick: bool) -> dict[str, Any]:
     """The EfficientNet-B0 U-Net; a small plain U-Net, which is built in a second, where figures mean nothing."""
     from hubmap_kit.models import describe_model
 
-    return describe_model("unet", "", 4) if quick else describe_model("efficientnet-unet", "efficientnetb0", 64)
+    return describe_model(TrainConfig(model="unet", filters=4) if quick else TrainConfig(encoder="efficientnetb0"))
 
 
 @functools.cache

@@ -14,9 +14,9 @@ import threadpoolctl  # scikit-learn brings it
 import tifffile
 
 from hubmap_kit import rle
-from hubmap_kit.augment import COARSE_SHARE, COARSENING, GAMMA, SCALE, STAIN_SHARE
+from hubmap_kit.augment import COARSENING, GAMMA
 from hubmap_kit.augment import augment as augment_patch
-from hubmap_kit.config import PrepareConfig
+from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.demo import write_table
 from hubmap_kit.images import read_image
 from hubmap_kit.patches import prepare as prepare_store
@@ -26,6 +26,9 @@ from .inputs import COMPRESSIONS, drawn, table_of, write_tiff
 
 CORES = os.cpu_count() or 1
 PATCH = 256
+# What `albumentations_list` comes nearest to.
+AUGMENT = "flip,turn,scale,stain=0.75,coarse=0.25"
+SHARES, SCALE = TrainConfig(augment=AUGMENT).augment_shares(), 1.33
 DISTINCT = 10  # files to prepare; the others are links to them
 
 
@@ -111,24 +114,28 @@ def albumentations_list(stain: str) -> Callable[[np.ndarray, np.ndarray], tuple[
     if not library:
         return None
     steps = {
-        "HEStain": lambda: library.HEStain("random_preset", intensity_scale_range=(0.6, 1.6), p=STAIN_SHARE),
-        "ColorJitter": lambda: library.ColorJitter((0.6, 1.6), (0.6, 1.6), (0.6, 1.6), (-0.1, 0.1), p=STAIN_SHARE),
+        "HEStain": lambda: library.HEStain("random_preset", intensity_scale_range=(0.6, 1.6), p=SHARES["stain"]),
+        "ColorJitter": lambda: library.ColorJitter((0.6, 1.6), (0.6, 1.6), (0.6, 1.6), (-0.1, 0.1), p=SHARES["stain"]),
     }
     gamma = tuple(round(100 * g) for g in GAMMA)
     compose = library.Compose(
         [
             library.Affine(
-                scale=SCALE, rotate=(0, 360), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT, p=1
+                scale=(1 / SCALE, SCALE),
+                rotate=(0, 360),
+                interpolation=cv2.INTER_LINEAR,
+                border_mode=cv2.BORDER_REFLECT,
+                p=1,
             ),
             library.HorizontalFlip(p=0.5),
             steps[stain](),
-            library.ChannelShuffle(p=0.3 * STAIN_SHARE),
-            library.ToGray(p=0.15 * STAIN_SHARE),
-            library.RandomGamma(gamma, p=0.5 * STAIN_SHARE),
+            library.ChannelShuffle(p=0.3 * SHARES["stain"]),
+            library.ToGray(p=0.15 * SHARES["stain"]),
+            library.RandomGamma(gamma, p=0.5 * SHARES["stain"]),
             library.Downscale(
                 (1 / COARSENING[1], 1 / COARSENING[0]),
                 interpolation_pair={"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR},
-                p=COARSE_SHARE,
+                p=SHARES["coarse"],
             ),
         ]
     )
@@ -145,7 +152,7 @@ class AlbumentationsPatches:
 
     Args:
         files: ``(h, w, 4)`` uint8 arrays, RGB and mask, by image id.
-        chosen: ``(n, 3)`` int64, ``id, y, x`` of each patch.
+        chosen: ``(n, 4)`` int64, ``0, id, y, x`` of each patch.
         stain: See `albumentations_list`.
     """
 
@@ -160,7 +167,7 @@ class AlbumentationsPatches:
         if self.apply is None:
             self.apply = albumentations_list(self.stain)
             self.pixels = {i: np.load(path) for i, path in self.files.items()}
-        image_id, y, x = self.chosen[index]
+        _, image_id, y, x = self.chosen[index]
         patch = self.pixels[int(image_id)][y : y + PATCH, x : x + PATCH]
         return self.apply(np.ascontiguousarray(patch[..., :3]), np.ascontiguousarray(patch[..., 3]))
 
@@ -181,7 +188,7 @@ def augment(setting: Setting) -> Case:
 
     def ours() -> None:
         for i, (y, x) in enumerate(corners):
-            augment_patch(pixels, (float(y), float(x)), PATCH, "stain", np.random.default_rng([0, i]))
+            augment_patch(pixels, (float(y), float(x)), PATCH, SHARES, np.random.default_rng([0, i]), scale_range=SCALE)
 
     def theirs(apply: Callable) -> None:
         for y, x in corners:
@@ -197,7 +204,7 @@ def augment(setting: Setting) -> Case:
         rows.append(Row("augment, one patch after the other", "kit", name))
 
     def check() -> None:
-        made = augment_patch(pixels, (5.0, 7.0), PATCH, "stain", rng)
+        made = augment_patch(pixels, (5.0, 7.0), PATCH, SHARES, rng)[:2]
         assert [(m.shape, m.dtype) for m in made] == [((PATCH, PATCH, 3), np.uint8), ((PATCH, PATCH), np.uint8)]
         if apply := albumentations_list("HEStain"):
             both = apply(image[:PATCH, :PATCH].copy(), mask[:PATCH, :PATCH].copy())

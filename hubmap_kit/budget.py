@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from .images import scaled_shape
-from .members import Job, Member, cost, groups_of
+from .members import Job, Member, cost, groups_of, networks_of
 from .tiles import tile_starts
 
 
 class Budget:
     """A time limit, and what is given up to keep it.
 
-    The steps: no test-time augmentation; no overlap of tiles; one network of the ensemble less, and
-    again, down to one. Whether a step is needed is judged before each image by the pace so far, in
-    pixels that the networks saw per second of the clock, with a tenth to spare.
+    The steps: no test-time augmentation; of each network's scales only the one nearest to its own; no
+    overlap of tiles; one network of the ensemble less, and again, down to one. Whether a step is needed is
+    judged before each image by the pace so far, in pixels that the networks saw per second of the clock,
+    with a tenth to spare.
     """
 
     SPARE = 0.1
@@ -77,14 +79,23 @@ class Budget:
 def _steps(members: Sequence[Member]) -> list[tuple[str, Sequence[Member]]]:
     """What is done, from all that was asked for to the least: a name, and the networks with their settings."""
     steps: list[tuple[str, Sequence[Member]]] = [("all that was asked for", members)]
+    given_up: list[str] = []
+
+    def add(what: str, using: list[Member]) -> None:
+        given_up.append(what)
+        steps.append((", ".join(given_up), using))
+
     if any(member.tta != "none" for member in members):
-        steps.append(("no test-time augmentation", [replace(member, tta="none") for member in members]))
+        add("no test-time augmentation", [replace(member, tta="none") for member in members])
+    networks = networks_of(steps[-1][1])
+    if len(networks) < len(members):
+        nearest = [min(scales, key=lambda member: abs(math.log(member.scale))) for scales in networks.values()]
+        add("one scale", nearest)
     if any(member.overlap for member in members):
-        least = [replace(member, tta="none", overlap=0.0) for member in members]
-        steps.append(("no test-time augmentation and no overlap of tiles", least))
-    for count in range(len(members) - 1, 0, -1):
-        name = f"no test-time augmentation, no overlap of tiles, and {count} of {len(members)} networks"
-        steps.append((name, steps[-1][1][:count]))
+        add("no overlap of tiles", [replace(member, overlap=0.0) for member in steps[-1][1]])
+    cheapest = steps[-1][1]
+    for count in range(len(networks) - 1, 0, -1):
+        steps.append((", ".join((*given_up, f"{count} of {len(networks)} networks")), cheapest[:count]))
     return steps
 
 

@@ -14,9 +14,12 @@ from typing import Any
 
 from . import __version__
 from .competition import DataError, Problem
-from .config import RECIPES, PredictConfig, PrepareConfig, TrainConfig, recipe
+from .config import PredictConfig, PrepareConfig, TrainConfig
+from .recipes import RECIPES, recipe
 
 OK, BAD_INPUT = 0, 1
+# What of a prediction's settings a soft mask depends on.
+PSEUDO_SETTINGS = ("split", "tile_size", "overlap", "tta", "scales", "stain", "batch_size", "precision")
 
 
 class UsageError(Exception):
@@ -77,11 +80,14 @@ def _train(arguments: argparse.Namespace) -> int:
     config = _configure(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
     if arguments.time_limit is not None and not arguments.time_limit > 0:
         raise UsageError(f"--time-limit is {arguments.time_limit}; it must be above 0, in minutes")
+    if arguments.all_folds and config.fold is not None:
+        raise UsageError("--all-folds trains every fold; leave out --fold")
     _quiet_tensorflow()
+    from .folds import train_folds
     from .training import train
 
     minutes = arguments.time_limit
-    train(
+    (train_folds if arguments.all_folds else train)(
         arguments.patches,
         arguments.run,
         config,
@@ -92,14 +98,45 @@ def _train(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _ablation(arguments: argparse.Namespace) -> int:
+    geometry = _configure(PrepareConfig, arguments)
+    config = _configure(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
+    if arguments.seeds < 1:
+        raise UsageError(f"--seeds is {arguments.seeds}; it must be at least 1")
+    _quiet_tensorflow()
+    from .ablation import ablation
+
+    rows = arguments.rows.split(",") if arguments.rows else None
+    ablation(arguments.data, arguments.out, geometry, config, rows=rows, seeds=arguments.seeds)
+    print((arguments.out / "ablation.md").read_text(encoding="utf-8"))
+    return OK
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     config = _configure(PredictConfig, arguments)
     _quiet_tensorflow()
-    from .inference import predict
+    from .inference import Adapt, predict
+
+    adapt: Adapt | None = None
+    if config.adapt != "none":
+        from .adaptation import adapted
+
+        adapt = adapted
 
     return _report_problems(
-        predict(arguments.data, arguments.runs, arguments.out, config, scheduler=arguments.scheduler)
+        predict(arguments.data, arguments.runs, arguments.out, config, scheduler=arguments.scheduler, adapt=adapt)
     )
+
+
+def _pseudo(arguments: argparse.Namespace) -> int:
+    config = _configure(PredictConfig, arguments)
+    _quiet_tensorflow()
+    from .patches import summary
+    from .pseudo import pseudo_label
+
+    store, problems = pseudo_label(arguments.data, arguments.patches, arguments.store, arguments.runs, config)
+    print(summary(store))
+    return _report_problems(problems)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
@@ -128,8 +165,9 @@ def _score(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from .report import write_report
+    from .run import expand
 
-    write_report(arguments.runs, arguments.out)
+    write_report(expand(arguments.runs), arguments.out)
     print(arguments.out)
     return OK
 
@@ -182,6 +220,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
     sub.add_argument(
+        "--all-folds",
+        action="store_true",
+        help="train every fold, to RUN/fold0, RUN/fold1, ..., and choose thresholds on all of them",
+    )
+    sub.add_argument(
         "--time-limit",
         metavar="MINUTES",
         type=float,
@@ -191,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("predict", "predict images with a run, or an ensemble of several", _predict)
     sub.add_argument("data", metavar="DATA", type=Path, help="competition folder")
-    sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
+    sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders, or folders of folds")
     sub.add_argument("--out", metavar="CSV", type=Path, required=True, help="submission to write")
     sub.add_argument(
         "--scheduler",
@@ -199,6 +242,25 @@ def _parser() -> argparse.ArgumentParser:
         help="Dask cluster to do the images, such as tcp://10.0.0.1:8786; DATA and RUN on its shared file system",
     )
     _add_settings(sub, PredictConfig)
+
+    sub = add("pseudo", "predict images into a store of soft masks to train on; see train --pseudo", _pseudo)
+    sub.add_argument("data", metavar="DATA", type=Path, help="competition folder")
+    sub.add_argument("patches", metavar="PATCHES", type=Path, help="patch store to train on with it, of whose geometry")
+    sub.add_argument("store", metavar="STORE", type=Path, help="folder of the store to write")
+    sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders, or folders of folds")
+    _add_settings(sub, PredictConfig, only=PSEUDO_SETTINGS)
+
+    sub = add("ablation", "measure what each part of a recipe brings, on a validation fold", _ablation)
+    sub.add_argument("data", metavar="DATA", type=Path, help="competition folder; its test images are not used")
+    sub.add_argument("out", metavar="OUT", type=Path, help="folder to write; what is done there is not done again")
+    sub.add_argument(
+        "--recipe", choices=tuple(RECIPES), default="cpu", help="settings of the base (default: %(default)s)"
+    )
+    sub.add_argument("--rows", metavar="NAMES", help="rows of the table, comma-separated (default: all)")
+    sub.add_argument("--seeds", metavar="N", type=int, default=2, help="trainings a row (default: %(default)s)")
+    for config in (PrepareConfig, TrainConfig):  # each row is trained with several seeds
+        names = [field.name for field in dataclasses.fields(config) if field.name != "seed"]
+        _add_settings(sub, config, defaults=config is PrepareConfig, only=names)
 
     sub = add("validate", "check a submission", _validate)
     sub.add_argument("submission", metavar="SUBMISSION", type=Path, help="submission.csv")
@@ -212,15 +274,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--per-image", metavar="CSV", type=Path, help="also write id,organ,dice")
 
     sub = add("report", "write a page about runs", _report)
-    sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
+    sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders, or folders of folds")
     sub.add_argument("--out", metavar="HTML", type=Path, required=True, help="page to write")
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser, config: type, *, defaults: bool = True) -> None:
-    """A flag for each field of a settings dataclass; only flags that are given reach `_configure`."""
+def _add_settings(
+    parser: argparse.ArgumentParser, config: type, *, defaults: bool = True, only: Sequence[str] | None = None
+) -> None:
+    """A flag for each field of a settings dataclass, or some; only flags that are given reach `_configure`."""
     hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
+    for field in (field for field in dataclasses.fields(config) if only is None or field.name in only):
         kind = hints[field.name]
         if isinstance(kind, types.UnionType):
             kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)

@@ -23,7 +23,8 @@ SOURCES = ("HPA", "Hubmap")
 class Organ:
     """What is known of one organ.
 
-    Pixel sizes and section thicknesses are those of the competition's data page, by data source.
+    Pixel sizes and section thicknesses are those of the competition's data page, by data source; they
+    count where an image's own row of the table says nothing.
     """
 
     ftu: str
@@ -71,12 +72,17 @@ class DataError(ValueError):
         self.problems = problems
 
 
-_TEST_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness")
+_TEST_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width")
 _TRAIN_COLUMNS = (*_TEST_COLUMNS, "rle")
+# Columns in um, and where `Organ` has what an empty cell, or a column that is not there, stands for.
+_KNOWN_UM = {"pixel_size": "pixel_size_um", "tissue_thickness": "thickness_um"}
 
 
 def read_train(folder: Path) -> pd.DataFrame:
     """Read and check ``train.csv`` and that its images exist.
+
+    An image's own ``pixel_size`` and ``tissue_thickness`` count; where the cell is empty, or the
+    column missing, they are those of its organ and source in `ORGANS`.
 
     Returns:
         One row an image, indexed by ``id`` (int64): ``organ``, ``data_source`` (str),
@@ -235,11 +241,12 @@ def _check_images_table(
         name, cells["data_source"], cells["data_source"].isin(SOURCES), f"one of {', '.join(SOURCES)}"
     )
     problems += check_sizes(name, cells)
-    for column in ("pixel_size", "tissue_thickness"):
+    for column in _KNOWN_UM:
+        if column not in cells:
+            cells[column] = ""
         number = pd.to_numeric(cells[column], errors="coerce")
-        problems += _check_column(
-            name, cells[column], (number > 0) & (number < float("inf")), "a number above 0, in um"
-        )
+        right = (cells[column] == "") | ((number > 0) & (number < float("inf")))
+        problems += _check_column(name, cells[column], right, "a number above 0, in um, or empty")
     bad = {problem.row for problem in problems}
     good = cells[~cells.index.isin(list(bad))]
     for row, image_id in good["id"].items():
@@ -257,14 +264,14 @@ def _check_images_table(
         problems.append(Problem("error", name, None, "has no rows", "it needs one row an image"))
     problems.sort(key=lambda problem: problem.row or 0)
     bad = {problem.row for problem in problems}
-    types = {
-        "id": "int64",
-        "img_height": "int64",
-        "img_width": "int64",
-        "pixel_size": "float64",
-        "tissue_thickness": "float64",
-    }
-    return cells[~cells.index.isin(list(bad))].astype(types).set_index("id"), problems, rows
+    table = cells[~cells.index.isin(list(bad))].copy()
+    for column, known in _KNOWN_UM.items():
+        table[column] = [
+            float(cell or getattr(ORGANS[organ], known)[source])
+            for cell, organ, source in zip(table[column], table["organ"], table["data_source"], strict=True)
+        ]
+    types = {"id": "int64", "img_height": "int64", "img_width": "int64", **dict.fromkeys(_KNOWN_UM, "float64")}
+    return table.astype(types).set_index("id"), problems, rows
 
 
 def _check_column(file: str, column: pd.Series, right: pd.Series, rule: str) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass a stage, and the named training recipes.
+"""Settings: one frozen dataclass a stage.
 
 The command line is generated from these fields (their ``help`` and ``choices``), the kernels
 pass them by name, and a run folder's ``config.json`` holds them beside the weights.
@@ -6,73 +6,23 @@ pass them by name, and a run folder's ``config.json`` holds them beside the weig
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-from .competition import ORGANS
+from .settings import LOSSES, check_bounds, loss_terms, named_numbers, organ_values, scale_factors, setting
 
 STRIDE = 32  # the networks': the sides of what they see are multiples of it
-ENCODERS = tuple(f"efficientnetb{i}" for i in range(8)) + tuple(f"efficientnetv2b{i}" for i in range(4))
-
-
-def setting(default: Any, help: str, **more: Any) -> Any:
-    """A dataclass field with the text, and optionally the choices and bounds, of its flag."""
-    return field(default=default, metadata={"help": help, **more})
-
-
-def organ_values(value: float | str | Mapping[str, float], fallback: float) -> dict[str, float]:
-    """One number for each organ.
-
-    Args:
-        value: A number for all organs; a mapping from organ to number; or text such as
-            ``"0.4"``, ``"prostate=1.6"`` or ``"0.4,prostate=1.6"`` (a number on its own is for
-            all organs not named).
-        fallback: For organs that `value` does not name.
-
-    Returns:
-        Organ to positive number, all five organs.
-
-    Raises:
-        ValueError: An unknown organ, or a number that is not positive.
-    """
-    if isinstance(value, (int, float)):
-        value = {organ: float(value) for organ in ORGANS}
-    elif isinstance(value, str):
-        named = {}
-        for part in value.split(","):
-            organ, sep, number = part.rpartition("=")
-            try:
-                named[organ.strip()] = float(number)
-            except ValueError:
-                raise ValueError(f"{part!r} is not a number or organ=number; write for example prostate=1.6") from None
-            if sep and not organ.strip():
-                raise ValueError(f"{part!r} names no organ; write for example prostate=1.6")
-        fallback = named.pop("", fallback)
-        value = named
-    unknown = sorted(set(value) - set(ORGANS))
-    if unknown:
-        raise ValueError(f"unknown organ {', '.join(unknown)}; the organs are {', '.join(ORGANS)}")
-    result = {organ: float(value.get(organ, fallback)) for organ in ORGANS}
-    wrong = {organ: v for organ, v in result.items() if not (math.isfinite(v) and v > 0)}
-    if wrong:
-        raise ValueError(f"{wrong}: the number of each organ must be above 0")
-    return result
-
-
-def _check_bounds(config: Any) -> None:
-    """Check each field against its ``choices``, ``least`` and ``below``; ValueError names the first that fails."""
-    for f in fields(config):
-        value, meta = getattr(config, f.name), f.metadata
-        if value is None:
-            continue
-        if "choices" in meta and value not in meta["choices"]:
-            raise ValueError(f"{f.name} is {value!r}; choose one of {', '.join(map(str, meta['choices']))}")
-        if "least" in meta and not value >= meta["least"]:
-            raise ValueError(f"{f.name} is {value!r}; it must be at least {meta['least']}")
-        if "below" in meta and not value < meta["below"]:
-            raise ValueError(f"{f.name} is {value!r}; it must be below {meta['below']}")
+ENCODERS = (
+    *(f"efficientnetb{i}" for i in range(8)),
+    *(f"efficientnetv2{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")),
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *("mobilenet", "mobilenetv2"),
+    *(f"convnext{size}" for size in ("tiny", "small", "base", "large")),
+)
+# What `TrainConfig.augment` may list, in the order in which it is done; see `hubmap_kit.augment`.
+GEOMETRY_STEPS = ("flip", "quarter", "turn", "scale", "elastic")
+COLOUR_STEPS = ("reinhard", "macenko", "stain", "hed", "colour", "brightness")
+OPTICS_STEPS = ("coarse", "blur", "noise", "jpeg", "cutout")
+AUGMENT_STEPS = GEOMETRY_STEPS + COLOUR_STEPS + OPTICS_STEPS
 
 
 @dataclass(frozen=True)
@@ -89,6 +39,15 @@ class PrepareConfig:
     pixel_size_um: str = setting(
         "0.4", "working pixel size in um: a number, or organ=number, comma-separated", flag="--pixel-size"
     )
+    context_um: str | None = setting(
+        None,
+        "side of what the network sees at once, in um: a number, or organ=number, comma-separated "
+        "(default: patch size times working pixel size)",
+        flag="--context",
+    )
+    whole: bool = setting(
+        False, "take each image whole as one patch: the largest one's side at the working pixel size is the patch size"
+    )
     min_mask_share: float = setting(
         0.05, "share of mask a patch must hold to count as foreground", least=0.0, below=1.0
     )
@@ -100,8 +59,12 @@ class PrepareConfig:
     jobs: int | None = setting(None, "images at once on this computer (default: one a core)", least=1)
 
     def __post_init__(self) -> None:
-        _check_bounds(self)
+        check_bounds(self)
         organ_values(self.pixel_size_um, 0.4)
+        if self.context_um is not None:
+            if self.whole:
+                raise ValueError("context_um and whole both set what the network sees at once; give one of them")
+            organ_values(self.context_um, 1.0)
         if self.input_size % STRIDE:
             raise ValueError(
                 f"input_size is {self.input_size}; it must be a multiple of {STRIDE}, the networks' stride"
@@ -109,26 +72,44 @@ class PrepareConfig:
         if self.folds == 1:
             raise ValueError("folds is 1; use 0 for none or at least 2")
 
+    def contexts(self) -> dict[str, float]:
+        """Organ to the side in um of what the network sees of it at once."""
+        working = organ_values(self.pixel_size_um, 0.4)
+        default = {organ: um * self.patch_size for organ, um in working.items()}
+        return default if self.context_um is None else organ_values(self.context_um, default)
+
     def network_um(self) -> dict[str, float]:
         """Organ to the pixel size in um at which the network sees it."""
-        working = organ_values(self.pixel_size_um, 0.4)
-        return {organ: um * self.patch_size / self.input_size for organ, um in working.items()}
+        return {organ: um / self.input_size for organ, um in self.contexts().items()}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training. The defaults are the recipe ``default``'s; see `RECIPES`."""
+    """One training. The defaults are the recipe ``default``'s; see `hubmap_kit.recipes`."""
 
-    model: str = setting("efficientnet-unet", "network", choices=("efficientnet-unet", "unet"))
+    model: str = setting(
+        "efficientnet-unet",
+        "U-Net with a pretrainable encoder, or the plain one",
+        choices=("efficientnet-unet", "unet"),
+    )
     encoder: str = setting("efficientnetb0", "encoder of the efficientnet-unet", choices=ENCODERS)
     encoder_weights: str = setting("imagenet", "imagenet (a download), none, or the path of a weights file")
+    decoder_filters: int = setting(
+        256,
+        "filters of the efficientnet-unet's first decoder stage; each of 5 stages halves them, down to 16",
+        least=16,
+    )
     filters: int = setting(64, "filters of the plain U-Net's first stage; each of 4 stages doubles them", least=1)
-    loss: str = setting("bce+dice", "loss", choices=("bce", "dice", "bce+dice"))
-    batch_size: int = setting(16, "patches a step", least=1)
+    auxiliary: float = setting(
+        0.0, "weight of the losses of two heads that tell organ and pixel size, 0 for none", least=0.0
+    )
+    loss: str = setting("bce+dice", f"loss: a weighted sum of {', '.join(LOSSES)}, such as bce+0.5*lovasz")
+    batch_size: int = setting(16, "patches a step, over all devices", least=1)
     epochs: int = setting(60, "most epochs", least=1)
     steps_per_epoch: int | None = setting(None, "steps an epoch (default: one pass over the patches)", least=1)
     learning_rate: float = setting(1e-3, "Adam's rate while the encoder is frozen, or throughout", least=0.0)
     schedule: str = setting("cosine", "learning rate over the steps", choices=("constant", "cosine"))
+    warmup_steps: int = setting(0, "steps over which the learning rate rises from 0, 0 for none", least=0)
     freeze_epochs: int = setting(
         10, "epochs a pretrained encoder stays frozen, 0 for none; random encoders never are", least=0
     )
@@ -136,6 +117,19 @@ class TrainConfig:
         True, "whether the frozen encoder's BatchNormalization is frozen with it (statistics and scale)"
     )
     finetune_learning_rate: float = setting(5e-4, "Adam's rate once the encoder is unfrozen", least=0.0)
+    clip_norm: float = setting(0.0, "norm of all gradients above which they are scaled down, 0 for never", least=0.0)
+    ema: float = setting(
+        0.0, "momentum of a moving average of the weights, which is what is kept; 0 for none", least=0.0, below=1.0
+    )
+    precision: str = setting(
+        "auto", "float32; mixed with float16; or mixed on a GPU alone", choices=("auto", "float32", "mixed")
+    )
+    devices: str = setting(
+        "auto",
+        "one; mirrored (all GPUs of this computer); tpu; workers (computers named in TF_CONFIG); or what is there",
+        choices=("auto", "one", "mirrored", "tpu", "workers"),
+    )
+    deterministic: bool = setting(False, "whether a GPU repeats a training to the bit too, more slowly")
     patience: int = setting(12, "epochs without a better validation Dice before stopping, 0 for never", least=0)
     validate_every: int = setting(1, "epochs between validations at full resolution", least=1)
     crops: str = setting(
@@ -143,74 +137,38 @@ class TrainConfig:
         "training patches: the prepared grid, or random squares balanced over organs",
         choices=("grid", "random"),
     )
-    foreground_share: float = setting(0.7, "share of random squares laid over a foreground patch", least=0.0)
+    foreground_share: float = setting(0.7, "share of random squares laid over a foreground patch", least=0.0, most=1.0)
     augment: str = setting(
-        "stain",
-        "none; rotations and flips; or these with scale, stain and resolution",
-        choices=("none", "geometry", "stain"),
+        "flip,turn,scale,stain=0.75,coarse=0.25",
+        f"what is done to patches, and to which share of them (default 1): {', '.join(AUGMENT_STEPS)}",
     )
+    scale_range: float = setting(1.33, "most factor by which the augmentation scale enlarges or shrinks", least=1.0)
+    looks: str | None = setting(
+        None,
+        "competition folder whose test images the augmentations reinhard and macenko imitate "
+        "(default: training images of the same organ)",
+    )
+    cutmix: float = setting(
+        0.0, "share of patches with a rectangle of another one of the same organ pasted in", least=0.0, most=1.0
+    )
+    pseudo: str | None = setting(None, "store of soft masks to train on too; see hubmap-kit pseudo")
+    pseudo_share: float = setting(0.25, "share of patches that are of that store", least=0.0, most=1.0)
     threshold: float = setting(0.5, "probability from which a pixel is foreground", least=0.0, below=1.0)
+    tune: bool = setting(
+        True, "whether thresholds and least region sizes of each organ are chosen on validation when the training ends"
+    )
     overlap: float = setting(0.25, "overlap of neighbouring tiles, a fraction", least=0.0, below=0.95)
     fold: int | None = setting(None, "validate on this fold and train on the others", least=0)
     seed: int = setting(0, "seed of weights, sampling and augmentation", least=0)
 
     def __post_init__(self) -> None:
-        _check_bounds(self)
+        check_bounds(self)
+        loss_terms(self.loss)
+        self.augment_shares()
 
-
-# Filled below, each recipe under what it costs and what score to expect.
-RECIPES: dict[str, TrainConfig] = {}
-
-
-def recipe(name: str, **changes: Any) -> TrainConfig:
-    """The recipe of that name, with some of its settings changed.
-
-    Raises:
-        ValueError: There is no such recipe, or a setting is out of bounds.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
-    return replace(RECIPES[name], **changes)
-
-
-# For a GPU: 60 epochs of one pass over the competition's 1989 training patches.
-# Not trained in full yet, so without a score to expect.
-RECIPES["default"] = TrainConfig()
-# The starting design as far as its facts are known: EfficientNet-B3, cross-entropy, the prepared grid's
-# patches with rotation and flip, frozen for 10 epochs at 1e-3, then up to 50 at 5e-4, threshold 0.3.
-# Its published table has no full-resolution Dice, so there is no score to compare with.
-RECIPES["seed"] = TrainConfig(
-    encoder="efficientnetb3",
-    loss="bce",
-    schedule="constant",
-    crops="grid",
-    augment="geometry",
-    threshold=0.3,
-    overlap=0.0,
-)
-# Two cores without a GPU: 15.5 minutes on the README's real-ftu (122 images, a weights file for the encoder);
-# Dice 0.894 on validation, 0.920 on test with four flips.
-RECIPES["cpu"] = TrainConfig(
-    encoder="efficientnetv2b0",
-    batch_size=8,
-    epochs=12,
-    steps_per_epoch=40,
-    freeze_epochs=0,
-    patience=0,
-    validate_every=4,
-)
-# The rehearsal's: on two cores 3.5 minutes for 26 demo images of 1024 px seen at 96 px (prepare
-# --input-size 96); Dice 0.92 on the demo's validation split. At 128 px with 80 steps an epoch, in the same time, 0.90.
-RECIPES["fast"] = TrainConfig(
-    model="unet",
-    filters=16,
-    batch_size=8,
-    epochs=10,
-    steps_per_epoch=120,
-    learning_rate=2e-3,
-    patience=0,
-    validate_every=2,
-)
+    def augment_shares(self) -> dict[str, float]:
+        """Augmentation to the share of patches it is done to, in the order in which it is done."""
+        return named_numbers(self.augment, AUGMENT_STEPS, "augmentation")
 
 
 @dataclass(frozen=True)
@@ -227,7 +185,29 @@ class PredictConfig:
     threshold: float | None = setting(
         None, "probability from which a pixel is foreground (default: the run's)", least=0.0, below=1.0
     )
+    min_region_um2: float | None = setting(
+        None,
+        "area in um2 below which a region of a mask is dropped (default: the run's, by organ)",
+        flag="--min-region",
+        least=0.0,
+    )
     tta: str = setting("none", "test-time augmentation", choices=("none", "flips", "d4"))
+    scales: str = setting("1", "factors of size at which each network sees an image, comma-separated; 1 is its own")
+    stain: str = setting(
+        "none",
+        "bring each image's colours to those the run was trained on, by their statistics",
+        choices=("none", "reinhard", "macenko"),
+    )
+    adapt: str = setting(
+        "none",
+        "adapt the network to the images of each organ and source: statistics of its BatchNormalization, "
+        "or training on its own confident masks",
+        choices=("none", "batchnorm", "self-training"),
+    )
+    adapt_share: float = setting(
+        0.5, "weight of the images' own statistics in adapt batchnorm; the rest is the run's", least=0.0, most=1.0
+    )
+    adapt_steps: int = setting(40, "training steps of adapt self-training", least=1)
     batch_size: int | None = setting(None, "tiles a batch (default: 16 on a GPU, 2 on a CPU)", least=1)
     precision: str = setting(
         "auto", "float32; mixed with float16; or mixed on a GPU alone", choices=("auto", "float32", "mixed")
@@ -235,7 +215,7 @@ class PredictConfig:
     skip_background: bool = setting(False, "take tiles without tissue as background, without a network")
     time_limit: float | None = setting(
         None,
-        "minutes in which to finish, if need be without augmentation, overlap and networks (default: none)",
+        "minutes in which to finish, if need be without augmentation, scales, overlap and networks (default: none)",
         least=0.0,
     )
     on_error: str = setting(
@@ -245,4 +225,5 @@ class PredictConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_bounds(self)
+        check_bounds(self)
+        scale_factors(self.scales)

@@ -1,15 +1,85 @@
-"""Training batches from the patch store."""
+"""Training batches from the patch store, and from one of soft masks beside it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
-from .augment import augment
+from .augment import augment, cutmix
+from .competition import ORGANS, image_path, read_test
 from .config import TrainConfig
+from .devices import Devices
+from .images import load_image
 from .patches import PatchStore
+from .stain import METHODS, Look, average, measure
+
+# Drawn per patch beside the seed, epoch and place: the patch itself, or the one that cutmix pastes into it.
+_OWN, _PASTED = 0, 1
+
+
+class Batch(NamedTuple):
+    """What a device trains on in one step.
+
+    Attributes:
+        images: ``(B, S, S, 3)`` uint8 RGB.
+        masks: ``(B, S, S)`` uint8, 255 times the probability of foreground; 0 or 255 where the masks are true.
+        organs: ``(B,)`` int32, the organ's place in `ORGANS`.
+        log2_um: ``(B,)`` float32, binary logarithm of the pixel size in µm at which the tissue is shown.
+    """
+
+    images: tf.Tensor
+    masks: tf.Tensor
+    organs: tf.Tensor
+    log2_um: tf.Tensor
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A store's images to train on."""
+
+    read: Callable[[int], np.ndarray]
+    soft: bool
+    organs: dict[int, str]
+    network_um: dict[int, float]
+    by_organ: dict[str, np.ndarray]  # ids
+    room: dict[int, tuple[int, int]]  # where a patch's corner may lie, px
+    foreground: pd.DataFrame  # patches of the grid that hold enough mask
+    by_image: dict[int, np.ndarray]  # their corners
+    looks: dict[tuple[str, int], Look]  # by stain method and id
+
+
+def _open_source(store: PatchStore, ids: list[int]) -> tuple[_Source, str]:
+    """Make a store's images ready; also a line that says where they are read from."""
+    size = store.config.input_size
+    patches = store.patches[store.patches["id"].isin(ids)]
+    foreground = patches[patches["mask_share"] >= store.config.min_mask_share]
+    if foreground.empty:
+        raise ValueError(
+            f"none of the {len(patches)} training patches of {store.folder} holds {store.config.min_mask_share:.0%} "
+            "mask; prepare again with a lower --min-mask-share"
+        )
+    read, where = store.reader(ids)
+    rows = store.images.loc[ids]
+    sides = rows[["height", "width"]].clip(lower=size)
+    source = _Source(
+        read,
+        store.soft,
+        rows["organ"].to_dict(),
+        rows["network_um"].astype(float).to_dict(),
+        {str(organ): group.index.to_numpy() for organ, group in rows.groupby("organ")},
+        {i: (height - size, width - size) for i, height, width in sides.itertuples()},
+        foreground,
+        {int(str(i)): group[["y", "x"]].to_numpy() for i, group in foreground.groupby("id")},
+        {(method, i): measure(rgb(read(i)), method) for i in ids for method in METHODS},
+    )
+    return source, where
 
 
 class PatchSampler:
@@ -18,72 +88,165 @@ class PatchSampler:
     Args:
         store: The patch store.
         ids: Training images.
-        config: Settings; `crops`, `foreground_share`, `augment`, `batch_size`, `seed` are used.
+        config: Settings.
+        replicas: Devices that share a batch.
 
     Attributes:
-        batch_size: Patches a batch.
+        batch_size: Patches a batch, over all devices.
         steps: Batches an epoch.
         where: A line for the user: whether the images are in memory or on disk, and why.
+        looks: The look of the training images by stain method and organ, on average.
 
     Raises:
-        ValueError: There is no patch to train on.
+        ValueError: There is no patch to train on, a batch does not divide by the devices, or the store of soft masks
+            has another geometry.
     """
 
-    def __init__(self, store: PatchStore, ids: list[int], config: TrainConfig):
+    def __init__(self, store: PatchStore, ids: list[int], config: TrainConfig, replicas: int = 1):
         self.config = config
         self.size = store.config.input_size
-        patches = store.patches[store.patches["id"].isin(ids)]
-        self.foreground = patches[patches["mask_share"] >= store.config.min_mask_share]
-        if self.foreground.empty:
+        source, self.where = _open_source(store, ids)
+        self._sources = [source]
+        if config.pseudo:
+            self._sources.append(_open_soft(Path(config.pseudo), store))
+        count = len(source.foreground) if config.crops == "grid" else int(store.patches["id"].isin(ids).sum())
+        self.batch_size = min(config.batch_size, count) // replicas * replicas
+        if self.batch_size == 0 or config.batch_size % replicas:
             raise ValueError(
-                f"none of the {len(patches)} training patches holds {store.config.min_mask_share:.0%} mask; "
-                "prepare again with a lower --min-mask-share"
+                f"a batch of {min(config.batch_size, count)} patches cannot be shared by {replicas} devices; "
+                "give --batch-size as a multiple of them, and no more than there are patches"
             )
-        self.read, self.where = store.reader(ids)
-        organs = store.images.loc[ids, "organ"]
-        self.by_organ = [np.array(organs.index[organs == organ]) for organ in sorted(set(organs))]
-        shapes = store.images.loc[ids, ["height", "width"]].clip(lower=self.size)
-        self.room = {i: (height - self.size, width - self.size) for i, height, width in shapes.itertuples()}
-        self.by_image = {i: rows[["y", "x"]].to_numpy() for i, rows in self.foreground.groupby("id")}
-        count = len(self.foreground) if config.crops == "grid" else len(patches)
-        self.batch_size = min(config.batch_size, count)
         self.steps = config.steps_per_epoch or count // self.batch_size
+        self._shares = config.augment_shares()
+        looks = {
+            (method, organ): [source.looks[method, int(i)] for i in at]
+            for method in METHODS
+            for organ, at in source.by_organ.items()
+        }
+        self.looks: dict[str, dict[str, Look]] = {method: {} for method in METHODS}
+        for (method, organ), of_images in looks.items():
+            self.looks[method][organ] = average(of_images)
+        self._donors = _looks_of(Path(config.looks), store) if config.looks else looks
 
     def choose(self, epoch: int) -> np.ndarray:
-        """The patches of an epoch: ``(n, 3)`` int64, ``id, y, x``; n is a multiple of the batch size."""
+        """The patches of an epoch: ``(n, 4)`` int64, ``source, id, y, x``; n is a multiple of the batch size."""
         rng = np.random.default_rng([self.config.seed, epoch])
         wanted = self.steps * self.batch_size
+        chosen = np.zeros((wanted, 4), np.int64)
         if self.config.crops == "grid":
-            rows = self.foreground[["id", "y", "x"]].to_numpy()
+            rows = self._sources[0].foreground[["id", "y", "x"]].to_numpy()
             passes = -(-wanted // len(rows))
-            return np.concatenate([rng.permutation(rows) for _ in range(passes)])[:wanted]
-        chosen = np.empty((wanted, 3), np.int64)
+            chosen[:, 1:] = np.concatenate([rng.permutation(rows) for _ in range(passes)])[:wanted]
         for row in chosen:
-            image_id = int(rng.choice(self.by_organ[rng.integers(len(self.by_organ))]))
-            room = np.array(self.room[image_id])
-            corner = rng.integers(0, room + 1)
-            if image_id in self.by_image and rng.random() < self.config.foreground_share:
-                jitter = rng.integers(-self.size // 4, self.size // 4 + 1, 2)
-                corner = np.clip(rng.choice(self.by_image[image_id]) + jitter, 0, room)
-            row[:] = image_id, *corner
+            number = int(len(self._sources) > 1 and rng.random() < self.config.pseudo_share)
+            if number or self.config.crops == "random":
+                row[:] = number, *self._random_square(self._sources[number], rng)
         return chosen
 
-    def batches(self, epoch: int) -> tf.data.Dataset:
-        """The batches of an epoch: images ``(B, S, S, 3)`` uint8 and masks ``(B, S, S)`` uint8 in {0, 1}."""
-        chosen = self.choose(epoch).reshape(self.steps, self.batch_size, 3)
-        shape = (self.batch_size, self.size, self.size)
+    def _random_square(self, source: _Source, rng: np.random.Generator) -> tuple[int, int, int]:
+        organs = list(source.by_organ.values())
+        image_id = int(rng.choice(organs[rng.integers(len(organs))]))
+        room = np.array(source.room[image_id])
+        corner = rng.integers(0, room + 1)
+        if image_id in source.by_image and rng.random() < self.config.foreground_share:
+            jitter = rng.integers(-self.size // 4, self.size // 4 + 1, 2)
+            corner = np.clip(rng.choice(source.by_image[image_id]) + jitter, 0, room)
+        return image_id, int(corner[0]), int(corner[1])
 
-        def make(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            images, masks = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
-            for slot, (image_id, y, x) in enumerate(chosen[step].tolist()):
-                rng = np.random.default_rng([self.config.seed, epoch, int(step) * self.batch_size + slot])
-                images[slot], masks[slot] = augment(self.read(image_id), (y, x), self.size, self.config.augment, rng)
-            return images, masks
+    def _patch(self, row: np.ndarray, seed: list[int]) -> tuple[np.ndarray, np.ndarray, float]:
+        """Cut and augment a chosen patch: image, mask in 0 to 255, and the pixel size in µm at which it is shown."""
+        number, image_id, y, x = row.tolist()
+        source = self._sources[number]
+        organ = source.organs[image_id]
+        rng = np.random.default_rng(seed)
 
-        def shaped(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            images, masks = tf.numpy_function(make, [step], (tf.uint8, tf.uint8))
-            return tf.ensure_shape(images, (*shape, 3)), tf.ensure_shape(masks, shape)
+        def donor(method: str, rng: np.random.Generator) -> Look:
+            looks = self._donors[method, organ]
+            return looks[rng.integers(len(looks))]
+
+        image, mask, scale = augment(
+            source.read(image_id),
+            (y, x),
+            self.size,
+            self._shares,
+            rng,
+            scale_range=self.config.scale_range,
+            look=lambda method: source.looks[method, image_id],
+            donors=donor,
+        )
+        return image, mask if source.soft else mask * np.uint8(255), source.network_um[image_id] / scale
+
+    def _make(self, chosen: np.ndarray, epoch: int, places: range) -> tuple[np.ndarray, ...]:
+        """The patches at some places of an epoch, as the fields of a `Batch`."""
+        images = np.empty((len(places), self.size, self.size, 3), np.uint8)
+        masks = np.empty(images.shape[:3], np.uint8)
+        organs, um = np.empty(len(places), np.int32), np.empty(len(places), np.float32)
+        names = list(ORGANS)
+        of_organ = np.array([names.index(self._sources[number].organs[i]) for number, i in chosen[:, :2].tolist()])
+        for slot, place in enumerate(places):
+            seed = [self.config.seed, epoch, place]
+            image, mask, um[slot] = self._patch(chosen[place], [*seed, _OWN])
+            rng = np.random.default_rng([*seed, _PASTED])
+            if self.config.cutmix and rng.random() < self.config.cutmix:
+                other = rng.choice(np.flatnonzero(of_organ == of_organ[place]))
+                pasted, pasted_mask, _ = self._patch(chosen[other], [*seed, _PASTED])
+                image, mask = cutmix((image, mask), (pasted, pasted_mask), rng)
+            images[slot], masks[slot], organs[slot] = image, mask, of_organ[place]
+        return images, masks, organs, np.log2(um)
+
+    def batches(self, epoch: int, devices: Devices) -> tf.distribute.DistributedDataset | tf.data.Dataset:
+        """The batches of an epoch, each shared by the devices; a `Batch` for each device and step."""
+        chosen = self.choose(epoch)
+        part = self.batch_size // devices.replicas
+        first = devices.worker * devices.local_replicas
+
+        def make(number: np.ndarray) -> tuple[np.ndarray, ...]:
+            step, local = divmod(int(number), devices.local_replicas)
+            begin = step * self.batch_size + (first + local) * part
+            return self._make(chosen, epoch, range(begin, begin + part))
+
+        def shaped(number: tf.Tensor) -> Batch:
+            made = tf.numpy_function(make, [number], (tf.uint8, tf.uint8, tf.int32, tf.float32))
+            side = (part, self.size, self.size)
+            shapes = ((*side, 3), side, (part,), (part,))
+            return Batch(*(tf.ensure_shape(value, shape) for value, shape in zip(made, shapes, strict=True)))
 
         # Whole batches, because each call of Python from TensorFlow costs as much as a patch does.
-        dataset = tf.data.Dataset.range(self.steps).map(shaped, num_parallel_calls=os.cpu_count(), deterministic=True)
-        return dataset.prefetch(2)
+        def dataset(_: tf.distribute.InputContext) -> tf.data.Dataset:
+            numbers = tf.data.Dataset.range(self.steps * devices.local_replicas)
+            return numbers.map(shaped, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(2)
+
+        return devices.strategy.distribute_datasets_from_function(dataset)
+
+
+def rgb(pixels: np.ndarray) -> np.ndarray:
+    """The image of a stored ``(h, w, 4)`` array: ``(h, w, 3)`` uint8."""
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def _open_soft(folder: Path, store: PatchStore) -> _Source:
+    """The store of soft masks, all its images; it must show them as `store` does."""
+    soft = PatchStore.open(folder)
+    if not soft.soft:
+        raise ValueError(f"{folder} does not hold soft masks; make it with: hubmap-kit pseudo")
+    if soft.config.input_size != store.config.input_size or soft.config.network_um() != store.config.network_um():
+        raise ValueError(
+            f"{folder} was made for another geometry than {store.folder}; make it again with: hubmap-kit pseudo"
+        )
+    return _open_source(soft, [int(i) for i in soft.images.index])[0]
+
+
+def _looks_of(folder: Path, store: PatchStore) -> dict[tuple[str, str], list[Look]]:
+    """Looks of a competition folder's test images by method and organ; of all of them for an organ without."""
+    table = read_test(folder)
+    found: dict[tuple[str, str], list[Look]] = {}
+    for image_id, row in table.iterrows():
+        um = store.config.network_um()[row["organ"]]
+        image, _ = load_image(image_path(folder, "test", int(str(image_id))), float(row["pixel_size"]), um)
+        for method in METHODS:
+            found.setdefault((method, row["organ"]), []).append(measure(image, method))
+    for method in METHODS:
+        everything = [look for (of, _), looks in found.items() if of == method for look in looks]
+        for organ in ORGANS:
+            found.setdefault((method, organ), everything)
+    return found

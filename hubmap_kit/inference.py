@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -20,13 +20,18 @@ from .budget import Budget
 from .competition import Problem, image_path, read_sample_submission, scan_images
 from .config import STRIDE, PredictConfig
 from .files import replacing, sha256_of
-from .members import Job, Member, Result, predict_augmented
+from .members import Job, Member, Result, networks_of, predict_augmented
 from .progress import track
-from .run import Run
+from .run import Run, expand
+from .settings import scale_factors
+from .stain import Look, average
 from .stream import predict_masks
 from .tiles import Predictor, predict_tiled
 
 WRITE_EVERY = 60.0  # s between two versions of the submission while predicting
+
+# Fits the members' networks to the jobs' images for as long as the context lasts; see `hubmap_kit.adaptation`.
+Adapt = Callable[[Sequence[Member], Sequence[Job], PredictConfig], AbstractContextManager[None]]
 
 
 def make_predictor(model: Callable) -> Predictor:
@@ -64,22 +69,44 @@ def load_member(run: Run, config: PredictConfig) -> Member:
     """Load a run's network, with what `config` leaves open taken from the run.
 
     Raises:
-        ValueError: Weights that cannot be loaded.
+        ValueError: Weights that cannot be loaded, or a run without the looks that `config.stain` needs.
     """
     from .models import load_model
 
     prepare = run.prepare
     tile = prepare.input_size * (config.tile_size or prepare.patch_size) / prepare.patch_size
     half = config.precision == "mixed" or (config.precision == "auto" and has_gpu())
+    network = load_model(run.about["network"], run.weights, half=half)
+    area = config.min_region_um2
     return Member(
-        predict=make_predictor(load_model(run.about["network"], run.weights, half=half)),
+        predict=make_predictor(network),
         network_um=prepare.network_um(),
         tile_size=max(1, round(tile / STRIDE)) * STRIDE,
         overlap=run.train.overlap if config.overlap is None else config.overlap,
         batch_size=config.batch_size or default_batch_size(),
         thresholds=run.thresholds if config.threshold is None else dict.fromkeys(run.thresholds, config.threshold),
         tta=config.tta,
+        min_region_um2=run.min_region_um2 if area is None else dict.fromkeys(run.min_region_um2, area),
+        looks={} if config.stain == "none" else _looks(run, config.stain),
+        network=network,
     )
+
+
+def load_members(runs: Sequence[Run], config: PredictConfig) -> list[Member]:
+    """Load runs' networks: a member for each, and for each of ``config.scales``; see `load_member`."""
+    loaded = [load_member(run, config) for run in runs]
+    return [member.at_scale(factor) for member in loaded for factor in scale_factors(config.scales)]
+
+
+def _looks(run: Run, method: str) -> dict[str, Look]:
+    """What the training images of each organ look like; of an organ without any, what all of them look like."""
+    looks = {organ: Look(method, tuple(values)) for organ, values in run.looks.get(method, {}).items() if values}
+    if not looks:
+        raise ValueError(
+            f"{run.folder} does not say what its training images look like by {method}; "
+            "predict with --stain none, or train again"
+        )
+    return dict.fromkeys(run.thresholds, average(list(looks.values()))) | looks
 
 
 def probability_map(image: np.ndarray, member: Member) -> np.ndarray:
@@ -102,7 +129,13 @@ def probability_map(image: np.ndarray, member: Member) -> np.ndarray:
 
 
 def predict(
-    data: Path, runs: list[Path], out: Path, config: PredictConfig, *, scheduler: str | None = None
+    data: Path,
+    runs: list[Path],
+    out: Path,
+    config: PredictConfig,
+    *,
+    scheduler: str | None = None,
+    adapt: Adapt | None = None,
 ) -> list[Problem]:
     """Predict a competition folder's images with one run or an ensemble.
 
@@ -113,7 +146,7 @@ def predict(
 
     Args:
         data: Competition folder.
-        runs: Run folders.
+        runs: Run folders, and folders of folds.
         out: The submission to write. Beside it ``<out>.problems.csv`` lists the problems, if any,
             ``<out>.timings.csv`` what each image took and with which settings (``seconds`` adds up
             the stages of an image, which overlap), and ``<out>.progress.jsonl`` while predicting
@@ -121,14 +154,20 @@ def predict(
         config: Settings.
         scheduler: Address of a Dask cluster that predicts, each image on one of its workers; None
             to predict here.
+        adapt: What ``config.adapt`` asks for: `hubmap_kit.adaptation.adapted`.
 
     Returns:
         Problems; with `config.on_error` ``stop`` they are errors, with ``empty`` warnings.
 
     Raises:
         DataError: A table that as a whole cannot be read.
-        ValueError: A run that cannot be loaded, or a cluster that cannot be reached.
+        ValueError: A run that cannot be loaded, a cluster that cannot be reached, or one that is to adapt networks.
     """
+    if config.adapt != "none" and scheduler:
+        raise ValueError(
+            f"a cluster cannot do adapt {config.adapt}: each of its workers sees single images; "
+            "predict without --scheduler, or with --adapt none"
+        )
     table, problems, rows = scan_images(data, config.split)
     ids = pd.Index(rows, name="id", dtype="int64")
     if config.split == "test":
@@ -145,10 +184,11 @@ def predict(
             row["organ"],
             float(row["pixel_size"]),
             (int(row["img_height"]), int(row["img_width"])),
+            row["data_source"],
         )
         for i, row in table.iterrows()
     }
-    opened = [Run.open(run) for run in runs]
+    opened = [Run.open(run) for run in expand(runs)]
     journal = Journal(out.with_name(out.name + ".progress.jsonl"), _key(opened, config))
     masks = journal.masks(jobs.values())
     if masks:
@@ -156,8 +196,13 @@ def predict(
     submission.write(out, masks, ids)
     written = time.monotonic()
     missing = [job for job in jobs.values() if job.id not in masks]
+    results: Iterator[Result]
+    if scheduler:
+        results = _spread(missing, opened, config, scheduler)
+    else:
+        results = predict_jobs(list(jobs.values()), opened, config, adapt=adapt, done=set(masks))
     timings = []
-    for result in track(_results(missing, opened, config, scheduler), len(missing), "predict"):
+    for result in track(results, len(missing), "predict"):
         if result.rle is None:
             text = str(result.error) or type(result.error).__name__
             rule, remedy = f"id {result.id}: {text}", "its mask is empty"
@@ -171,7 +216,7 @@ def predict(
             written = time.monotonic()
     submission.write(out, masks, ids)
     with replacing(out.with_name(out.name + ".timings.csv")) as part:
-        columns = ["id", "seconds", "networks", "tta", "overlap"]
+        columns = ["id", "seconds", "networks", "scales", "tta", "overlap"]
         pd.DataFrame(timings, columns=columns).to_csv(part, index=False)
     if config.on_error == "empty":
         problems = [Problem("warning", p.file, p.row, p.rule, p.remedy) for p in problems]
@@ -185,24 +230,60 @@ def predict(
     return problems
 
 
-def _results(jobs: list[Job], runs: list[Run], config: PredictConfig, scheduler: str | None) -> Iterator[Result]:
-    """Predict images, here or on a cluster."""
-    begin = time.monotonic()
-    if scheduler:
-        from .cluster import spread
+def _spread(jobs: list[Job], runs: list[Run], config: PredictConfig, scheduler: str) -> Iterator[Result]:
+    """Predict images on a cluster."""
+    from .cluster import spread
 
-        tasks = [(job, tuple(run.folder.resolve() for run in runs), config) for job in jobs]
-        with closing(spread(predict_alone, tasks, scheduler=scheduler)) as done:
-            for task, outcome in done:
-                yield Result(task[0].id, None, outcome, 0.0, ()) if isinstance(outcome, Exception) else outcome
-        return
-    members = [load_member(run, config) for run in runs]
-    for member in members:  # compiled now, so that it counts for no image
+    tasks = [(job, tuple(run.folder.resolve() for run in runs), config) for job in jobs]
+    with closing(spread(predict_alone, tasks, scheduler=scheduler)) as done:
+        for task, outcome in done:
+            yield Result(task[0].id, None, outcome, 0.0, ()) if isinstance(outcome, Exception) else outcome
+
+
+def predict_jobs(
+    jobs: Sequence[Job],
+    runs: Sequence[Run],
+    config: PredictConfig,
+    *,
+    adapt: Adapt | None = None,
+    done: Container[int] = (),
+) -> Iterator[Result]:
+    """Predict images with one run or an ensemble.
+
+    Args:
+        jobs: All images. Networks are adapted to those of an organ and source together.
+        runs: The runs.
+        config: Settings; `split` and `on_error` do not count.
+        adapt: What ``config.adapt`` asks for: `hubmap_kit.adaptation.adapted`.
+        done: Ids of images to which networks are adapted, so that a prediction that goes on gives the same masks,
+            but which are not predicted.
+
+    Yields:
+        One result an image.
+
+    Raises:
+        ValueError: A run that cannot be loaded, or an adaptation without `adapt`.
+    """
+    if config.adapt != "none" and adapt is None:
+        raise ValueError(f"adapt is {config.adapt}; pass adapt=hubmap_kit.adaptation.adapted too")
+    missing = [job for job in jobs if job.id not in done]
+    begin = time.monotonic()
+    members = load_members(runs, config)
+    for member, *_ in networks_of(members).values():  # compiled now, so that it counts for no image
         member.predict(np.zeros((member.batch_size, member.tile_size, member.tile_size, 3), np.uint8))
     budget = None
     if config.time_limit is not None:
-        budget = Budget(60 * config.time_limit - (time.monotonic() - begin), jobs, members)
-    yield from predict_masks(jobs, members, budget=budget, skip_background=config.skip_background)
+        budget = Budget(60 * config.time_limit - (time.monotonic() - begin), missing, members)
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.organ, job.source) if config.adapt != "none" else None, []).append(job)
+    for group in groups.values():
+        todo = [job for job in group if job.id not in done]
+        late = budget is not None and budget.over
+        if not todo:
+            continue
+        with nullcontext() if adapt is None or config.adapt == "none" or late else adapt(members, group, config):
+            yield from predict_masks(todo, members, budget=budget, skip_background=config.skip_background)
 
 
 def predict_alone(task: tuple[Job, tuple[Path, ...], PredictConfig]) -> Result:
@@ -216,12 +297,15 @@ def predict_alone(task: tuple[Job, tuple[Path, ...], PredictConfig]) -> Result:
 
 @lru_cache(maxsize=1)
 def _loaded(runs: tuple[Path, ...], config: PredictConfig) -> list[Member]:
-    return [load_member(Run.open(run), config) for run in runs]
+    return load_members([Run.open(run) for run in runs], config)
 
 
 def _timing(result: Result) -> tuple[Any, ...]:
-    """A row of the timings: id, seconds, how many networks, augmentation, overlap."""
-    settings = (len(result.members), result.members[0].tta, result.members[0].overlap) if result.members else ("",) * 3
+    """A row of the timings: id, seconds, how many networks and scales, augmentation, overlap."""
+    settings: tuple[Any, ...] = ("",) * 4
+    if result.members:
+        networks = len(networks_of(result.members))
+        settings = (networks, len(result.members) // networks, result.members[0].tta, result.members[0].overlap)
     return (result.id, round(result.seconds, 4), *settings)
 
 

@@ -1,25 +1,98 @@
-"""Losses from logits, in float32."""
+"""Losses from logits, in float32, of the global batch: that of all replicas together.
+
+Every sum over the batch goes through `total`, so that each replica holds the value that one process would
+compute from the whole batch. Going back through `total`, the gradients of the replicas' losses add up in
+each replica; divide the loss by the number of replicas, and the gradients summed over them are exactly those
+of one process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import keras
 import tensorflow as tf
 
+from .settings import loss_terms
+
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+# Lin et al. 2017 (arXiv 1708.02002), table 1b: the best pair there.
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2
+# Salehi et al. 2017 (arXiv 1706.05721), table 1: a missed pixel weighs more than a false one.
+TVERSKY_ALPHA, TVERSKY_BETA = 0.3, 0.7
+
+
+def total(*sums: tf.Tensor) -> list[tf.Tensor]:
+    """Add up scalars of every replica, differentiably and in one reduction; one replica's stay as they are."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return list(sums)
+    return tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(sums)))
+
+
+def _mean(values: tf.Tensor) -> tf.Tensor:
+    """Mean of the values of every replica, which need not hold the same number of them."""
+    value, count = total(tf.reduce_sum(values), tf.cast(tf.size(values), tf.float32))
+    return value / count
 
 
 def binary_cross_entropy(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Mean binary cross-entropy of every pixel.
 
     Args:
-        masks: ``(B, H, W)`` float32 in {0, 1}.
+        masks: ``(B, H, W)`` float32 in [0, 1].
         logits: ``(B, H, W)`` float32.
 
     Returns:
         Scalar float32, at least 0.
     """
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(masks, logits))
+    return _mean(tf.nn.sigmoid_cross_entropy_with_logits(masks, logits))
+
+
+def focal_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Mean focal loss of every pixel: cross-entropy that fades where the network is sure already.
+
+    ``alpha (1 - p)^gamma (-log p)`` of foreground and ``(1 - alpha) p^gamma (-log(1 - p))`` of background (Lin et al.
+    2017, arXiv 1708.02002, equation 5), of which a soft mask mixes the two.
+
+    Args:
+        masks: ``(B, H, W)`` float32 in [0, 1].
+        logits: ``(B, H, W)`` float32.
+
+    Returns:
+        Scalar float32, at least 0.
+    """
+    # softplus(-x) is -log p, without a logarithm of 0.
+    foreground = FOCAL_ALPHA * tf.sigmoid(-logits) ** FOCAL_GAMMA * tf.nn.softplus(-logits)
+    background = (1 - FOCAL_ALPHA) * tf.sigmoid(logits) ** FOCAL_GAMMA * tf.nn.softplus(logits)
+    return _mean(masks * foreground + (1 - masks) * background)
+
+
+def tversky_loss(
+    masks: tf.Tensor, logits: tf.Tensor, alpha: float = TVERSKY_ALPHA, beta: float = TVERSKY_BETA
+) -> tf.Tensor:
+    """One minus the soft Tversky index of the whole batch (Salehi et al. 2017, arXiv 1706.05721, equation 3).
+
+    Taken over the batch rather than a patch, so that a patch without mask does not swing it; with one
+    pixel added to both sides of the fraction, so that a batch without mask has an index.
+
+    Args:
+        masks: ``(B, H, W)`` float32 in [0, 1].
+        logits: ``(B, H, W)`` float32.
+        alpha: Weight of false foreground.
+        beta: Weight of missed foreground.
+
+    Returns:
+        Scalar float32 in [0, 1].
+    """
+    probabilities = tf.sigmoid(logits)
+    both, false, missed = total(
+        tf.reduce_sum(masks * probabilities),
+        tf.reduce_sum((1 - masks) * probabilities),
+        tf.reduce_sum(masks * (1 - probabilities)),
+    )
+    return 1 - (both + 1) / (both + alpha * false + beta * missed + 1)
 
 
 def dice_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -28,18 +101,89 @@ def dice_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     Taken over the batch rather than a patch, so that a patch without mask does not swing it.
 
     Args:
-        masks: ``(B, H, W)`` float32 in {0, 1}.
+        masks: ``(B, H, W)`` float32 in [0, 1].
         logits: ``(B, H, W)`` float32.
 
     Returns:
         Scalar float32 in [0, 1].
     """
     probabilities = tf.sigmoid(logits)
-    both = tf.reduce_sum(masks * probabilities)
-    return 1 - (2 * both + 1) / (tf.reduce_sum(masks) + tf.reduce_sum(probabilities) + 1)
+    both, mask, found = total(tf.reduce_sum(masks * probabilities), tf.reduce_sum(masks), tf.reduce_sum(probabilities))
+    return 1 - (2 * both + 1) / (mask + found + 1)
 
 
-def make_loss(name: str) -> Loss:
-    """The loss of a `TrainConfig`: ``bce``, ``dice``, or ``bce+dice``, their sum."""
-    parts = [{"bce": binary_cross_entropy, "dice": dice_loss}[part] for part in name.split("+")]
-    return lambda masks, logits: tf.add_n([part(masks, logits) for part in parts])
+def lovasz_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Mean Lovasz hinge of every image (Berman et al. 2018, arXiv 1705.08790, equation 9 and algorithm 1).
+
+    The convex extension of the Jaccard loss: pixels in order of their hinge error, each weighed by what
+    the Jaccard loss grows with it.
+
+    Args:
+        masks: ``(B, H, W)`` float32 in [0, 1]; foreground from 0.5.
+        logits: ``(B, H, W)`` float32.
+
+    Returns:
+        Scalar float32, at least 0.
+    """
+    pixels = tf.reduce_prod(tf.shape(masks)[1:])
+    truth = tf.cast(tf.reshape(masks, (-1, pixels)) >= 0.5, tf.float32)
+    errors = 1 - tf.reshape(logits, (-1, pixels)) * (2 * truth - 1)
+    errors, order = tf.math.top_k(errors, k=pixels)
+    truth = tf.gather(truth, order, axis=1, batch_dims=1)
+    area = tf.reduce_sum(truth, 1, keepdims=True)
+    # Never 0: the first pixel in order, whatever it is, belongs to the union.
+    union = area + tf.cumsum(1 - truth, 1)
+    jaccard_loss = 1 - (area - tf.cumsum(truth, 1)) / union
+    growth = jaccard_loss - tf.pad(jaccard_loss[:, :-1], ((0, 0), (1, 0)))
+    return _mean(tf.reduce_sum(tf.nn.relu(errors) * growth, 1))
+
+
+BY_NAME: dict[str, Loss] = {
+    "bce": binary_cross_entropy,
+    "dice": dice_loss,
+    "focal": focal_loss,
+    "tversky": tversky_loss,
+    "lovasz": lovasz_loss,
+}
+
+
+def make_loss(text: str) -> Loss:
+    """The loss of a `TrainConfig`: a weighted sum such as ``bce+0.5*lovasz``.
+
+    Args:
+        text: See `hubmap_kit.settings.loss_terms`.
+
+    Returns:
+        Function of masks ``(B, H, W)`` in [0, 1] and logits ``(B, H, W)``, of any type of number, to a
+        scalar float32.
+
+    Raises:
+        ValueError: No sum of losses.
+    """
+    terms = loss_terms(text)
+
+    def loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        masks, logits = tf.cast(masks, tf.float32), tf.cast(logits, tf.float32)
+        return tf.add_n([weight * BY_NAME[name](masks, logits) for name, weight in terms.items()])
+
+    return loss
+
+
+def auxiliary_loss(organs: tf.Tensor, log2_um: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Mean loss of the heads that tell organ and pixel size.
+
+    The cross-entropy of the organ, in nats, plus the Huber loss of the pixel size in octaves: squared up to a factor
+    of 2, and straight beyond, so that an image far off the usual pixel size does not drown the others.
+
+    Args:
+        organs: ``(B,)`` integer, index into `hubmap_kit.competition.ORGANS`.
+        log2_um: ``(B,)`` float, binary logarithm of the pixel size in um at which the network sees the patch.
+        outputs: Of the network: ``organ``, ``(B, 5)`` logits, and ``log2_um``, ``(B,)``.
+
+    Returns:
+        Scalar float32, at least 0.
+    """
+    organ = tf.nn.sparse_softmax_cross_entropy_with_logits(organs, tf.cast(outputs["organ"], tf.float32))
+    true, found = tf.cast(log2_um, tf.float32), tf.cast(outputs["log2_um"], tf.float32)
+    # Keras takes the mean over the last axis.
+    return _mean(organ + keras.losses.huber(true[:, None], found[:, None]))

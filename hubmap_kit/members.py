@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .stain import Look
 from .tiles import Predictor, check_prediction
 
 
@@ -22,6 +23,7 @@ class Job:
         organ: Its organ.
         pixel_size_um: Size of its pixels, in µm.
         shape: Its ``(height, width)`` by the table, in px.
+        source: Who made it, as the table's ``data_source`` says.
     """
 
     id: int
@@ -29,6 +31,7 @@ class Job:
     organ: str
     pixel_size_um: float
     shape: tuple[int, int]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Member:
         batch_size: Tiles a batch.
         thresholds: Probability from which a pixel is foreground, by organ.
         tta: Test-time augmentation, of `AUGMENTATIONS`.
+        min_region_um2: Area in µm² below which a region of the mask is dropped, by organ; 0 where none is given.
+        looks: What its training images of each organ look like, to which an image's colours are brought first;
+            none to take them as they are.
+        scale: How much larger than in training it sees an image; `network_um` is with it.
+        network: The Keras model behind `predict`, if there is one.
     """
 
     predict: Predictor
@@ -52,6 +60,15 @@ class Member:
     batch_size: int
     thresholds: dict[str, float]
     tta: str = "none"
+    min_region_um2: dict[str, float] = field(default_factory=dict)
+    looks: dict[str, Look] = field(default_factory=dict)
+    scale: float = 1.0
+    network: Any = None
+
+    def at_scale(self, factor: float) -> Member:
+        """The same network, with images `factor` times as large."""
+        network_um = {organ: um / factor for organ, um in self.network_um.items()}
+        return replace(self, network_um=network_um, scale=self.scale * factor)
 
 
 @dataclass(frozen=True)
@@ -116,15 +133,25 @@ class Geometry:
     tile_size: int
     overlap: float
     batch_size: int
+    look: Look | None
 
 
 def groups_of(members: Sequence[Member], organ: str) -> dict[Geometry, list[Member]]:
     """The members that share the tiles of an organ's images."""
     groups: dict[Geometry, list[Member]] = {}
     for member in members:
-        geometry = Geometry(member.network_um[organ], member.tile_size, member.overlap, member.batch_size)
+        look = member.looks.get(organ)
+        geometry = Geometry(member.network_um[organ], member.tile_size, member.overlap, member.batch_size, look)
         groups.setdefault(geometry, []).append(member)
     return groups
+
+
+def networks_of(members: Sequence[Member]) -> dict[int, list[Member]]:
+    """The members of each network, which are one for each scale at which it sees an image."""
+    networks: dict[int, list[Member]] = {}
+    for member in members:
+        networks.setdefault(id(member.predict), []).append(member)
+    return networks
 
 
 def cost(members: Sequence[Member], tile: int) -> float:

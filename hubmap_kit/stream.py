@@ -22,7 +22,9 @@ from . import rle
 from .budget import Budget
 from .images import resize, scaled_shape
 from .members import Geometry, Job, Member, Result, cost, groups_of, predict_augmented
+from .regions import area_px, drop_small
 from .rows import MapRows, ScaledRows, open_scaled
+from .stain import Look, measure, transfer
 from .tiles import Stitcher, pad_to_tile, tile_starts
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ T = TypeVar("T")
 AHEAD = 2  # batches that wait between two stages
 # A tile holds no tissue where fewer than this share of its pixels are darker than this in some channel.
 TISSUE_SHARE, TISSUE_BELOW = 1e-3, 205
+LOOK_SIDE = 1024  # px of the longer side, at most, of the copy on which an image's look is measured
 
 
 class _Image:
@@ -44,6 +47,8 @@ class _Image:
         self.told = False  # whether its result went out
         threshold = float(np.mean([member.thresholds[job.organ] for member in members]))
         self._least = threshold * len(members)
+        area = float(np.mean([member.min_region_um2.get(job.organ, 0.0) for member in members]))
+        self._least_px = area_px(area, job.pixel_size_um)
         self._runs = rle.RunBuilder(job.shape)
         self._parts = []
         for geometry, sharing in groups.items():
@@ -84,7 +89,9 @@ class _Image:
 
     def result(self) -> Result:
         begin = time.monotonic()
-        text = None if self.error else rle.encode_runs(self._runs.runs())
+        text = None
+        if not self.error:
+            text = rle.encode_runs(drop_small(self._runs.runs(), self.job.shape, self._least_px))
         self.write_seconds += time.monotonic() - begin
         seconds = self.read_seconds + self.network_seconds + self.write_seconds
         return Result(self.job.id, text, self.error, seconds, self.members)
@@ -111,7 +118,7 @@ def predict_masks(
 ) -> Iterator[Result]:
     """Predict images; each result comes as soon as its image is finished, not always in the order of the jobs.
 
-    An ensemble averages its members' maps at the image's own size, and its thresholds.
+    An ensemble averages its members' maps at the image's own size, its thresholds and its least region sizes.
 
     Args:
         jobs: The images.
@@ -145,7 +152,7 @@ def _cut(
             if budget and budget.over:
                 raise TimeoutError("not predicted, since the time limit is over; its mask is empty")
             parts = list(groups.items())
-            for part, tile in _timed(_tiles(job, [geometry for geometry, _ in parts]), image):
+            for part, tile in _timed(_tiles(job, list(groups), skip_background), image):
                 geometry, sharing = parts[part]
                 size = geometry.tile_size
                 key = (size, geometry.batch_size, *map(id, sharing))
@@ -153,7 +160,7 @@ def _cut(
                     tiles = np.empty((geometry.batch_size, size, size, 3), np.uint8)
                     open_batches[key] = _Batch(tiles, sharing)
                 batch = open_batches[key]
-                if skip_background and _is_background(tile):
+                if tile is None:
                     batch.owners.append((image, part, None))
                     continue
                 batch.tiles[batch.filled] = tile
@@ -174,28 +181,44 @@ def _flush(batches: dict[tuple, _Batch]) -> Iterator[_Batch]:
     batches.clear()
 
 
-def _tiles(job: Job, geometries: list[Geometry]) -> Iterator[tuple[int, np.ndarray]]:
+def _tiles(job: Job, geometries: list[Geometry], skip_background: bool) -> Iterator[tuple[int, np.ndarray | None]]:
     """The tiles of an image, each geometry's in the order in which a `Stitcher` takes them.
 
     The geometries go down the image side by side, so that none has to wait for another's rows.
 
     Yields:
-        Number of the geometry, and ``(tile, tile, 3)`` uint8.
+        Number of the geometry, and ``(tile, tile, 3)`` uint8; None for one without tissue that is to be skipped.
     """
-    scales = {geometry.um for geometry in geometries}
     whole = None
-    if len(scales) > 1:  # the file is decoded once where it can be held
+    # The file is decoded once where it can be held.
+    if len({geometry.um for geometry in geometries}) > 1 or any(geometry.look for geometry in geometries):
         with open_scaled(job.path, job.pixel_size_um, job.pixel_size_um, expect_shape=job.shape) as native:
             whole = None if native.streams else native.read(0, native.shape[0])
+    looks = [_own_look(job, geometry, whole) for geometry in geometries]
     with ExitStack() as stack:
         bands = [
             stack.enter_context(closing(_bands(job, number, geometry, whole)))
             for number, geometry in enumerate(geometries)
         ]
         for _, number, band in heapq.merge(*bands, key=lambda item: item[0]):
-            size, overlap = geometries[number].tile_size, geometries[number].overlap
-            for x in tile_starts(band.shape[1], size, overlap):
-                yield number, band[:, x : x + size]
+            geometry, look = geometries[number], looks[number]
+            for x in tile_starts(band.shape[1], geometry.tile_size, geometry.overlap):
+                tile = band[:, x : x + geometry.tile_size]
+                if skip_background and _is_background(tile):
+                    yield number, None
+                elif look and geometry.look:
+                    yield number, transfer(tile, look, geometry.look)
+                else:
+                    yield number, tile
+
+
+def _own_look(job: Job, geometry: Geometry, whole: np.ndarray | None) -> Look | None:
+    """What the image looks like, at the geometry's scale as in training; None where that is not asked for."""
+    if not geometry.look:
+        return None
+    um = max(geometry.um, job.pixel_size_um * max(job.shape) / LOOK_SIDE)
+    with _open(job, um, whole) as small:
+        return measure(small.read(0, small.shape[0]), geometry.look.method)
 
 
 def _bands(

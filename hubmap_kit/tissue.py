@@ -18,15 +18,13 @@ import numpy as np
 
 from .canvas import Canvas, noise
 from .organs import PAINTERS
+from .stain import DAB, EOSIN, HAEMATOXYLIN
 
 FINEST_UM = 0.6
 LEAST_SHARE = 0.0005  # of an image, covered by units; Kaggle's least is 0.0007
 CORE_RADIUS_UM = 500.0  # the Human Protein Atlas photographs tissue cores of 1 mm
 
-HAEMATOXYLIN = np.array([0.650, 0.704, 0.286], np.float32)
-EOSIN = np.array([0.072, 0.990, 0.105], np.float32)
-DAB = np.array([0.268, 0.570, 0.776], np.float32)
-SCHIFF = np.array([0.175, 0.972, 0.155], np.float32)
+SCHIFF = (0.175, 0.972, 0.155)
 
 # Concentration of (haematoxylin, second dye) in a layer at full density, for a section of 4 µm.
 UPTAKE: dict[str, dict[str, tuple[float, float]]] = {
@@ -46,7 +44,7 @@ UPTAKE: dict[str, dict[str, tuple[float, float]]] = {
         "blood": (0.02, 0.58),
     },
 }
-SECOND_DYE = {"DAB": DAB, "PAS": SCHIFF, "H&E": EOSIN}
+SECOND_DYE = {stain: np.array(dye, np.float32) for stain, dye in {"DAB": DAB, "PAS": SCHIFF, "H&E": EOSIN}.items()}
 
 
 def draw(
@@ -118,7 +116,7 @@ def _stained(c: Canvas, source: str, thickness_um: float) -> np.ndarray:
     blue = cv2.GaussianBlur(first * amount * np.float32(rng.uniform(0.8, 1.25)), (0, 0), sigma)
     other = cv2.GaussianBlur(second * amount * np.float32(rng.uniform(0.8, 1.25)), (0, 0), sigma)
     grey = rng.uniform(0.03, 0.12) if stain == "DAB" else 0.0  # counterstain of the Atlas is paler and greyer
-    dyes = HAEMATOXYLIN + grey * np.array([-0.5, -1.0, 1.0]), SECOND_DYE[stain]
+    dyes = np.array(HAEMATOXYLIN, np.float32) + grey * np.array([-0.5, -1.0, 1.0]), SECOND_DYE[stain]
     vectors = [dye + rng.normal(0, 0.025, 3) for dye in dyes]
     white = rng.uniform(238, 248) + rng.normal(0, 1, 3)
     density = [blue * np.float32(a) + other * np.float32(b) for a, b in zip(*vectors, strict=True)]

@@ -6,11 +6,10 @@ are each a few visible lines, and validation is the competition's own score.
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,62 +19,27 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from . import __version__, checkpoints, rle
-from .config import TrainConfig, organ_values
+from . import __version__, checkpoints
+from .competition import ORGANS
+from .config import TrainConfig
 from .dataset import PatchSampler
+from .devices import Devices, open_devices
+from .evaluation import MAPS, SWEEP, evaluate, results_by_split
 from .files import replacing, write_json, write_text
-from .images import resize
-from .inference import default_batch_size, make_predictor, probability_map
-from .losses import make_loss
+from .inference import default_batch_size, has_gpu, make_predictor
+from .losses import Loss, make_loss
 from .members import Member
 from .metrics import dice_by_organ
 from .models import build_model, describe_model
 from .patches import PatchStore
 from .progress import track
-from .run import CONFIG, FORMAT, WEIGHTS
+from .run import CONFIG, FORMAT, WEIGHTS, is_finished
+from .settings import organ_values
+from .steps import Phase, assign, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
+from .thresholds import choose
 
 SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of epochs with one optimizer.
-
-    Attributes:
-        first: First epoch, counted from 0.
-        stop: The epoch after the last.
-        learning_rate: Adam's rate at its start.
-        frozen: Whether the encoder is frozen.
-    """
-
-    first: int
-    stop: int
-    learning_rate: float
-    frozen: bool
-
-
-def phases(config: TrainConfig, pretrained: bool) -> list[Phase]:
-    """The phases of a training: a pretrained encoder is frozen first, a random one never."""
-    freeze = min(config.freeze_epochs, config.epochs) if pretrained else 0
-    if not freeze:
-        return [Phase(0, config.epochs, config.learning_rate, False)]
-    plan = [Phase(0, freeze, config.learning_rate, True)]
-    if freeze < config.epochs:
-        plan.append(Phase(freeze, config.epochs, config.finetune_learning_rate, False))
-    return plan
-
-
-def freeze_encoder(encoder: list[keras.Layer], frozen: bool, with_batchnorm: bool) -> None:
-    """Freeze or unfreeze an encoder's layers.
-
-    Args:
-        encoder: Its layers.
-        frozen: Whether to freeze.
-        with_batchnorm: Whether BatchNormalization is frozen too: then its scale and offset stay
-            and it normalises with its stored statistics; otherwise it goes on learning both.
-    """
-    for layer in encoder:
-        layer.trainable = not frozen or (not with_batchnorm and isinstance(layer, keras.layers.BatchNormalization))
+RESULTS = "results.txt"
 
 
 def train(
@@ -108,121 +72,103 @@ def train(
             cannot be had.
     """
     begin = time.monotonic()
+    devices = open_devices(config.devices)
     store = PatchStore.open(patches)
     ids = {split: store.ids(split, config.fold) for split in SPLITS}
     if (run / CONFIG).exists() or (run / checkpoints.FILE).exists():
         if not resume:
             raise ValueError(f"{run} holds a training already; go on with --resume, or name another folder")
-        if _finished(run):
-            print(f"{run} is finished already\n{(run / 'results.txt').read_text(encoding='utf-8')}")
+        if is_finished(run):
+            print(f"{run} is finished already\n{(run / RESULTS).read_text(encoding='utf-8')}")
             return True
     keras.utils.set_random_seed(config.seed)
-    sampler = PatchSampler(store, ids["train"], config)
-    about = _describe_run(store, config, recipe, ids)
-    pretrained = config.model != "unet" and config.encoder_weights != "none"
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    sampler = PatchSampler(store, ids["train"], config, devices.replicas)
+    about = _describe_run(store, config, recipe, ids, sampler)
     # Resuming, all weights come from the checkpoint.
     checkpoint = checkpoints.read(run, about) if resume else None
-    weights = config.encoder_weights if pretrained and checkpoint is None else None
-    model, encoder = build_model(about["network"], weights)
-    run.mkdir(parents=True, exist_ok=True)
-    write_json(run / CONFIG, about)
+    weights = config.encoder_weights if pretrained(config) and checkpoint is None else None
+    half = config.precision == "mixed" or (config.precision == "auto" and has_gpu())
+    with devices.strategy.scope():
+        model, encoder = build_model(about["network"], weights, half=half)
+    chief = devices.worker == 0
+    if chief:
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / CONFIG, about)
 
+    loss = make_loss(config.loss)
     member = _evaluation_member(model, store, config)
-    print(sampler.where, flush=True)
     history: list[dict[str, Any]] = checkpoint["history"] if checkpoint else []
     resumed = len(history)
     print(
-        f"{config.model}{' ' + config.encoder if encoder else ''}: {model.count_params():,} parameters; "
+        f"{sampler.where}\n{config.model}{' ' + config.encoder if encoder else ''}: "
+        f"{model.count_params():,} parameters; "
         f"{sampler.steps} steps of {sampler.batch_size} patches an epoch; "
         + ", ".join(f"{len(ids[split])} {split}" for split in SPLITS)
-        + " images",
+        + f" images; {devices.replicas} device{'s' * (devices.replicas > 1)}{', half precision' * half}",
         flush=True,
     )
-    for phase in phases(config, pretrained):
+    for phase in phases(config):
         start = max(phase.first, len(history))
         if start >= phase.stop or _should_stop(history, config):
             continue
         freeze_encoder(encoder, phase.frozen, config.freeze_batchnorm)
-        optimizer = _make_optimizer(phase, config, sampler.steps)
-        optimizer.build(model.trainable_variables)
+        with devices.strategy.scope():
+            optimizer = make_optimizer(phase, config, sampler.steps, half)
+            optimizer.build(model.trainable_variables)
         if checkpoint:
             checkpoints.restore(checkpoint, model, optimizer if start > phase.first else None)
             checkpoint = None
-        step = _make_step(model, optimizer, config)
+        step = make_step(model, optimizer, config, devices, loss)
         for epoch in range(start, phase.stop):
-            row = _train_epoch(epoch, phase, step, sampler)
+            row = _train_epoch(epoch, phase, step, sampler, devices)
             last = epoch + 1 == config.epochs
+            raw = average_weights(model, optimizer) if config.ema else None
             if ids["validation"] and ((epoch + 1) % config.validate_every == 0 or last):
                 scoring = time.monotonic()
-                scores = evaluate(store, ids["validation"], member, config)
+                scores = evaluate(store, ids["validation"], member, loss, devices).scores
                 row |= {"validation_loss": scores["loss"].mean(), "validation_dice": scores["dice"].mean()}
                 row["validation_seconds"] = time.monotonic() - scoring
                 row |= {f"validation_dice_{organ}": value for organ, value in dice_by_organ(scores).items()}
             history.append({key: round(float(value), 6) for key, value in row.items()})
-            if _is_best(history):
+            if chief and _is_best(history):
                 with replacing(run / WEIGHTS) as part:
                     model.save_weights(part)
-            with replacing(run / "history.csv") as part:
-                pd.DataFrame(history).to_csv(part, index=False)
-            checkpoints.write(run, model, optimizer, history, about)
+            if raw is not None:
+                assign(model.trainable_variables, raw)
+            if chief:
+                with replacing(run / "history.csv") as part:
+                    pd.DataFrame(history).to_csv(part, index=False)
+                checkpoints.write(run, model, optimizer, history, about)
             print(_epoch_line(history[-1], config.epochs), flush=True)
             if _should_stop(history, config):
                 print(f"no better validation Dice for {config.patience} epochs: stopping", flush=True)
                 break
             if time_limit is None or last:
                 continue
-            needed = _seconds_needed(history[resumed:], ids, lambda: _score_seconds(store, ids, member, config))
-            if time.monotonic() - begin + needed > time_limit:
+            needed = _seconds_needed(history[resumed:], ids, lambda: _score_seconds(store, ids, member, loss, devices))
+            # The first worker's clock decides for all.
+            if devices.sum(np.array(chief and time.monotonic() - begin + needed > time_limit)):
                 print(
                     f"stopped after epoch {epoch + 1} of {config.epochs}: another one and the final scores, about "
                     f"{needed / 60:.1f} minutes, do not fit the time limit; {run} is kept, go on with --resume",
                     flush=True,
                 )
                 return False
+    devices.sum(np.zeros(1))  # The first worker has written what all now read.
     model.load_weights(run / WEIGHTS)
-    results = _write_results(run, store, ids, member, config)
-    write_json(run / CONFIG, about | {"finished": True, "epochs": len(history), "results": results})
-    (run / checkpoints.FILE).unlink(missing_ok=True)
-    print((run / "results.txt").read_text(encoding="utf-8"))
+    about |= _write_results(run, store, ids, member, loss, config, devices)
+    if chief:
+        write_json(run / CONFIG, about | {"finished": True, "epochs": len(history)})
+        (run / checkpoints.FILE).unlink(missing_ok=True)
+        print((run / RESULTS).read_text(encoding="utf-8"))
     return True
 
 
-def evaluate(store: PatchStore, ids: list[int], member: Member, config: TrainConfig) -> pd.DataFrame:
-    """Score whole images as the competition does: full resolution, thresholded, each on its own.
-
-    Args:
-        store: Patch store; it holds the images and, as RLE, the true masks.
-        ids: Images to score.
-        member: The network.
-        config: Settings; the loss is used.
-
-    Returns:
-        Columns ``id``, ``organ``, ``dice`` in [0, 1] and ``loss``, the training's loss on the
-        image's blended probability map at the network's scale.
-    """
-    loss = make_loss(config.loss)
-    rows = []
-    for image_id in track(ids, len(ids), "score", lines=False):
-        row = store.images.loc[image_id]
-        shape = (int(row["img_height"]), int(row["img_width"]))
-        pixels = np.asarray(store.read(image_id))[: int(row["height"]), : int(row["width"])]
-        image, small_mask = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
-        small = probability_map(image, member)
-        mask = resize(small, shape) >= member.thresholds[row["organ"]]
-        clipped = np.clip(small, 1e-6, 1 - 1e-6)
-        logits = np.log(clipped) - np.log1p(-clipped)
-        rows.append(
-            {
-                "id": image_id,
-                "organ": row["organ"],
-                "dice": rle.dice_of_runs(rle.mask_to_runs(mask), rle.parse(row["rle"], shape)),
-                "loss": float(loss(small_mask[None].astype(np.float32), logits[None])),
-            }
-        )
-    return pd.DataFrame(rows, columns=["id", "organ", "dice", "loss"])
-
-
-def _describe_run(store: PatchStore, config: TrainConfig, recipe: str, ids: dict[str, list[int]]) -> dict[str, Any]:
+def _describe_run(
+    store: PatchStore, config: TrainConfig, recipe: str, ids: dict[str, list[int]], sampler: PatchSampler
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "kit": __version__,
@@ -236,52 +182,37 @@ def _describe_run(store: PatchStore, config: TrainConfig, recipe: str, ids: dict
         "recipe": recipe,
         "prepare": asdict(store.config),
         "train": asdict(config),
-        "network": describe_model(config.model, config.encoder, config.filters),
+        "network": describe_model(config),
+        "context_um": store.config.contexts(),
+        "network_um": store.config.network_um(),
         "thresholds": organ_values(config.threshold, config.threshold),
+        "min_region_um2": dict.fromkeys(ORGANS, 0.0),
+        "looks": {
+            method: {organ: list(look.values) for organ, look in looks.items()}
+            for method, looks in sampler.looks.items()
+        },
         "splits": {split: [int(i) for i in split_ids] for split, split_ids in ids.items()},
         "finished": False,
     }
 
 
 def _evaluation_member(model: keras.Model, store: PatchStore, config: TrainConfig) -> Member:
+    masks = keras.Model(model.input, model.output["logits"]) if config.auxiliary else model
     return Member(
-        predict=make_predictor(model),
+        predict=make_predictor(masks),
         network_um=store.config.network_um(),
         tile_size=store.config.input_size,
         overlap=config.overlap,
         batch_size=default_batch_size(),
         thresholds=organ_values(config.threshold, config.threshold),
+        min_region_um2=dict.fromkeys(ORGANS, 0.0),
     )
 
 
-def _make_optimizer(phase: Phase, config: TrainConfig, steps: int) -> keras.optimizers.Optimizer:
-    rate: Any = phase.learning_rate
-    if config.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(
-            phase.learning_rate, (phase.stop - phase.first) * steps, alpha=0.01
-        )
-    return keras.optimizers.Adam(rate)
-
-
-def _make_step(model: keras.Model, optimizer: keras.optimizers.Optimizer, config: TrainConfig) -> Callable:
-    """A compiled training step: images and masks of a batch to its loss."""
-    loss = make_loss(config.loss)
-    variables = model.trainable_variables
-
-    @tf.function(jit_compile=False)
-    def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            value = loss(tf.cast(masks, tf.float32), model(images, training=True))
-        optimizer.apply(tape.gradient(value, variables), variables)
-        return value
-
-    return step
-
-
-def _train_epoch(epoch: int, phase: Phase, step: Callable, sampler: PatchSampler) -> dict[str, Any]:
+def _train_epoch(epoch: int, phase: Phase, step: Callable, sampler: PatchSampler, devices: Devices) -> dict[str, Any]:
     begin = time.monotonic()
-    batches = track(sampler.batches(epoch), sampler.steps, f"epoch {epoch + 1}", unit="step", lines=False)
-    losses = [float(step(images, masks)) for images, masks in batches]
+    batches = track(sampler.batches(epoch, devices), sampler.steps, f"epoch {epoch + 1}", unit="step", lines=False)
+    losses = [float(step(*batch)) for batch in batches]
     loss = float(np.mean(losses))
     if not np.isfinite(loss):
         raise ValueError(f"the loss of epoch {epoch + 1} is {loss}; lower --learning-rate")
@@ -302,11 +233,11 @@ def _seconds_needed(rows: list[dict[str, Any]], ids: dict[str, list[int]], score
     return max(row["seconds"] for row in rows) + image * images
 
 
-def _score_seconds(store: PatchStore, ids: dict[str, list[int]], member: Member, config: TrainConfig) -> float:
+def _score_seconds(store: PatchStore, ids: dict[str, list[int]], member: Member, loss: Loss, devices: Devices) -> float:
     """Seconds to score one image, once the network is compiled for it."""
-    evaluate(store, ids["train"][:1], member, config)
+    evaluate(store, ids["train"][:1], member, loss, devices)
     begin = time.monotonic()
-    evaluate(store, ids["train"][:1], member, config)
+    evaluate(store, ids["train"][:1], member, loss, devices)
     return time.monotonic() - begin
 
 
@@ -332,29 +263,48 @@ def _epoch_line(row: dict[str, Any], epochs: int) -> str:
 
 
 def _write_results(
-    run: Path, store: PatchStore, ids: dict[str, list[int]], member: Member, config: TrainConfig
+    run: Path,
+    store: PatchStore,
+    ids: dict[str, list[int]],
+    member: Member,
+    loss: Loss,
+    config: TrainConfig,
+    devices: Devices,
 ) -> dict[str, Any]:
-    """Score every split with the best weights; write the tables and return them as JSON values."""
-    scores = []
+    """Choose thresholds and least region sizes on validation, and score every split with them.
+
+    Returns:
+        What of ``config.json`` is known now: ``thresholds``, ``min_region_um2`` and ``results``.
+    """
+    scores = {}
+    if ids["validation"]:
+        validation = evaluate(store, ids["validation"], member, loss, devices, maps=run / MAPS)
+        scores["validation"] = validation.scores
+        if config.tune:
+            chosen = choose(validation.sweep, member.thresholds, member.min_region_um2)
+            member = replace(member, **asdict(chosen))
+            scores["validation"] = validation.scores.assign(dice=chosen.dice(validation.sweep))
+        if devices.worker == 0:
+            with replacing(run / SWEEP) as part:
+                validation.sweep.to_csv(part, index=False, float_format="%.6f")
     for split in SPLITS:
-        if ids[split]:
-            scores.append(evaluate(store, ids[split], member, config).assign(split=split))
-    table = pd.concat(scores, ignore_index=True)
-    with replacing(run / "scores.csv") as part:
-        table[["split", "id", "organ", "dice", "loss"]].to_csv(part, index=False, float_format="%.6f")
-    rows = []
-    for split, part_of in table.groupby("split", sort=False):
-        row = {"split": split, "images": len(part_of), "loss": part_of["loss"].mean(), "dice": part_of["dice"].mean()}
-        rows.append(row | dice_by_organ(part_of))
-    results = pd.DataFrame(rows)
-    with replacing(run / "results.csv") as part:
-        results.to_csv(part, index=False, float_format="%.6f")
-    write_text(run / "results.txt", results.to_string(index=False, float_format="%.4f", na_rep="-") + "\n")
-    return {str(row["split"]): {key: round(value, 6) for key, value in row.items() if key != "split"} for row in rows}
-
-
-def _finished(run: Path) -> bool:
-    try:
-        return bool(json.loads((run / CONFIG).read_text(encoding="utf-8")).get("finished"))
-    except (OSError, ValueError):
-        return False
+        if ids[split] and split not in scores:
+            scores[split] = evaluate(store, ids[split], member, loss, devices).scores
+    parts = [scores[split].assign(split=split) for split in SPLITS if split in scores]
+    table = pd.concat(parts, ignore_index=True)
+    results = results_by_split(table)
+    if devices.worker == 0:
+        with replacing(run / "scores.csv") as part:
+            table[["split", "id", "organ", "dice", "loss"]].to_csv(part, index=False, float_format="%.6f")
+        with replacing(run / "results.csv") as part:
+            results.to_csv(part, index=False, float_format="%.6f")
+        write_text(run / RESULTS, results.to_string(index=False, float_format="%.4f", na_rep="-") + "\n")
+    rows = results.to_dict("records")
+    return {
+        "thresholds": member.thresholds,
+        "min_region_um2": member.min_region_um2,
+        "results": {
+            str(row.pop("split")): {str(key): round(value, 6) for key, value in row.items() if pd.notna(value)}
+            for row in rows
+        },
+    }

@@ -5,10 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from hubmap_kit.competition import DataError, read_sample_submission, read_test, read_train, scan_images
+from hubmap_kit.competition import (
+    ORGANS,
+    SOURCES,
+    DataError,
+    read_sample_submission,
+    read_test,
+    read_train,
+    scan_images,
+)
 
 HEADER = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
 GOOD = "7,kidney,HPA,10,12,0.4,4"
@@ -48,7 +57,11 @@ def test_demo_tables_are_read_with_their_types(demo):
         ("8,kidney,HPA,10,12,0,4", "pixel_size is '0'"),
         ("8,kidney,HPA,10,12,inf,4", "pixel_size is 'inf'"),
         ("8,kidney,HPA,10,12,nan,4", "pixel_size is 'nan'"),
-        ("8,kidney,HPA,10,12,,4", "pixel_size is ''"),
+        ("8,kidney,HPA,10,12,x,4", "pixel_size is 'x'"),
+        ("8,kidney,HPA,10,12,-0.4,4", "pixel_size is '-0.4'"),
+        ("8,kidney,HPA,10,12,0.4,x", "tissue_thickness is 'x'"),
+        ("8,liver,HPA,10,12,,", "organ is 'liver'"),
+        ("8,kidney,Mars,10,12,,", "data_source is 'Mars'"),
         ("8,kidney,HPA,10,12,0.4,-4", "tissue_thickness is '-4'"),
         ("7,kidney,HPA,10,12,0.4,4", "id 7 is already in row 2"),
         ("5,kidney,HPA,10,12,0.4,4", "5.tiff does not exist"),
@@ -66,12 +79,46 @@ def test_each_bad_cell_is_named_with_its_row(tmp_path, row, rule):
     assert problem.remedy
 
 
+def test_an_empty_cell_is_of_the_organ_and_source(tmp_path):
+    """An empty pixel size or thickness is the one known of the organ and source; a cell that is filled counts."""
+    kinds = [(organ, source) for organ in ORGANS for source in SOURCES]
+    empty = [f"{i},{organ},{source},10,12,," for i, (organ, source) in enumerate(kinds, start=1)]
+    own = ["21,prostate,Hubmap,10,12,0.3,", "22,prostate,Hubmap,10,12,,7"]
+    table = read_test(folder_with(tmp_path, *empty, *own, images=(*range(1, 11), 21, 22)))
+    for image_id, (organ, source) in enumerate(kinds, start=1):
+        assert table.loc[image_id, "pixel_size"] == ORGANS[organ].pixel_size_um[source]
+        assert table.loc[image_id, "tissue_thickness"] == ORGANS[organ].thickness_um[source]
+    assert table.loc[[21, 22], ["pixel_size", "tissue_thickness"]].to_numpy().tolist() == [[0.3, 5], [6.263, 7]]
+    assert set(table[["pixel_size", "tissue_thickness"]].dtypes) == {np.dtype("float64")}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_tables_without_pixel_size(demo, tmp_path, split):
+    """A table without the columns of pixel size and thickness is read with what is known of organ and source."""
+    shutil.copytree(demo, tmp_path / "copy")
+    path = tmp_path / "copy" / f"{split}.csv"
+    table = pd.read_csv(path, dtype=str)
+    table.drop(columns=["pixel_size", "tissue_thickness"]).to_csv(path, index=False)
+    found = (read_train if split == "train" else read_test)(tmp_path / "copy")
+    assert len(found) == len(table)
+    for row in found.itertuples():
+        assert row.pixel_size == ORGANS[row.organ].pixel_size_um[row.data_source]
+        assert row.tissue_thickness == ORGANS[row.organ].thickness_um[row.data_source]
+
+
 def test_all_problems_come_together(tmp_path):
     """Several bad rows are reported at once, in the order of the file."""
     folder = folder_with(tmp_path, "7,liver,Mars,10,12,0.4,4", GOOD, "8,kidney,HPA,x,12,0.4,4", images=(7,))
     with pytest.raises(DataError) as caught:
         read_test(folder)
     assert [problem.row for problem in caught.value.problems] == [2, 2, 3, 4]
+
+
+def test_blank_lines_count_as_rows(tmp_path):
+    """Rows are counted as an editor counts lines, blank ones too."""
+    _, problems, rows = scan_images(folder_with(tmp_path, "", GOOD, "", "8,liver,HPA,10,12,0.4,4"), "test")
+    assert rows == {7: 3, 8: 5}
+    assert [problem.row for problem in problems] == [5]
 
 
 def test_good_rows_can_be_had_without_the_bad(tmp_path):

@@ -14,12 +14,13 @@ import pytest
 from hubmap_kit import checkpoints, training
 from hubmap_kit.cli import main
 from hubmap_kit.competition import SLUG
-from hubmap_kit.config import PrepareConfig, recipe
+from hubmap_kit.config import PrepareConfig
 from hubmap_kit.kaggle import isolation
 from hubmap_kit.kaggle.bundle import build_bundle
 from hubmap_kit.kaggle.paths import find_unfinished
 from hubmap_kit.models import build_model
 from hubmap_kit.patches import prepare
+from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run
 
 CLONE = Path(__file__).resolve().parents[1]
@@ -28,6 +29,7 @@ FLAGS = "--recipe fast --filters 2 --batch-size 4 --epochs 3 --steps-per-epoch 2
 SETTINGS = {"RECIPE": "fast", "ENCODER_WEIGHTS": "none", "EPOCHS": 2, "STEPS_PER_EPOCH": 1, "INPUT_SIZE": 64}
 UNFINISHED = {"config.json", "model.weights.h5", "history.csv", "checkpoint.npz"}
 FINISHED = {"config.json", "model.weights.h5", "history.csv", "scores.csv", "results.csv", "results.txt"}
+FINISHED |= {"sweep.csv", "validation"}
 
 
 def names(folder: Path) -> set[str]:

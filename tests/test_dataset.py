@@ -1,14 +1,44 @@
-"""Tests of the input pipeline."""
+"""Tests of sampling and of the input pipeline."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from hubmap_kit.augment import augment
-from hubmap_kit.config import recipe
+from hubmap_kit.competition import ORGANS
 from hubmap_kit.dataset import PatchSampler
+from hubmap_kit.devices import Devices
+from hubmap_kit.files import write_json
 from hubmap_kit.patches import PatchStore
+from hubmap_kit.recipes import recipe
+
+ONE = Devices(tf.distribute.get_strategy())
+
+
+def batches(sampler: PatchSampler, epoch: int) -> list[list[np.ndarray]]:
+    return [[np.asarray(value) for value in batch] for batch in sampler.batches(epoch, ONE)]
+
+
+@pytest.mark.parametrize("crops", ["grid", "random"])
+def test_sampler_is_a_function_of_seed_and_epoch(store, crops):
+    """The same seed and epoch give the same batches, another epoch others; shapes and types are fixed."""
+    opened = PatchStore.open(store)
+    config = recipe("fast", crops=crops, batch_size=4, steps_per_epoch=3, cutmix=0.5)
+    sampler = PatchSampler(opened, opened.ids("train"), config)
+    first, again, other = (batches(sampler, epoch) for epoch in (0, 0, 1))
+    assert len(first) == 3
+    for batch, same, different in zip(first, again, other, strict=True):
+        images, masks, organs, log2_um = batch
+        assert (images.shape, images.dtype) == ((4, 64, 64, 3), np.uint8)
+        assert (masks.shape, masks.dtype) == ((4, 64, 64), np.uint8)
+        assert set(np.unique(masks)) <= {0, 255}
+        assert (organs.shape, organs.dtype, log2_um.shape, log2_um.dtype) == ((4,), np.int32, (4,), np.float32)
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(batch, same, strict=True))
+        assert not np.array_equal(images, different[0])
 
 
 @pytest.mark.parametrize("free", [None, 10**12], ids=["disk", "memory"])
@@ -21,17 +51,150 @@ def test_batches_are_the_chosen_patches_in_order(store, monkeypatch, free):
     assert ("in memory" in sampler.where) == (free is not None)
     chosen = sampler.choose(2).tolist()
     number = 0
-    for images, masks in sampler.batches(2).as_numpy_iterator():
-        assert images.shape == (4, 64, 64, 3)
-        assert masks.shape == (4, 64, 64)
-        for image, mask in zip(images, masks, strict=True):
-            image_id, y, x = chosen[number]
-            rng = np.random.default_rng([11, 2, number])
-            expected = augment(opened.read(image_id), (y, x), 64, config.augment, rng)
+    for images, masks, organs, log2_um in batches(sampler, 2):
+        for image, mask, organ, log2 in zip(images, masks, organs, log2_um, strict=True):
+            _, image_id, y, x = chosen[number]
+            rng = np.random.default_rng([11, 2, number, 0])
+            shares = config.augment_shares()
+            expected = augment(opened.read(image_id), (y, x), 64, shares, rng, scale_range=config.scale_range)
             assert np.array_equal(image, expected[0])
-            assert np.array_equal(mask, expected[1])
+            assert np.array_equal(mask, expected[1] * 255)
+            assert list(ORGANS)[organ] == opened.images.loc[image_id, "organ"]
+            assert 2**log2 == pytest.approx(opened.images.loc[image_id, "network_um"] / expected[2], rel=1e-5)
             number += 1
     assert number == len(chosen) == 24
+
+
+def test_devices_share_a_batch(store):
+    """Two devices' parts, put together, are the batch of one device."""
+    opened = PatchStore.open(store)
+    config = recipe("fast", batch_size=4, steps_per_epoch=2, cutmix=0.5)
+    sampler = PatchSampler(opened, opened.ids("train"), config, replicas=2)
+    chosen = sampler.choose(0)
+    whole = sampler._make(chosen, 0, range(8))
+    parts = [sampler._make(chosen, 0, range(begin, begin + 2)) for begin in range(0, 8, 2)]
+    for field, of_parts in zip(whole, zip(*parts, strict=True), strict=True):
+        assert np.array_equal(field, np.concatenate(of_parts))
+
+
+@pytest.mark.parametrize(("batch_size", "replicas"), [(5, 2), (2, 3)])
+def test_a_batch_that_devices_cannot_share(store, batch_size, replicas):
+    """A batch that does not divide by the devices is refused."""
+    opened = PatchStore.open(store)
+    with pytest.raises(ValueError, match=f"shared by {replicas} devices"):
+        PatchSampler(opened, opened.ids("train"), recipe("fast", batch_size=batch_size), replicas)
+
+
+def test_grid_takes_each_foreground_patch_once(store):
+    """One pass over the grid is every patch with enough mask of the training images, once, save a last part batch."""
+    opened = PatchStore.open(store)
+    ids = opened.ids("train")
+    sampler = PatchSampler(opened, ids, recipe("seed", batch_size=2))
+    chosen = [tuple(row) for row in sampler.choose(0)]
+    patches = opened.patches[opened.patches["id"].isin(ids) & (opened.patches["mask_share"] >= 0.01)]
+    assert len(set(chosen)) == len(chosen) == len(patches) // 2 * 2
+    assert set(chosen) <= {(0, *row) for row in patches[["id", "y", "x"]].itertuples(index=False, name=None)}
+
+
+def test_random_squares_are_balanced_over_organs(store):
+    """Random squares come from every organ equally often and lie inside their image."""
+    opened = PatchStore.open(store)
+    ids = opened.ids("train")
+    sampler = PatchSampler(opened, ids, recipe("fast", batch_size=50, steps_per_epoch=10))
+    chosen = sampler.choose(0)
+    share = opened.images.loc[chosen[:, 1], "organ"].value_counts(normalize=True)
+    assert (np.abs(share - 1 / len(share)) < 0.08).all()
+    for _, image_id, y, x in chosen:
+        height, width = opened.read(image_id).shape[:2]
+        assert 0 <= y <= height - 64
+        assert 0 <= x <= width - 64
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_share_of_foreground_patches(store, share):
+    """With a share of 1 all squares lie over a foreground patch, within a quarter of a side; with 0 few need to."""
+    opened = PatchStore.open(store)
+    ids = opened.ids("train")
+    sampler = PatchSampler(opened, ids, recipe("fast", batch_size=50, steps_per_epoch=4, foreground_share=share))
+    corners = {i: rows[["y", "x"]].to_numpy() for i, rows in sampler._sources[0].foreground.groupby("id")}
+    near = [(np.abs(corners[i] - (y, x)).max(axis=1) <= 16).any() for _, i, y, x in sampler.choose(0) if i in corners]
+    assert np.mean(near) == 1 if share else np.mean(near) < 1
+
+
+def test_cutmix_pastes_from_the_same_organ(store, monkeypatch):
+    """With cutmix on every patch, each is mixed with a patch of its own organ, whose mask comes with it."""
+    opened = PatchStore.open(store)
+    config = recipe("fast", batch_size=8, steps_per_epoch=1, cutmix=1.0)
+    plain = PatchSampler(opened, opened.ids("train"), replace(config, cutmix=0.0))
+    sampler = PatchSampler(opened, opened.ids("train"), config)
+    seen = []
+    patch = sampler._patch
+    monkeypatch.setattr(sampler, "_patch", lambda row, seed: seen.append(int(row[1])) or patch(row, seed))
+    chosen = sampler.choose(0)
+    mixed, unmixed = sampler._make(chosen, 0, range(8)), plain._make(chosen, 0, range(8))
+    assert len(seen) == 16
+    organs = opened.images["organ"]
+    assert all(organs[own] == organs[other] for own, other in zip(seen[::2], seen[1::2], strict=True))
+    for image, original in zip(mixed[0], unmixed[0], strict=True):
+        assert 0.05 < (image == original).all(axis=-1).mean() < 0.95
+
+
+@pytest.fixture
+def soft(store, tmp_path):
+    """A store of soft masks: of two images, probability 100 of 255 everywhere."""
+    opened = PatchStore.open(store)
+    ids = opened.ids("train")[:2]
+    (tmp_path / "images").mkdir()
+    for i in ids:
+        pixels = np.array(opened.read(i))
+        pixels[..., 3] = 100
+        np.save(tmp_path / "images" / f"{i}.npy", pixels)
+    opened.images.loc[ids].to_csv(tmp_path / "images.csv")
+    opened.patches[opened.patches["id"].isin(ids)].to_csv(tmp_path / "patches.csv", index=False)
+    about = {"format": 1, "data": str(opened.data), "config": vars(opened.config), "soft": True}
+    write_json(tmp_path / "store.json", about)
+    return tmp_path
+
+
+@pytest.mark.parametrize("crops", ["grid", "random"])
+def test_soft_masks_are_mixed_in(store, soft, crops):
+    """The share of patches of the store of soft masks is as set, and their masks are its probabilities."""
+    opened = PatchStore.open(store)
+    config = recipe("fast", crops=crops, batch_size=50, steps_per_epoch=8, pseudo=str(soft), pseudo_share=0.3)
+    sampler = PatchSampler(opened, opened.ids("train"), config)
+    chosen = sampler.choose(0)
+    assert np.mean(chosen[:, 0]) == pytest.approx(0.3, abs=0.07)
+    places = [int(place) for place in np.flatnonzero(chosen[:, 0])[:3]]
+    for place in places:
+        assert set(np.unique(sampler._make(chosen, 0, range(place, place + 1))[1])) == {100}
+
+
+def test_soft_masks_of_another_geometry(store, soft):
+    """A store of soft masks at another scale, or a store of true masks, is refused with the remedy."""
+    opened = PatchStore.open(store)
+    with pytest.raises(ValueError, match=r"does not hold soft masks.*hubmap-kit pseudo"):
+        PatchSampler(opened, opened.ids("train"), recipe("fast", pseudo=str(store)))
+    other = replace(opened, config=replace(opened.config, pixel_size_um="0.5"))
+    with pytest.raises(ValueError, match=r"another geometry.*hubmap-kit pseudo"):
+        PatchSampler(other, opened.ids("train"), recipe("fast", pseudo=str(soft)))
+
+
+def test_stain_transfer_takes_looks_of_a_folder(store, demo):
+    """Stain transfer imitates training images, or the test images of the folder that is named."""
+    opened = PatchStore.open(store)
+    settings = {"augment": "macenko", "batch_size": 4, "steps_per_epoch": 1}
+    own = PatchSampler(opened, opened.ids("train"), recipe("fast", **settings))
+    theirs = PatchSampler(opened, opened.ids("train"), recipe("fast", **settings, looks=str(demo)))
+    chosen = own.choose(0)
+    assert not np.array_equal(own._make(chosen, 0, range(4))[0], theirs._make(chosen, 0, range(4))[0])
+
+
+def test_nothing_to_train_on(store):
+    """A store whose patches hold too little mask gives an error that names the setting."""
+    opened = PatchStore.open(store)
+    opened.patches["mask_share"] = 0.0
+    with pytest.raises(ValueError, match="--min-mask-share"):
+        PatchSampler(opened, opened.ids("train"), recipe("fast"))
 
 
 def test_room_is_that_of_the_stored_images(store):
@@ -41,4 +204,4 @@ def test_room_is_that_of_the_stored_images(store):
     sampler = PatchSampler(opened, ids, recipe("fast"))
     for image_id in ids:
         height, width = opened.read(image_id).shape[:2]
-        assert sampler.room[image_id] == (height - 64, width - 64)
+        assert sampler._sources[0].room[image_id] == (height - 64, width - 64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -11,20 +13,66 @@ import tifffile
 
 from hubmap_kit import inference, submission
 from hubmap_kit.cli import main
-from hubmap_kit.config import PredictConfig, recipe
+from hubmap_kit.competition import ORGANS
+from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
+from hubmap_kit.files import write_json
 from hubmap_kit.images import read_image
-from hubmap_kit.run import Run
+from hubmap_kit.recipes import recipe
+from hubmap_kit.run import FORMAT, Run, expand
+from hubmap_kit.stain import Look, average
 from hubmap_kit.stream import predict_masks
+
+LOOKS = {
+    "kidney": [0.4, 0.03, 0.02, 0.1, 0.04, 0.05],
+    "lung": [0.2, 0.02, 0.01, 0.06, 0.02, 0.03],
+    "spleen": [],  # too little tissue
+}
+
+
+def write_run(folder, bias: float = 0.0, **about):
+    """A run folder without a training; the weights are a number that is added to the logits of `free_networks`."""
+    folder.mkdir(parents=True)
+    settings = {"prepare": asdict(PrepareConfig(patch_size=128, input_size=64)), "train": asdict(TrainConfig())}
+    settings |= {"format": FORMAT, "network": {}, "finished": True, "looks": {"reinhard": LOOKS}}
+    settings |= {"thresholds": dict.fromkeys(ORGANS, 0.5), "min_region_um2": dict.fromkeys(ORGANS, 0.0)}
+    write_json(folder / "config.json", settings | about)
+    (folder / "model.weights.h5").write_text(str(bias))
+    return folder
+
+
+@pytest.fixture
+def free_networks(monkeypatch):
+    """Networks to which dark is foreground."""
+    import tensorflow as tf
+
+    from hubmap_kit import models
+
+    def load_model(network, weights, *, half):
+        bias = float(weights.read_text())
+        return lambda batch, training: bias + 4 - tf.cast(batch[..., 1], tf.float32) / 32
+
+    monkeypatch.setattr(models, "load_model", load_model)
+
+
+@pytest.fixture
+def run(tmp_path, free_networks):
+    """A run whose network costs nothing."""
+    return write_run(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
-def run(store, tmp_path_factory):
-    """A run that has trained for one step."""
-    from hubmap_kit.training import train
+def real_run(tmp_path_factory):
+    """A run with a real network, which has learned nothing."""
+    from hubmap_kit.models import build_model, describe_model
 
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    train(store, folder, recipe("fast", filters=2, batch_size=4, epochs=1, steps_per_epoch=1))
+    network = describe_model(recipe("fast", filters=2))
+    folder = write_run(tmp_path_factory.mktemp("real") / "run", network=network)
+    build_model(network)[0].save_weights(folder / "model.weights.h5")
     return folder
+
+
+def masks_of(path) -> dict[int, str]:
+    return dict(pd.read_csv(path, keep_default_na=False).itertuples(index=False))
 
 
 @pytest.fixture
@@ -38,12 +86,12 @@ def data(demo, tmp_path):
     return folder
 
 
-def test_predict_command(data, run, tmp_path, capsys):
+def test_predict_command(data, real_run, tmp_path, capsys):
     """The command writes a valid submission in the sample's order from the test part alone."""
     sample = pd.read_csv(data / "sample_submission.csv").iloc[::-1]
     sample.to_csv(data / "sample_submission.csv", index=False)
     out = tmp_path / "submission.csv"
-    assert main(["predict", str(data), str(run), "--out", str(out), "--threshold", "0.01"]) == 0
+    assert main(["predict", str(data), str(real_run), "--out", str(out), "--threshold", "0.01"]) == 0
     assert list(pd.read_csv(out)["id"]) == list(sample["id"])
     assert not [p for p in submission.validate(out, data) if p.severity == "error"]
     assert not (tmp_path / "submission.csv.problems.csv").exists()
@@ -53,12 +101,14 @@ def test_timings(data, run, tmp_path):
     """Beside the submission stands what each image took, and with which settings."""
     ids = pd.read_csv(data / "test.csv")["id"].tolist()
     (data / "test_images" / f"{ids[3]}.tiff").write_bytes(b"II*\0 broken")
-    inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(on_error="empty", tta="flips"))
+    config = PredictConfig(on_error="empty", tta="flips", scales="1,0.8,1.25")
+    inference.predict(data, [run, run], tmp_path / "out.csv", config)
     timings = pd.read_csv(tmp_path / "out.csv.timings.csv").set_index("id")
-    assert list(timings.columns) == ["seconds", "networks", "tta", "overlap"]
+    assert list(timings.columns) == ["seconds", "networks", "scales", "tta", "overlap"]
     assert sorted(timings.index) == sorted(ids)
     assert set(timings["tta"]) == {"flips"}
-    assert set(timings["networks"]) == {1}
+    assert set(timings["networks"]) == {2}
+    assert set(timings["scales"]) == {3}
     assert timings["seconds"].idxmin() == ids[3]
     assert (timings["seconds"].drop(ids[3]) > 0).all()
 
@@ -135,11 +185,11 @@ def test_time_limit(data, run, tmp_path):
     assert not [p for p in submission.validate(tmp_path / "out.csv", data) if p.severity == "error"]
 
 
-def test_half_precision(run):
+def test_half_precision(real_run):
     """Computed in float16 the map is nearly the same, and the next network is float32 again."""
-    member = inference.load_member(Run.open(run), PredictConfig(precision="mixed"))
+    member = inference.load_member(Run.open(real_run), PredictConfig(precision="mixed"))
     batch = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    plain = inference.load_member(Run.open(run), PredictConfig()).predict(batch)
+    plain = inference.load_member(Run.open(real_run), PredictConfig()).predict(batch)
     half = member.predict(batch)
     assert half.dtype == np.float32
     assert 0 < np.abs(half - plain).max() < 0.02
@@ -217,3 +267,176 @@ def test_folders_that_are_no_run(data, tmp_path, capsys):
     assert "has no config.json" in err
     assert "not valid JSON" in err
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_what_a_member_takes_from_its_run(tmp_path, free_networks):
+    """Thresholds and least region sizes are the run's by organ, unless a setting overrides them; so is the model."""
+    thresholds, areas = ({organ: base + i for i, organ in enumerate(ORGANS)} for base in (0.1, 100.0))
+    run = Run.open(write_run(tmp_path / "run", thresholds=thresholds, min_region_um2=areas))
+    own = inference.load_member(run, PredictConfig())
+    assert (own.thresholds, own.min_region_um2, own.looks) == (thresholds, areas, {})
+    assert callable(own.network)
+    other = inference.load_member(run, PredictConfig(threshold=0.25, min_region_um2=7.0))
+    assert other.thresholds == dict.fromkeys(ORGANS, 0.25)
+    assert other.min_region_um2 == dict.fromkeys(ORGANS, 7.0)
+
+
+def test_members_at_several_scales(tmp_path, free_networks):
+    """Each network is loaded once and sees images at each of the scales."""
+    runs = [Run.open(write_run(tmp_path / name)) for name in "ab"]
+    members = inference.load_members(runs, PredictConfig(scales="1,2"))
+    assert [member.scale for member in members] == [1, 2, 1, 2]
+    assert [member.network_um["lung"] for member in members] == [0.8, 0.4, 0.8, 0.4]
+    assert members[0].predict is members[1].predict is not members[2].predict
+
+
+def test_looks_of_a_run(tmp_path, free_networks):
+    """An organ has its training images' look, one that had none the look amid all; without any there is a remedy."""
+    run = Run.open(write_run(tmp_path / "run"))
+    looks = inference.load_member(run, PredictConfig(stain="reinhard")).looks
+    assert set(looks) == set(ORGANS)
+    known = [Look("reinhard", tuple(LOOKS[organ])) for organ in ("kidney", "lung")]
+    assert [looks["kidney"], looks["lung"]] == known
+    assert looks["spleen"] == looks["prostate"] == average(known)
+    with pytest.raises(ValueError, match=r"run does not say .* by macenko; predict with --stain none"):
+        inference.load_member(run, PredictConfig(stain="macenko"))
+
+
+def test_least_regions_and_scales_reach_the_masks(data, tmp_path, free_networks, capsys):
+    """By the command, regions below --min-region are dropped, --scales averaged, and --stain changes what is seen."""
+    run = write_run(tmp_path / "run")
+    flags = {"plain": [], "region": ["--min-region", "1e9"], "scales": ["--scales", "1,0.5"]}
+    flags |= {"stain": ["--stain", "reinhard"]}
+    masks = {}
+    for name, extra in flags.items():
+        assert main(["predict", str(data), str(run), "--out", str(tmp_path / name), *extra]) == 0
+        masks[name] = masks_of(tmp_path / name)
+    assert all(masks["plain"].values())
+    assert not any(masks["region"].values())
+    for name in ("scales", "stain"):
+        assert all(masks[name][i] not in ("", masks["plain"][i]) for i in masks["plain"]), name
+
+
+def test_a_folder_of_folds_is_an_ensemble(data, tmp_path, free_networks, capsys):
+    """A folder of folds stands for its finished folds, by number, and says which it leaves out."""
+    for fold, about in ((0, {}), (2, {}), (10, {}), (3, {"finished": False})):
+        write_run(tmp_path / "cv" / f"fold{fold}", bias=fold / 10, **about)
+    (tmp_path / "cv" / "fold4").mkdir()  # not begun
+    (tmp_path / "cv" / "folds.json").write_text("{}")
+    single = write_run(tmp_path / "single", bias=-1.0)
+    folds = [tmp_path / "cv" / f"fold{fold}" for fold in (0, 2, 10)]
+    assert expand([single, tmp_path / "cv"]) == [single, *folds]
+    assert "without fold3, fold4" in capsys.readouterr().out
+    assert expand([folds[1], tmp_path / "nowhere"]) == [folds[1], tmp_path / "nowhere"]
+    for name, runs in (("together", [single, tmp_path / "cv"]), ("one by one", [single, *folds])):
+        arguments = ["predict", str(data), *map(str, runs), "--out", str(tmp_path / name)]
+        assert main(arguments) == 0
+    assert (tmp_path / "together").read_bytes() == (tmp_path / "one by one").read_bytes()
+
+
+def test_a_folder_of_unfinished_folds(data, tmp_path, capsys):
+    """A folder of folds without a finished one is an error."""
+    write_run(tmp_path / "cv" / "fold0", finished=False)
+    assert main(["predict", str(data), str(tmp_path / "cv"), "--out", str(tmp_path / "out.csv")]) == 1
+    assert "none of the folds in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [({"format": FORMAT - 1}, "another format"), ({"min_region_um2": None}, "lacks min_region_um2")],
+)
+def test_runs_of_an_earlier_version(tmp_path, change, rule):
+    """A run that an earlier version wrote is refused, and is to be trained again."""
+    run = write_run(tmp_path / "run")
+    about = Run.open(run).about | change
+    write_json(run / "config.json", {key: value for key, value in about.items() if value is not None})
+    with pytest.raises(ValueError, match=rf"{rule}.*train again"):
+        Run.open(run)
+
+
+class Adaptation:
+    """Records what networks are adapted to, and which images are predicted meanwhile."""
+
+    def __init__(self, monkeypatch):
+        self.groups: list[dict] = []
+        self.now: dict | None = None
+        monkeypatch.setattr(inference, "predict_masks", self.watch)
+
+    @contextmanager
+    def adapted(self, members, jobs, config):
+        assert self.now is None
+        self.now = {
+            "ids": {job.id for job in jobs},
+            "of": {(job.organ, job.source) for job in jobs},
+            "predicted": set(),
+        }
+        self.groups.append(self.now)
+        yield
+        self.now = None
+
+    def watch(self, *arguments, **options):
+        for result in predict_masks(*arguments, **options):
+            if self.now:
+                self.now["predicted"].add(result.id)
+            yield result
+
+
+@pytest.fixture
+def sources(data):
+    """The images by organ and source, of which there are two each, mixed."""
+    table = pd.read_csv(data / "test.csv", dtype=str)
+    table["organ"], table["data_source"] = ["lung", "kidney"] * 2 + ["lung"], ["HPA"] * 3 + ["Hubmap"] * 2
+    table.to_csv(data / "test.csv", index=False)
+    return {key: set(map(int, part["id"])) for key, part in table.groupby(["organ", "data_source"])}
+
+
+def test_networks_are_adapted_by_organ_and_source(data, sources, tmp_path, free_networks, monkeypatch):
+    """Images of an organ and source are predicted together, while the networks are adapted to just these."""
+    spy, config = Adaptation(monkeypatch), PredictConfig(adapt="batchnorm")
+    runs = [write_run(tmp_path / "run")]
+    inference.predict(data, runs, tmp_path / "out.csv", config, adapt=spy.adapted)
+    assert {next(iter(group["of"])): group["ids"] for group in spy.groups} == sources
+    assert all(group["predicted"] == group["ids"] for group in spy.groups)
+    inference.predict(data, runs, tmp_path / "plain.csv", PredictConfig(), adapt=spy.adapted)
+    assert len(spy.groups) == len(sources)
+    assert masks_of(tmp_path / "out.csv") == masks_of(tmp_path / "plain.csv")
+
+
+def test_a_prediction_that_goes_on_adapts_to_all(data, sources, tmp_path, free_networks, monkeypatch):
+    """Networks are adapted to images that were predicted before too, so that the masks are those of an unbroken one."""
+    spy, runs = Adaptation(monkeypatch), [write_run(tmp_path / "run")]
+    config = PredictConfig(adapt="batchnorm")
+    real, added = inference.Journal.add, []
+
+    def killed(journal, job, mask):
+        real(journal, job, mask)
+        added.append(job.id)
+        if len(added) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference.Journal, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        inference.predict(data, runs, tmp_path / "out.csv", config, adapt=spy.adapted)
+    spy.groups, spy.now = [], None
+    inference.predict(data, runs, tmp_path / "out.csv", config, adapt=spy.adapted)
+    assert [group["ids"] for group in spy.groups if added[0] in group["ids"]] == [sources["lung", "HPA"]]
+    assert set().union(*(group["predicted"] for group in spy.groups)) == set().union(*sources.values()) - {added[0]}
+
+
+def test_no_adaptation_when_the_time_is_over(data, sources, tmp_path, free_networks, monkeypatch):
+    """Once a time limit is over nothing is spent on adapting either."""
+    spy = Adaptation(monkeypatch)
+    config = PredictConfig(adapt="batchnorm", time_limit=0.0, on_error="empty")
+    problems = inference.predict(data, [write_run(tmp_path / "run")], tmp_path / "out.csv", config, adapt=spy.adapted)
+    assert len(problems) == 5
+    assert not spy.groups
+
+
+def test_adaptation_needs_all_images(data, tmp_path, free_networks, capsys):
+    """A cluster, whose workers see single images, cannot adapt; nor can a call without what does it."""
+    run, out = write_run(tmp_path / "run"), tmp_path / "out.csv"
+    flags = ["--adapt", "batchnorm", "--scheduler", "tcp://127.0.0.1:1"]
+    assert main(["predict", str(data), str(run), "--out", str(out), *flags]) == 1
+    assert "predict without --scheduler, or with --adapt none" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="pass adapt="):
+        inference.predict(data, [run], out, PredictConfig(adapt="batchnorm"))

@@ -152,7 +152,7 @@ def test_unknown_setting(tmp_path):
     """A setting that the kernel does not have is an error that lists those it has."""
     status, text = run_kernel(script("infer"), tmp_path / "working", {}, HUBMAP_SETTINGS='{"PATCH": 1}')
     assert status == 1
-    assert "names PATCH; the settings are BATCH_SIZE, ON_ERROR," in text
+    assert "names PATCH; the settings are ADAPT, BATCH_SIZE, MIN_REGION, ON_ERROR," in text
 
 
 def test_damaged_bundle(kit, tmp_path):

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from conftest import corner_mask
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hubmap_kit import rle
-from hubmap_kit.competition import DataError, read_train
-from hubmap_kit.config import PrepareConfig, organ_values
-from hubmap_kit.images import read_image, resize, resize_mask
-from hubmap_kit.patches import PatchStore, _free_memory, prepare, small_mask
+from hubmap_kit.competition import ORGANS, DataError, read_train
+from hubmap_kit.config import PrepareConfig
+from hubmap_kit.images import read_image, resize, resize_mask, scaled_shape
+from hubmap_kit.patches import (
+    PatchStore,
+    _free_memory,
+    begin_store,
+    prepare,
+    small_mask,
+    summary,
+    whole_patch_size,
+    write_image,
+)
+from hubmap_kit.settings import organ_values
+from hubmap_kit.tiles import grid
 
 SMALL = PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2)
 
@@ -55,6 +70,86 @@ def test_default_geometry_is_the_starting_designs():
     config = PrepareConfig()
     assert (config.patch_size, config.input_size) == (1024, 256)
     assert config.network_um() == pytest.approx(dict.fromkeys(config.network_um(), 1.6))
+
+
+def test_the_context_sets_the_scale(demo, tmp_path):
+    """What the network sees at once is the context, by organ; an organ without one keeps its patch size."""
+    config = PrepareConfig(
+        patch_size=128, input_size=64, context_um="kidney=40,lung=100", pixel_size_um="0.4,lung=1", test_size=2
+    )
+    opened = prepare(demo, tmp_path, config)
+    side = opened.images.groupby("organ")["network_um"].first() * 64
+    assert side.to_dict() == pytest.approx(dict.fromkeys(ORGANS, 51.2) | {"kidney": 40, "lung": 100})
+    for image in opened.images.itertuples():
+        assert image.height == round(image.img_height * 0.4 / image.network_um)
+    text = summary(opened).splitlines()[-1]
+    assert "kidney 40 um" in text
+    assert "lung 100 um" in text
+    assert "spleen 51.2 um" in text
+    some = replace(opened, images=opened.images[opened.images["organ"] == "lung"])
+    assert summary(some).splitlines()[-1] == "side of a patch: lung 100 um"
+
+
+SIDES = st.integers(32, 4500)
+UM = st.floats(0.1, 8.0)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(list(ORGANS)), SIDES, SIDES, UM), min_size=1, max_size=6),
+    st.dictionaries(st.sampled_from(list(ORGANS)), UM),
+    st.sampled_from([32, 256, 928]),
+)
+def test_whole_images_fit(images, working, input_size):
+    """With the patch size of whole images no image exceeds the input, and the largest one fills it to rounding."""
+    table = pd.DataFrame(images, columns=["organ", "img_height", "img_width", "pixel_size"])
+    text = ",".join(("0.4", *(f"{organ}={um}" for organ, um in working.items())))
+    config = PrepareConfig(input_size=input_size, pixel_size_um=text, whole=True)
+    side = whole_patch_size(table, config)
+    um = PrepareConfig(patch_size=side, input_size=input_size, pixel_size_um=text).network_um()
+    largest = max(max(scaled_shape((row[1], row[2]), row[3], um[row[0]])) for row in images)
+    assert largest <= input_size
+    assert largest >= input_size * (side - 1) / side - 0.5 or side == 32
+
+
+def test_whole_images_at_the_working_pixel_size():
+    """An image at the working pixel size is a patch of its own longest side, whatever the last digit of a quotient."""
+    for side, um in ((3000, 0.4), (2317, 0.229), (2409, 0.4945)):  # 2317 * 0.229 / 0.229 is above 2317
+        table = pd.DataFrame({"organ": ["lung"], "img_height": side, "img_width": 2308, "pixel_size": um})
+        assert whole_patch_size(table, PrepareConfig(pixel_size_um=str(um), whole=True)) == side
+    small = pd.DataFrame({"organ": ["lung"], "img_height": 13, "img_width": 7, "pixel_size": 0.4})
+    assert whole_patch_size(small, PrepareConfig(whole=True)) == 32
+
+
+@pytest.fixture
+def oblong(demo, tmp_path):
+    """A copy of the demo whose first two training images are not square, and of other pixel sizes."""
+    data = tmp_path / "oblong"
+    shutil.copytree(demo, data)
+    table = pd.read_csv(data / "train.csv", dtype=str)
+    for row, (shape, um) in enumerate([((127, 211), "0.8"), ((241, 97), "0.4")]):
+        path = data / "train_images" / f"{table.loc[row, 'id']}.tiff"
+        tifffile.imwrite(path, read_image(path)[: shape[0], : shape[1]].copy(), photometric="rgb")
+        table.loc[row, ["img_height", "img_width", "pixel_size"]] = [str(shape[0]), str(shape[1]), um]
+        table.loc[row, "rle"] = rle.encode(corner_mask(shape, np.random.default_rng(row)))
+    table.to_csv(data / "train.csv", index=False)
+    return data
+
+
+def test_whole_images_are_one_patch_each(oblong, tmp_path):
+    """Taken whole each image is one patch, and at prediction one tile; the store has the patch size that came of it."""
+    opened = prepare(oblong, tmp_path / "store", PrepareConfig(input_size=96, whole=True, test_size=2))
+    assert opened.config.patch_size == 422  # 211 px of 0.8 um, in pixels of 0.4 um
+    assert opened.config == PatchStore.open(tmp_path / "store").config
+    assert list(opened.patches["id"]) == list(opened.images.index)
+    assert not opened.patches[["y", "x"]].any(axis=None)
+    assert opened.images[["height", "width"]].max().max() == 96
+    for image in opened.images.itertuples():
+        assert opened.read(image.Index).shape == (96, 96, 4)
+        assert (image.height, image.width) == scaled_shape(
+            (image.img_height, image.img_width), image.pixel_size, opened.config.network_um()[image.organ]
+        )
+        assert len(grid((image.height, image.width), 96, 0.25)) == 1
+    assert f"{opened.images.iloc[0]['organ']} 168.8 um" in summary(opened)
 
 
 def test_second_run_redoes_nothing(demo, tmp_path):
@@ -115,6 +210,47 @@ def test_all_unreadable_images_are_named(demo, tmp_path):
     assert [problem.row for problem in caught.value.problems] == [3, 5]
     assert f"{table.loc[1, 'id']}.tiff" in caught.value.problems[0].rule
     assert "256 x 256" in caught.value.problems[1].rule
+
+
+def test_rows_of_unreadable_images_count_blank_lines(demo, tmp_path):
+    """The row named for an image that cannot be read is its line of train.csv, blank lines above it included."""
+    data = tmp_path / "data"
+    shutil.copytree(demo, data)
+    lines = (data / "train.csv").read_text().splitlines()
+    (data / "train.csv").write_text("\n".join([lines[0], "", *lines[1:3], "", *lines[3:]]) + "\n")
+    for row in (1, 3):
+        (data / "train_images" / f"{lines[row].split(',')[0]}.tiff").write_bytes(b"II*\0 broken")
+    with pytest.raises(DataError) as caught:
+        prepare(data, tmp_path / "store", SMALL)
+    assert [problem.row for problem in caught.value.problems] == [3, 6]
+
+
+@pytest.fixture(scope="module")
+def grouped(demo, tmp_path_factory):
+    """Prepares the demo with a group for each image and a seed."""
+    folder = tmp_path_factory.mktemp("grouped")
+    ids = read_train(demo).index
+
+    def prepared(groups, seed):
+        path = folder / "groups.csv"
+        path.write_text("id,group\n" + "".join(f"{i},{group}\n" for i, group in zip(ids, groups, strict=True)))
+        config = PrepareConfig(
+            patch_size=128, input_size=64, test_size=4, val_size=2, folds=2, groups=str(path), seed=seed
+        )
+        return prepare(demo, folder / "store", config)
+
+    return prepared
+
+
+@given(st.permutations([0, 0, 0, 1, 1, 1, 2, 2, 3, 4]), st.integers(0, 1000))
+@settings(max_examples=25)
+def test_groups_are_never_split_between_test_and_folds(grouped, groups, seed):
+    """With groups and folds a group is in one split and one fold, and the test split is in no fold."""
+    opened = grouped(groups, seed)
+    for _, members in opened.images.groupby(groups):
+        assert members["split"].nunique() == 1
+        assert members["fold"].nunique() == 1
+    assert ((opened.images["fold"] == -1) == (opened.images["split"] == "test")).all()
 
 
 def test_folds_and_groups(demo, tmp_path):
@@ -189,9 +325,38 @@ def test_free_memory_knows_the_containers_limit(tmp_path, monkeypatch):
     assert _free_memory() > 3000
 
 
+def test_a_soft_mask_counts_from_one_half(tmp_path, rng):
+    """Of a soft mask the share is that of a probability of at least 0.5, and of the mirrored padding too."""
+    begin_store(tmp_path, soft=True)
+    (tmp_path / "image").touch()
+    values = np.array([[0, 1, 127, 128, 255]] * 3, np.uint8).repeat(7, 0)
+    image = rng.integers(0, 256, (21, 5, 3), np.uint8)
+    job = (5, {"pixel_size": 0.4, "network_um": 0.8})
+    about = write_image(tmp_path, job, tmp_path / "image", 32, {"by": "test"}, lambda: (image, values), soft=True)
+    pixels = np.load(tmp_path / "images" / "5.npy")
+    assert np.array_equal(pixels[:21, :5], np.dstack([image, values]))
+    ((y, x, share),) = about["patches"]
+    assert (y, x, about["shape"]) == (0, 0, [21, 5])
+    assert share == pytest.approx((pixels[..., 3] >= 128).mean(), abs=1e-6)
+
+
+def test_kinds_of_stores_are_kept_apart(demo, store, tmp_path):
+    """A store of true masks is not overwritten by soft ones, and still is a store."""
+    assert not PatchStore.open(store).soft
+    with pytest.raises(ValueError, match="a store of prepared patches, which would be lost"):
+        begin_store(store, soft=True)
+    PatchStore.open(store)
+    begin_store(tmp_path, soft=True)
+    (tmp_path / "store.json").write_text('{"soft": true}')
+    with pytest.raises(ValueError, match="a store of soft masks, which would be lost"):
+        prepare(demo, tmp_path, SMALL)
+
+
 @pytest.mark.parametrize(
     ("setting", "rule"),
     [
+        ({"context_um": "5", "whole": True}, "give one of them"),
+        ({"context_um": "0"}, "above 0"),
         ({"patch_size": 0}, "patch_size is 0"),
         ({"input_size": 100}, "multiple of 32"),
         ({"folds": 1}, "folds is 1"),

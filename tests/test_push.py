@@ -69,7 +69,8 @@ def pretend_rehearsal(clone: Path, **changes: Any) -> None:
 
 def a_run(*, finished: bool = True, epochs: int = 3) -> dict[str, bytes]:
     """Files of a run folder, as far as a push looks at them."""
-    about = {"format": 1, "prepare": {}, "train": {}, "network": {}, "thresholds": {}, "epochs": epochs}
+    about = {"format": 2, "prepare": {}, "train": {}, "network": {}, "thresholds": {}, "min_region_um2": {}}
+    about |= {"epochs": epochs}
     if finished:
         about |= {"finished": True, "results": {"validation": {"dice": 0.8125}}}
     files = {"config.json": json.dumps(about).encode(), "model.weights.h5": b"weights" * 5000}

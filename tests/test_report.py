@@ -18,8 +18,8 @@ def run(tmp_path):
     folder = tmp_path / "a<b>"
     folder.mkdir()
     (folder / "model.weights.h5").touch()
-    about = {"format": 1, "kit": "0.1.0", "created": "2026-01-01", "recipe": "fast", "epochs": 2}
-    about |= {"network": {"model": "unet"}, "thresholds": {"lung": 0.5}}
+    about = {"format": 2, "kit": "0.1.0", "created": "2026-01-01", "recipe": "fast", "epochs": 2}
+    about |= {"network": {"model": "unet"}, "thresholds": {"lung": 0.5}, "min_region_um2": {"lung": 0.0}}
     write_json(folder / "config.json", about | {"prepare": asdict(PrepareConfig()), "train": asdict(TrainConfig())})
     (folder / "history.csv").write_text(
         "epoch,train_loss,validation_loss,validation_dice,validation_dice_lung\n1,1.5,,,\n2,1.0,1.2,0.4,0.4\n"

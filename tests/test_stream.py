@@ -14,13 +14,15 @@ import pytest
 import tifffile
 
 from hubmap_kit import rle
-from hubmap_kit.budget import Budget
+from hubmap_kit.budget import Budget, _steps
 from hubmap_kit.images import read_image, resize, scaled_shape
-from hubmap_kit.members import AUGMENTATIONS, Job, Member, predict_augmented
+from hubmap_kit.members import AUGMENTATIONS, Job, Member, groups_of, predict_augmented
+from hubmap_kit.stain import Look, measure, transfer
 from hubmap_kit.stream import _ahead, predict_masks
 from hubmap_kit.tiles import predict_tiled
 
 ORGANS = ["kidney", "prostate", "largeintestine", "spleen", "lung"]
+PALE = Look("reinhard", (0.3, 0.02, 0.01, 0.05, 0.02, 0.02))
 SHAPES = [(211, 307), (97, 31), (64, 64), (13, 503), (401, 149)]
 
 
@@ -56,6 +58,8 @@ def plain_map(job: Job, network: Member) -> np.ndarray:
     """The probability map at the image's own size, the plain way."""
     image = read_image(job.path)
     small = resize(image, scaled_shape(job.shape, job.pixel_size_um, network.network_um[job.organ]))
+    if look := network.looks.get(job.organ):
+        small = transfer(small, measure(small, look.method), look)
     settings = {"tile_size": network.tile_size, "overlap": network.overlap, "batch_size": network.batch_size}
     return resize(predict_tiled(small, lambda batch: predict_augmented(network, batch), **settings), job.shape)
 
@@ -84,6 +88,69 @@ def test_ensemble_of_scales(jobs):
     results = {result.id: result for result in predict_masks(jobs, networks)}
     for job in jobs:
         assert_mask(results[job.id].rle, job, np.mean([plain_map(job, network) for network in networks], axis=0))
+
+
+def test_a_network_at_several_scales(jobs):
+    """At a scale of 2 a network sees an image twice as large; the maps of all scales are averaged at its own size."""
+    network = member(0.5, predict=lambda batch: smooth(batch))
+    networks = [network.at_scale(factor) for factor in (0.7, 1.0, 2.0)]
+    assert [m.network_um["lung"] for m in networks] == pytest.approx([0.5 / 0.7, 0.5, 0.25])
+    results = {result.id: result for result in predict_masks(jobs, networks)}
+    for job in jobs:
+        assert_mask(results[job.id].rle, job, np.mean([plain_map(job, m) for m in networks], axis=0))
+
+
+@pytest.mark.parametrize("method", ["reinhard", "macenko"])
+def test_images_take_on_the_look_of_the_training(jobs, method, rng):
+    """Each image is given its organ's look by its own, measured on the whole; a network without looks sees it as is."""
+    looks = dict.fromkeys(ORGANS[:2], PALE)
+    if method == "macenko":
+        stained = np.clip(rng.normal((150, 90, 160), (30, 40, 10), (97, 101, 3)), 0, 255).astype(np.uint8)
+        looks = dict.fromkeys(ORGANS[:2], measure(stained, method))
+    given, plain = member(0.5, looks=looks), member(0.31)
+    for using in ([given], [given, plain]):
+        results = {result.id: result for result in predict_masks(jobs, using)}
+        for job in jobs:
+            assert_mask(results[job.id].rle, job, np.mean([plain_map(job, m) for m in using], axis=0))
+    masks, as_they_are = ({r.id: r.rle for r in predict_masks(jobs, [m])} for m in (given, replace(given, looks={})))
+    assert {i for i in masks if masks[i] != as_they_are[i]} == {0, 1}
+
+
+def test_a_look_is_measured_on_a_small_copy(jobs, monkeypatch):
+    """However large an image, its look is measured once, on a copy of limited size; the file is decoded once."""
+    from hubmap_kit import stream
+
+    seen, opened, real = [], [], stream.open_scaled
+    monkeypatch.setattr(stream, "LOOK_SIDE", 150)
+    monkeypatch.setattr(stream, "measure", lambda image, method: seen.append(image.shape) or measure(image, method))
+    monkeypatch.setattr(stream, "open_scaled", lambda *a, **k: opened.append(a) or real(*a, **k))
+    looks = dict.fromkeys(ORGANS, PALE)
+    list(predict_masks(jobs, [member(0.5, looks=looks), member(0.5, predict=pixelwise, looks=looks)]))
+    assert seen == [(103, 150, 3), (97, 31, 3), (64, 64, 3), (4, 150, 3), (150, 56, 3)]
+    assert len(opened) == len(jobs)
+
+
+def test_members_of_different_looks_share_no_tiles():
+    """Tiles are shared where scale, tiles and look are the same; the look counts for its own organ alone."""
+    networks = [member(), member(looks={"lung": PALE}), member(looks={"lung": replace(PALE)}), member(0.4)]
+    assert [len(sharing) for sharing in groups_of(networks, "lung").values()] == [1, 2, 1]
+    assert [len(sharing) for sharing in groups_of(networks, "kidney").values()] == [3, 1]
+
+
+@pytest.mark.parametrize("um", [0.5, 2.0])
+@pytest.mark.parametrize("least", [(60, 38), (98, None), (49, 49)])
+def test_small_regions_are_dropped(tmp_path, um, least):
+    """Regions below the mean of the members' least areas, in um2 of the image's own pixels, are not in the mask."""
+    image = np.zeros((61, 83), np.uint8)
+    for left, side in ((0, 3), (10, 5), (20, 7), (73, 9)):  # 9, 25, 49 and 81 px
+        image[left % 3 : left % 3 + side, left : left + side] = 255
+    path = tmp_path / "a.tiff"
+    tifffile.imwrite(path, np.dstack([image] * 3), photometric="rgb")
+    areas = [{} if px is None else {"lung": px * um**2, "spleen": 1e9} for px in least]
+    networks = [member(um, predict=pixelwise, min_region_um2=area) for area in areas]
+    (result,) = predict_masks([Job(1, path, "lung", um, image.shape)], networks)
+    image[:, :20] = 0
+    assert result.rle == rle.encode(image)
 
 
 def test_an_ensemble_averages_maps_and_thresholds(jobs):
@@ -164,6 +231,17 @@ def test_tiles_without_tissue(tmp_path, rng):
     assert some.rle == every.rle != ""
 
 
+def test_tissue_is_looked_for_in_the_image_itself(tmp_path, monkeypatch):
+    """Bare glass is bare glass whatever look the image is given."""
+    from hubmap_kit import stream
+
+    monkeypatch.setattr(stream, "transfer", lambda tile, *_: tile // 2)
+    tifffile.imwrite(tmp_path / "a.tiff", np.full((97, 131, 3), 240, np.uint8), photometric="rgb")
+    network = member(predict=lambda _: pytest.fail("a network saw glass"), looks={"lung": PALE})
+    (result,) = predict_masks([Job(1, tmp_path / "a.tiff", "lung", 0.5, (97, 131))], [network], skip_background=True)
+    assert result.rle == ""
+
+
 def test_bad_images_cost_only_themselves(jobs):
     """A damaged and a missing image have an error, the others their masks, though they share batches."""
     jobs[1].path.write_bytes(b"II*\0 broken")
@@ -228,7 +306,7 @@ def slow(batch: np.ndarray) -> np.ndarray:
 def test_budget_is_kept(jobs, capsys):
     """When the limit is near, augmentation goes first, then overlap, then networks; every image has its mask."""
     every = many(jobs, 40)
-    networks = [member(predict=slow, tta="flips", batch_size=1), member(predict=slow, tta="flips", batch_size=1)]
+    networks = [member(predict=lambda b: slow(b), tta="flips", batch_size=1) for _ in range(2)]
     begin = time.monotonic()
     list(predict_masks(every[:4], networks))
     each = (time.monotonic() - begin) / 4
@@ -242,6 +320,23 @@ def test_budget_is_kept(jobs, capsys):
     assert used == sorted(used, key=lambda u: (-u[0], u[1] != "flips", -u[2]))
     assert used[-1][1] == "none"
     assert "are left: from here on no test-time augmentation" in capsys.readouterr().out
+
+
+def test_what_a_budget_gives_up():
+    """Augmentation goes first, then scales but the nearest to the network's own, then overlap, then networks."""
+    ensemble = [m.at_scale(f) for m in (member(predict=lambda b: smooth(b), tta="d4"), member()) for f in (0.6, 1.2)]
+    steps = _steps(ensemble)
+    assert [name for name, _ in steps] == [
+        "all that was asked for",
+        "no test-time augmentation",
+        "no test-time augmentation, one scale",
+        "no test-time augmentation, one scale, no overlap of tiles",
+        "no test-time augmentation, one scale, no overlap of tiles, 1 of 2 networks",
+    ]
+    assert [len(using) for _, using in steps] == [4, 4, 2, 2, 1]
+    assert {m.tta for _, using in steps[1:] for m in using} == {"none"}
+    assert {m.scale for _, using in steps[2:] for m in using} == {1.2}
+    assert [{m.overlap for m in using} for _, using in steps] == [{0.25}] * 3 + [{0.0}] * 2
 
 
 def test_budget_that_suffices(jobs):

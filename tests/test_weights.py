@@ -10,13 +10,15 @@ import pytest
 
 from hubmap_kit.kaggle.paths import find_runs
 from hubmap_kit.kaggle.weights import MANIFEST, build_weights, unpack
+from hubmap_kit.run import FORMAT
 
 CLONE = Path(__file__).resolve().parents[1]
 
 
 def make_run(folder: Path, *, finished: bool = True) -> Path:
     folder.mkdir(parents=True)
-    about = {"format": 1, "prepare": {}, "train": {}, "network": {}, "thresholds": {}, "finished": finished}
+    about = {"format": FORMAT, "prepare": {}, "train": {}, "network": {}, "finished": finished}
+    about |= {"thresholds": {}, "min_region_um2": {}}
     about |= {"results": {"validation": {"dice": 0.875}}} if finished else {}
     (folder / "config.json").write_text(json.dumps(about))
     (folder / "model.weights.h5").write_bytes(b"weights of " + folder.name.encode())
@@ -57,6 +59,41 @@ def test_runs_are_found(dataset, tmp_path, unpacked):
         assert (run / "model.weights.h5").read_bytes() == b"weights of " + run.name.encode()
         assert not (run / "checkpoint.npz").exists()
     assert [run.name for run in find_runs(root, ["fold1"])] == ["fold1"]
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_folders_of_folds(tmp_path, unpacked):
+    """Finished folds are packed under the name of their folder too, and found by it or by their own name."""
+    for name in ("cv/fold0", "cv/fold1", "cv-later/fold0", "cv-single"):
+        make_run(tmp_path / name)
+    make_run(tmp_path / "cv" / "fold2", finished=False)
+    runs = [tmp_path / name for name in ("cv", "cv-later", "cv-single")]
+    dataset = build_weights(runs, tmp_path / "hubmap-weights", CLONE)
+    names = ["cv-fold0", "cv-fold1", "cv-later-fold0", "cv-single"]
+    assert [entry["name"] for entry in json.loads((dataset / MANIFEST).read_text())["runs"]] == names
+    root = tmp_path / "input"
+    unpack(dataset, root) if unpacked else root.symlink_to(dataset)
+    assert [run.name for run in find_runs(root)] == names
+    assert [run.name for run in find_runs(root, ["cv"])] == names[:2]
+    assert [run.name for run in find_runs(root, ["cv-single", "cv-fold1"])] == ["cv-single", "cv-fold1"]
+    assert (find_runs(root, ["cv-later"])[0] / "model.weights.h5").read_bytes() == b"weights of fold0"
+    with pytest.raises(ValueError, match="no run folder has the name 'later'"):
+        find_runs(root, ["later"])
+
+
+def test_folds_in_the_output_of_a_kernel(tmp_path):
+    """Folds are found by their folder where a kernel left it, unless that is a run; a fold found twice is refused."""
+    runs = [make_run(tmp_path / "hubmap-train" / "run" / f"fold{fold}") for fold in (0, 1)]
+    for run in runs:
+        (run / "checkpoint.npz").unlink()
+    assert find_runs(tmp_path, ["run"]) == runs
+    again = make_run(tmp_path / "other" / "run" / "fold1")
+    (again / "checkpoint.npz").unlink()
+    with pytest.raises(ValueError, match="several run folders have the name 'run'"):
+        find_runs(tmp_path, ["run"])
+    single = make_run(tmp_path / "single" / "run")
+    (single / "checkpoint.npz").unlink()
+    assert find_runs(tmp_path, ["run"]) == [single]
 
 
 @pytest.mark.parametrize("unpacked", [False, True])

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..checkpoints import FILE as CHECKPOINT
 from ..competition import SLUG
-from ..run import CONFIG, WEIGHTS
+from ..files import read_json
+from ..run import CONFIG, FOLD, FOLDS, WEIGHTS
 from .weights import check_run, holds_run
 
 _TABLES = {"test.csv", "sample_submission.csv"}
@@ -58,7 +59,7 @@ def find_runs(root: Path, names: Sequence[str] | None = None) -> list[Path]:
 
     Args:
         root: ``/kaggle/input``.
-        names: Names of the run folders to use; None for all.
+        names: Names of the run folders to use; that of a folder of folds stands for all its folds. None for all.
 
     Returns:
         The folders, sorted by where they were found.
@@ -84,12 +85,26 @@ def find_runs(root: Path, names: Sequence[str] | None = None) -> list[Path]:
     if names is not None:
         chosen = []
         for name in names:
-            same = [place for place in found if place.name.removesuffix(".zip") == name]
-            if len(same) != 1:
+            same = [place for place in found if _name(place) == name]
+            same = same or [place for place in found if _folder_of_folds(place) == name]
+            if not same or len(set(map(_name, same))) < len(same):
                 what = "several run folders have" if same else "no run folder has"
                 raise ValueError(f"{what} the name {name!r}; there are {', '.join(map(str, found))}")
             chosen += same
     return [_checked(place) for place in chosen]
+
+
+def _name(place: Path) -> str:
+    """Name of a run, by its folder or archive."""
+    return place.name.removesuffix(".zip")
+
+
+def _folder_of_folds(place: Path) -> str | None:
+    """Name of the folder of folds that a run is of: of ``cv/fold0``, or ``cv-fold0`` as in the dataset, ``cv``."""
+    if FOLD.fullmatch(_name(place)):
+        return place.parent.name
+    folder, _, fold = _name(place).rpartition("-")
+    return folder if FOLD.fullmatch(fold) else None
 
 
 def _checked(place: Path) -> Path:
@@ -112,12 +127,17 @@ def find_unfinished(root: Path) -> Path | None:
         root: ``/kaggle/input``.
 
     Returns:
-        The run folder, with a configuration and a checkpoint; None where there is none.
+        The run folder, with a configuration and a checkpoint, or the folder of folds; None where there is none.
 
     Raises:
         ValueError: There is more than one.
     """
-    runs = {folder: CHECKPOINT in files for folder, files in _walk(root) if CONFIG in files and files & _TRAINED}
+    runs: dict[Path, bool] = {}
+    for folder, files in _walk(root):  # a folder before what it holds
+        if FOLDS in files:
+            runs[folder] = not read_json(folder / FOLDS)["finished"]
+        elif CONFIG in files and files & _TRAINED and folder.parent not in runs:
+            runs[folder] = CHECKPOINT in files
     found = [folder for folder, unfinished in runs.items() if unfinished]
     if len(found) > 1:
         raise ValueError(

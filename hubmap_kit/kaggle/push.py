@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from ..checkpoints import FILE as CHECKPOINT
 from ..files import read_json, sha256_of, size_text
-from ..run import CONFIG
+from ..run import CONFIG, FOLDS, is_finished
 from . import bundle, weights
 from .client import Client
 from .failures import KEPT, AnswerLost, KaggleError, Unreachable
@@ -108,7 +108,7 @@ class Push:
                 return
             version = self._records.get(TRAIN)["version"]
             run = self._records.output(TRAIN, version) / "run"
-            if read_json(run / CONFIG).get("finished"):
+            if is_finished(run):
                 return
             print(f"{TRAIN}: version {version} left an unfinished training; the next version goes on from it")
             before = version
@@ -284,10 +284,10 @@ class Push:
 
     def _check_output(self, name: str, version: int, folder: Path) -> None:
         """That the kernel left what it is run for."""
-        left = folder / ("run/" + CONFIG if name == TRAIN else "submission.csv")
-        if not left.is_file():
+        wanted = (f"run/{CONFIG}", f"run/{FOLDS}") if name == TRAIN else ("submission.csv",)
+        if not any((folder / file).is_file() for file in wanted):
             raise KaggleError(
-                f"{name} version {version} ended well but left no {left.relative_to(folder)}; look at {folder}"
+                f"{name} version {version} ended well but left no {' or '.join(wanted)}; look at {folder}"
             )
 
     def _once(self, make: Callable[[], T], made: Callable[[], bool], forget: Callable[[], None]) -> T | None:

@@ -31,7 +31,7 @@ from ..files import read_json, sha256_of, size_text, write_json
 from ..metrics import mean_dice, score_text
 from ..overlays import contact_sheet
 from ..report import write_report
-from ..run import Run
+from ..run import Run, expand
 from ..submission import score
 from . import isolation
 from .bundle import CLONE, MANIFEST, WHEELS, build_bundle
@@ -311,7 +311,7 @@ def _check(
     for path in (data, *runs):
         if path and path.resolve().is_relative_to(out.resolve()):
             raise ValueError(f"{path} lies in {out}, which a rehearsal replaces; copy it elsewhere first")
-    for run in runs:
+    for run in expand(runs):
         Run.open(run)
     if data:
         read_test(data)

@@ -1,7 +1,8 @@
 """The dataset ``hubmap-weights``: run folders for the inference kernel, each as one archive.
 
 It holds ``<run>.zip`` for every run, ``dataset-metadata.json`` and the manifest ``hubmap-weights.json``
-(for every run its validation Dice and the SHA-256 of each file). Kaggle unpacks an archive into a
+(for every run its validation Dice and the SHA-256 of each file); the runs of a folder of folds ``cv`` are
+``cv-fold0.zip`` and so on. Kaggle unpacks an archive into a
 folder of its name, or leaves it as it is; `hubmap_kit.kaggle.paths.find_runs` takes both.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, sha256_of, write_json
-from ..run import CONFIG, WEIGHTS, Run
+from ..run import CONFIG, WEIGHTS, Run, expand
 from .bundle import METADATA
 
 NAME = "hubmap-weights"
@@ -30,7 +31,7 @@ def build_weights(runs: Sequence[Path], out: Path, source: Path) -> Path:
     """Build the dataset, ready to upload; the same runs give the same bytes.
 
     Args:
-        runs: Folders of finished runs, each with a name of its own.
+        runs: Folders of finished runs, each with a name of its own, and folders of folds.
         out: Folder to make; an earlier dataset there is replaced.
         source: The clone, which has the metadata.
 
@@ -44,8 +45,9 @@ def build_weights(runs: Sequence[Path], out: Path, source: Path) -> Path:
         raise ValueError("no run folder is given; name one with --run, or train one")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and holds no weights dataset; name another folder")
-    opened = {run.resolve().name: Run.open(run) for run in runs}
-    if len(opened) < len(runs):
+    named = [(_name(run, path), run) for path in runs for run in expand([path])]
+    opened = {name: Run.open(run) for name, run in named}
+    if len(opened) < len(named):
         raise ValueError(f"two of the runs {', '.join(map(str, runs))} have the same name; rename one folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{NAME}-") as folder:
@@ -98,6 +100,11 @@ def check_run(run: Path, dataset: Path) -> None:
                 raise ValueError(
                     f"{run / name} is missing or is not the file that {MANIFEST} describes; upload the dataset again"
                 )
+
+
+def _name(run: Path, path: Path) -> str:
+    """What a run is called in the dataset, that of a fold of the folder `path` by both."""
+    return run.resolve().name if run == path else f"{path.resolve().name}-{run.name}"
 
 
 def _pack(name: str, run: Run, archive: Path) -> dict[str, Any]:

@@ -6,54 +6,92 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import layers
 
-# ImageNet's mean and standard deviation of RGB in [0, 1]: what every pretrained encoder here was
-# trained with (Keras's EfficientNetV2 B0-B3 and the `efficientnet` package agree).
+from ..competition import ORGANS
+from ..config import TrainConfig
+
+# ImageNet's mean and standard deviation of RGB in [0, 1]; the plain U-Net, which was trained with
+# nothing yet, takes them as any others.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def describe_model(model: str, encoder: str, filters: int) -> dict[str, Any]:
+def describe_model(config: TrainConfig) -> dict[str, Any]:
     """What `build_model` needs, as JSON values; a run folder keeps it."""
-    about: dict[str, Any] = {"model": model}
-    about |= {"filters": filters} if model == "unet" else {"encoder": encoder}
-    return about | {"normalisation": {"mean": list(MEAN), "std": list(STD)}}
+    about: dict[str, Any] = {"model": config.model, "auxiliary": config.auxiliary > 0}
+    if config.model == "unet":
+        return about | {"filters": config.filters, "normalisation": {"mean": list(MEAN), "std": list(STD)}}
+    from .encoder_unet import ENCODERS
+
+    encoder = ENCODERS[config.encoder]
+    return about | {
+        "encoder": config.encoder,
+        "decoder_filters": config.decoder_filters,
+        "normalisation": {"mean": list(encoder.mean), "std": list(encoder.std)},
+    }
 
 
-def build_model(about: dict[str, Any], encoder_weights: str | None = None) -> tuple[keras.Model, list[keras.Layer]]:
+def build_model(
+    about: dict[str, Any], encoder_weights: str | None = None, *, half: bool = False
+) -> tuple[keras.Model, list[keras.Layer]]:
     """Build a network.
+
+    In the scope of a `tf.distribute` strategy of several replicas, BatchNormalization takes its
+    statistics from the patches of all of them.
 
     Args:
         about: From `describe_model`.
         encoder_weights: ``imagenet``, the path of a weights file, or None for random weights.
+        half: Compute in float16 where that is precise enough; weights and outputs stay float32.
 
     Returns:
-        Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, H and W multiples of
-        32; and the layers of its pretrainable encoder (none in the plain U-Net).
+        Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, H and W multiples of 32;
+        and the layers of its pretrainable encoder (none in the plain U-Net). With auxiliary heads the
+        model gives a dictionary of float32: ``logits``, as before; ``organ``, ``(B, 5)`` logits in the
+        order of `ORGANS`; ``log2_um``, ``(B,)`` binary logarithm of the pixel size in um.
 
     Raises:
         ValueError: Encoder weights that can be neither downloaded nor read.
     """
-    encoder_names: list[str] = []
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16" if half else "float32")
+    try:
+        return _build(about, encoder_weights)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _build(about: dict[str, Any], encoder_weights: str | None) -> tuple[keras.Model, list[keras.Layer]]:
+    encoder: list[keras.Layer] = []
     if about["model"] == "unet":
         from .unet import plain_unet
 
         network = plain_unet(about["filters"])
     else:
-        from .efficientnet_unet import efficientnet_unet
+        from .encoder_unet import encoder_unet
 
-        network, encoder_names = efficientnet_unet(about["encoder"], encoder_weights)
+        network, encoder = encoder_unet(about["encoder"], encoder_weights, about["decoder_filters"])
     mean, std = about["normalisation"]["mean"], about["normalisation"]["std"]
     x = inputs = layers.Input((None, None, 3), dtype="uint8", name="rgb")
     x = layers.Rescaling(
         [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)], name="normalisation"
     )(x)
-    x = network(x)
-    # Under mixed precision the logits and all that follows stay in float32.
-    x = layers.Activation("linear", dtype="float32", name="logits_float32")(x)
-    model = keras.Model(inputs, keras.ops.squeeze(x, -1), name=about["model"].replace("-", "_"))
-    return model, [network.get_layer(name) for name in encoder_names]
+    logits, features = network(x)
+    # Under mixed precision the outputs and all that follows stay in float32.
+    logits = layers.Activation("linear", dtype="float32", name="logits_float32")(logits)
+    outputs = logits = keras.ops.squeeze(logits, -1)
+    if about["auxiliary"]:
+        x = layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(features)
+        organ = layers.Dense(len(ORGANS), dtype="float32", name="organ")(x)
+        log2_um = layers.Dense(1, dtype="float32", name="log2_um")(x)
+        outputs = {"logits": logits, "organ": organ, "log2_um": keras.ops.squeeze(log2_um, -1)}
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        for layer in network.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.synchronized = True
+    return keras.Model(inputs, outputs, name=about["model"].replace("-", "_")), encoder
 
 
 def load_model(about: dict[str, Any], weights: Path, *, half: bool = False) -> keras.Model:
@@ -64,19 +102,17 @@ def load_model(about: dict[str, Any], weights: Path, *, half: bool = False) -> k
         weights: Its weights file.
         half: Compute in float16 where that is precise enough; the logits stay float32.
 
+    Returns:
+        Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, without auxiliary heads.
+
     Raises:
         ValueError: The file is missing, damaged, or of another network.
     """
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16" if half else "float32")
-    try:
-        model, _ = build_model(about)
-    finally:
-        keras.config.set_dtype_policy(policy)
+    model, _ = build_model(about, half=half)
     try:
         model.load_weights(weights)
     except Exception as error:
         raise ValueError(
             f"{weights} cannot be loaded ({type(error).__name__}: {error}); train the run again"
         ) from error
-    return model
+    return keras.Model(model.input, model.output["logits"]) if about["auxiliary"] else model

@@ -17,15 +17,15 @@ def plain_unet(filters: int) -> keras.Model:
         filters: Filters of the first stage; each further one doubles them.
 
     Returns:
-        Model of ``(B, H, W, 3)`` normalised float to ``(B, H, W, 1)`` logits; H and W are
-        multiples of 16. Weights are random.
+        Model of ``(B, H, W, 3)`` normalised float to logits ``(B, H, W, 1)`` and the bottleneck's
+        features ``(B, H / 16, W / 16, 16 filters)``; H and W are multiples of 16. Weights are random.
     """
     x = inputs = layers.Input((None, None, 3), name="normalised")
     skips = []
     for stage in range(STAGES):
         x, skip = encoder_block(x, filters * 2**stage, f"encoder_stage{stage}")
         skips.append(skip)
-    x = double_convolution(x, filters * 2**STAGES, "bottleneck")
+    x = features = double_convolution(x, filters * 2**STAGES, "bottleneck")
     for stage in reversed(range(STAGES)):
         x = decoder_block(x, skips[stage], filters * 2**stage, f"decoder_stage{stage}")
-    return keras.Model(inputs, layers.Conv2D(1, 1, name="logits")(x), name="unet")
+    return keras.Model(inputs, [layers.Conv2D(1, 1, name="logits")(x), features], name="unet")

@@ -16,14 +16,18 @@ import tempfile
 import time
 from pathlib import Path
 
-RUNS = None  # names of the run folders to use; None: all that are attached, as an ensemble
+RUNS = None  # names of the run folders, or folders of folds, to use; None: all that are attached, as an ensemble
 PATCH_SIZE = None  # side of a tile, in pixels of the working pixel size; None: the run's
 OVERLAP = None  # overlap of neighbouring tiles, a fraction; None: the run's
 TTA = "flips"  # test-time augmentation: none, flips or d4
+SCALES = "1"  # factors of size at which each network sees an image, such as "0.8,1,1.25"
+STAIN = "none"  # bring images' colours to those of the training: none, reinhard or macenko
+ADAPT = "none"  # adapt networks to the images of each organ and source: none, batchnorm or self-training
 THRESHOLD = None  # probability from which a pixel is foreground; None: the run's, by organ
+MIN_REGION = None  # area in um2 below which a region is dropped; None: the run's, by organ
 BATCH_SIZE = None  # tiles a batch; None: 16 on a GPU, 2 on a CPU
 SKIP_BACKGROUND = False  # whether tiles without tissue are background without a network seeing them
-TIME_LIMIT = 8.5  # hours from the kernel's start; near it, augmentation, overlap and runs are given up
+TIME_LIMIT = 8.5  # hours from the kernel's start; near it, augmentation, scales, overlap and runs are given up
 ON_ERROR = "empty"  # an image that cannot be predicted: empty mask, or stop with status 1 after the rest
 
 # Bootstrap, the same lines in both kernels: installs the bundle, offline, beside what the image has.
@@ -87,17 +91,24 @@ def main(begin: float) -> None:
         tile_size=PATCH_SIZE,
         overlap=OVERLAP,
         tta=TTA,
+        scales=SCALES,
+        stain=STAIN,
+        adapt=ADAPT,
         threshold=THRESHOLD,
+        min_region_um2=MIN_REGION,
         batch_size=BATCH_SIZE,
         skip_background=SKIP_BACKGROUND,
         time_limit=None if TIME_LIMIT is None else max(0.0, 60 * TIME_LIMIT - (time.monotonic() - begin) / 60),
         on_error=ON_ERROR,
     )
+    adapt = None
+    if config.adapt != "none":
+        from hubmap_kit.adaptation import adapted as adapt
     data = find_competition(KAGGLE / "input")
     runs = find_runs(KAGGLE / "input", RUNS)
     print("runs:", *runs, flush=True)
     submission = KAGGLE / "working" / "submission.csv"
-    problems = predict(data, runs, submission, config) + validate(submission, data)
+    problems = predict(data, runs, submission, config, adapt=adapt) + validate(submission, data)
     for problem in problems:
         print(problem)
     if any(problem.severity == "error" for problem in problems):

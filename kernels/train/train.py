@@ -19,10 +19,12 @@ from pathlib import Path
 PATCH_SIZE = 1024  # side of a training patch, in pixels of PIXEL_SIZE
 INPUT_SIZE = 256  # side of that patch as the network sees it, in pixels
 PIXEL_SIZE = "0.4"  # working pixel size in um; an organ's own is added as in "0.4,prostate=1.6"
+CONTEXT = None  # side in um of what the network sees at once, as PIXEL_SIZE is written; None: PATCH_SIZE of PIXEL_SIZE
+WHOLE = False  # whether each image is one patch, as large as the largest image, in place of PATCH_SIZE
 TEST_SIZE = None  # images of the test split, and of validation; None: 65, or 65/351 of a smaller set
 FOLDS = 0  # K folds over the images outside the test split; 0: none
-FOLD = None  # with FOLDS: the fold to validate on
-RECIPE = "default"  # seed, default, cpu or fast; see hubmap_kit/config.py
+FOLD = None  # with FOLDS: the fold to validate on, or "all" to train every one
+RECIPE = "default"  # seed, default, cpu or fast; see hubmap_kit/recipes.py
 MODEL = None  # efficientnet-unet or unet; this and what follows, where None: the recipe's
 ENCODER = None  # efficientnetb0 ... b7, efficientnetv2b0 ... b3
 ENCODER_WEIGHTS = None  # imagenet (needs the internet), none, or the path of a file
@@ -86,15 +88,19 @@ def main(begin: float) -> None:
 
     Where the kernel's own earlier output is attached and unfinished, the training goes on from there.
     """
-    from hubmap_kit.config import PrepareConfig, recipe
+    from hubmap_kit.config import PrepareConfig
+    from hubmap_kit.folds import train_folds
     from hubmap_kit.kaggle.paths import find_competition, find_unfinished
     from hubmap_kit.patches import prepare
+    from hubmap_kit.recipes import recipe
     from hubmap_kit.training import train
 
     geometry = PrepareConfig(
         patch_size=PATCH_SIZE,
         input_size=INPUT_SIZE,
         pixel_size_um=PIXEL_SIZE,
+        context_um=CONTEXT,
+        whole=WHOLE,
         test_size=TEST_SIZE,
         folds=FOLDS,
         seed=SEED,
@@ -105,19 +111,23 @@ def main(begin: float) -> None:
         "encoder_weights": ENCODER_WEIGHTS,
         "epochs": EPOCHS,
         "steps_per_epoch": STEPS_PER_EPOCH,
-        "fold": FOLD,
+        "fold": None if FOLD == "all" else FOLD,
     }
     config = recipe(RECIPE, seed=SEED, **{name: value for name, value in chosen.items() if value is not None})
     run = KAGGLE / "working" / "run"
     if previous := find_unfinished(KAGGLE / "input"):
         print(f"going on with the unfinished training in {previous}", flush=True)
-        run.mkdir()
-        for path in filter(Path.is_file, previous.iterdir()):  # not copytree: it would make `run` read-only too
-            shutil.copyfile(path, run / path.name)
+        for path in filter(Path.is_file, previous.rglob("*")):  # not copytree: it would make `run` read-only too
+            copy = run / path.relative_to(previous)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
     with tempfile.TemporaryDirectory() as patches:  # not in /kaggle/working: that would become output
         prepare(find_competition(KAGGLE / "input"), Path(patches), geometry)
         left = None if TIME_LIMIT is None else 3600 * TIME_LIMIT - (time.monotonic() - begin)
-        finished = train(Path(patches), run, config, recipe=RECIPE, resume=previous is not None, time_limit=left)
+        begin_training = train_folds if FOLD == "all" else train
+        finished = begin_training(
+            Path(patches), run, config, recipe=RECIPE, resume=previous is not None, time_limit=left
+        )
     if not finished:
         print(
             "the training is not finished: run this kernel again, the same but with its own output attached "

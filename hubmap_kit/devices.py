@@ -1,0 +1,119 @@
+"""Devices to train on: one, the GPUs of a computer, a TPU, or several computers, through ``tf.distribute``."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a training runs on.
+
+    Every computer ("worker") runs the same program; each device ("replica") takes an equal part of a batch.
+
+    Attributes:
+        strategy: Of ``tf.distribute``.
+        workers: How many computers take part.
+        worker: The number of this one; 0 is the one that writes.
+    """
+
+    strategy: tf.distribute.Strategy
+    workers: int = 1
+    worker: int = 0
+
+    @property
+    def replicas(self) -> int:
+        """Devices of all workers."""
+        return self.strategy.num_replicas_in_sync
+
+    @property
+    def local_replicas(self) -> int:
+        """Devices of this worker."""
+        return self.replicas // self.workers
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Add an array over workers: every worker gets the sum of what each gave.
+
+        Args:
+            values: Float, of the same shape on each worker.
+
+        Returns:
+            Float64 of that shape.
+        """
+        values = np.asarray(values, np.float64)
+        if self.workers == 1 or values.size == 0:
+            return values
+        given = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(
+                values if context.replica_id_in_sync_group % self.local_replicas == 0 else np.zeros_like(values)
+            )
+        )
+        return self.strategy.experimental_local_results(_all_reduce(self.strategy, given))[0].numpy()
+
+
+@tf.function(reduce_retracing=True, jit_compile=False)
+def _all_reduce(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
+    def add(value: tf.Tensor) -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    return strategy.run(add, args=(values,))
+
+
+def open_devices(wanted: str) -> Devices:
+    """Devices by the setting of that name; call it before anything else of TensorFlow.
+
+    Args:
+        wanted: ``one``; ``mirrored``, all GPUs of this computer; ``tpu``; ``workers``, the computers that the
+            environment variable ``TF_CONFIG`` names (see TensorFlow's guide to multi-worker training), each running
+            the same command; or ``auto``, the last of these that is there.
+
+    Raises:
+        ValueError: What is wanted is not there.
+    """
+    if wanted == "auto":
+        if os.environ.get("TF_CONFIG"):
+            wanted = "workers"
+        elif os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE"):
+            wanted = "tpu"
+        else:
+            wanted = "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
+    if wanted == "one":
+        return Devices(tf.distribute.get_strategy())
+    if wanted == "mirrored":
+        if not tf.config.list_physical_devices("GPU") and len(tf.config.list_logical_devices("CPU")) == 1:
+            raise ValueError("devices is mirrored, but TensorFlow sees no GPU here; take one")
+        gpus = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return Devices(tf.distribute.MirroredStrategy([device.name for device in gpus]))
+    if wanted == "tpu":
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu="local")
+        except Exception as error:
+            raise ValueError(f"devices is tpu, but none can be reached ({error}); take one") from error
+        return Devices(tf.distribute.TPUStrategy(resolver))
+    workers, worker = _place(os.environ.get("TF_CONFIG", ""))
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:  # TensorFlow was used before in this process
+        raise ValueError(f"the workers cannot be joined: {error}; train in a new process") from error
+    return Devices(strategy, workers, worker)
+
+
+def _place(text: str) -> tuple[int, int]:
+    """How many workers ``TF_CONFIG`` names, and which of them this is."""
+    try:
+        about = json.loads(text)
+        workers, task = about["cluster"]["worker"], about["task"]
+        if set(about["cluster"]) == {"worker"} and task["type"] == "worker" and 0 <= task["index"] < len(workers):
+            return len(workers), int(task["index"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(
+        f"TF_CONFIG is {text!r}; to train on several computers it must be of the form "
+        '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}, the index counting '
+        "the computers"
+    )

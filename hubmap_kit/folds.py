@@ -1,0 +1,114 @@
+"""Training of all folds, and what only all of them together tell: out-of-fold masks, scores and thresholds.
+
+::
+
+    fold0/, fold1/, ...    a run folder each
+    folds.json             how many folds, whether all are finished, and the thresholds and least region sizes chosen
+                           on all of them, which each run has too
+    oof.csv                id, rle: masks by the network that did not see the image
+    oof_scores.csv         fold, id, organ, dice
+    results.txt            mean Dice of the folds' images, by organ
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+
+from . import rle
+from .config import TrainConfig
+from .evaluation import MAPS, SWEEP, mask_runs, read_map
+from .files import replacing, write_json, write_text
+from .images import resize
+from .metrics import score_text
+from .patches import PatchStore
+from .run import CONFIG, FOLDS, Run
+from .thresholds import choose
+from .training import RESULTS, train
+
+
+def train_folds(
+    patches: Path,
+    runs: Path,
+    config: TrainConfig,
+    *,
+    recipe: str = "default",
+    resume: bool = False,
+    time_limit: float | None = None,
+) -> bool:
+    """Train each fold of a store; one that is finished is not trained again when resuming.
+
+    Args:
+        patches: Patch store, prepared with folds.
+        runs: Folder to write; see the module's docstring.
+        config: Settings; `fold` is set by this function.
+        recipe: Name of the recipe they came from, for the record.
+        resume: Go on with what an earlier call began.
+        time_limit: Seconds from now in which to finish, see `training.train`; a fold that does not fit is not begun.
+
+    Returns:
+        Whether all folds are finished.
+
+    Raises:
+        ValueError: A store without folds; and as `training.train`.
+    """
+    begin = time.monotonic()
+    store = PatchStore.open(patches)
+    if not store.config.folds:
+        raise ValueError(f"{patches} has no folds; prepare it with --folds 5, or train without --all-folds")
+    if (runs / FOLDS).is_file() and not resume:
+        raise ValueError(f"{runs} holds a training of folds already; go on with --resume, or name another folder")
+    runs.mkdir(parents=True, exist_ok=True)
+    write_json(runs / FOLDS, {"folds": store.config.folds, "finished": False})
+    for fold in range(store.config.folds):
+        left = None if time_limit is None else time_limit - (time.monotonic() - begin)
+        if left is not None and left < 0:
+            print(f"stopped before fold {fold}: the time limit is over; {runs} is kept, go on with --resume")
+            return False
+        print(f"fold {fold} of {store.config.folds}", flush=True)
+        run = runs / f"fold{fold}"
+        if not train(patches, run, replace(config, fold=fold), recipe=recipe, resume=resume, time_limit=left):
+            return False
+    print(join_folds(store, runs))
+    return True
+
+
+def join_folds(store: PatchStore, runs: Path) -> str:
+    """Choose thresholds on the validation images of all folds, and write the out-of-fold masks and scores.
+
+    Args:
+        store: The store the folds were trained on.
+        runs: Folder of folds, all finished.
+
+    Returns:
+        The scores, as text.
+    """
+    opened = [Run.open(runs / f"fold{fold}") for fold in range(store.config.folds)]
+    settings = {key: opened[0].about[key] for key in ("thresholds", "min_region_um2")}
+    if opened[0].train.tune:
+        sweep = pd.concat([pd.read_csv(run.folder / SWEEP) for run in opened], ignore_index=True)
+        settings = asdict(choose(sweep, **settings))
+        for run in opened:
+            write_json(run.folder / CONFIG, run.about | settings)
+    masks, scores = [], []
+    for fold, run in enumerate(opened):
+        for image_id in run.about["splits"]["validation"]:
+            row = store.images.loc[image_id]
+            shape = (int(row["img_height"]), int(row["img_width"]))
+            large = resize(read_map(run.folder / MAPS / f"{image_id}.png"), shape)
+            found = mask_runs(large, row["organ"], float(row["pixel_size"]), **settings)
+            dice = rle.dice_of_runs(found, rle.parse(row["rle"], shape))
+            masks.append((image_id, rle.encode_runs(found)))
+            scores.append((fold, image_id, row["organ"], dice))
+    table = pd.DataFrame(scores, columns=["fold", "id", "organ", "dice"])
+    with replacing(runs / "oof.csv") as part:
+        pd.DataFrame(masks, columns=["id", "rle"]).to_csv(part, index=False)
+    with replacing(runs / "oof_scores.csv") as part:
+        table.to_csv(part, index=False, float_format="%.6f")
+    write_json(runs / FOLDS, {"folds": len(opened), "finished": True} | settings)
+    text = f"out of {len(opened)} folds\n{score_text(table)}\n"
+    write_text(runs / RESULTS, text)
+    return text

@@ -1,0 +1,74 @@
+"""Connected regions of a mask, found on its runs: the mask is never drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+
+def drop_small(runs: np.ndarray, shape: tuple[int, int], least_px: int) -> np.ndarray:
+    """Drop the regions of a mask that are smaller than an area.
+
+    Args:
+        runs: ``(n, 2)`` int64, ``[start, stop)``, 0-based, column-major, sorted, not overlapping.
+        shape: ``(height, width)`` of the mask in px.
+        least_px: Least area of a region that stays, in px.
+
+    Returns:
+        Runs of what stays, likewise; neighbours joined.
+    """
+    if least_px <= 1:  # a region holds a pixel at least
+        return _joined(runs)
+    pieces, areas = region_areas(runs, shape)
+    return _joined(pieces[areas >= least_px])
+
+
+def region_areas(runs: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Area of the region that each part of a mask belongs to.
+
+    Pixels belong together that share an edge (4-connected), as in ``scipy.ndimage.label``.
+
+    Args:
+        runs: ``(n, 2)`` int64, ``[start, stop)``, 0-based, column-major, sorted, not overlapping.
+        shape: ``(height, width)`` of the mask in px.
+
+    Returns:
+        The runs split where a column ends, ``(m, 2)`` int64, sorted; and for each the area of its
+        region in px, ``(m,)`` float64.
+    """
+    pieces = _split(_joined(runs), shape[0])
+    count = len(pieces)
+    if count == 0:
+        return pieces, np.zeros(0)
+    starts, stops = pieces.T
+    # Moved by a column, a piece overlaps exactly its neighbours on the right: those from `first` to before `last`.
+    first = np.searchsorted(stops, starts + shape[0], side="right")
+    last = np.searchsorted(starts, stops + shape[0], side="left")
+    ends = np.concatenate(([0], np.cumsum(last - first)))
+    right = np.arange(ends[-1]) - np.repeat(ends[:-1] - first, last - first)
+    links = csr_array((np.ones(len(right), np.int8), right, ends), shape=(count, count))
+    region = connected_components(links, directed=False)[1]
+    return pieces, np.bincount(region, weights=stops - starts)[region]
+
+
+def area_px(area_um2: float, pixel_size_um: float) -> int:
+    """An area in um² in pixels of `pixel_size_um`, rounded."""
+    return round(area_um2 / pixel_size_um**2)
+
+
+def _split(runs: np.ndarray, height: int) -> np.ndarray:
+    """Split runs where a column of the mask ends."""
+    first, last = runs[:, 0] // height, (runs[:, 1] - 1) // height
+    columns = last - first + 1
+    run = np.repeat(np.arange(len(runs)), columns)
+    column = np.arange(len(run)) - np.repeat(np.cumsum(columns) - columns - first, columns)
+    return np.column_stack((np.maximum(runs[run, 0], column * height), np.minimum(runs[run, 1], (column + 1) * height)))
+
+
+def _joined(runs: np.ndarray) -> np.ndarray:
+    """Join runs that touch."""
+    if len(runs) == 0:
+        return runs
+    apart = runs[1:, 0] > runs[:-1, 1]
+    return np.column_stack((runs[np.append(True, apart), 0], runs[np.append(apart, True), 1]))

@@ -1,0 +1,125 @@
+"""The threshold and the least region size of each organ, chosen on images that the network was not trained on.
+
+Every image's Dice is computed for every pair of a threshold and a least region size, `sweep`. A table of them says
+what is best; the tables of several folds, put together, say what is best over all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import correlate1d
+
+from . import rle
+from .regions import area_px, region_areas
+
+THRESHOLDS = tuple(percent / 100 for percent in range(10, 95, 5))
+# The units are larger: a crypt has some 5000 um², an alveolus 8000, a glomerulus 25 000.
+REGION_UM2 = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)
+PAIR = ["threshold", "min_region_um2"]
+NEAR = 1e-3  # Dice: means that differ by less are as good as each other
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is best for each organ.
+
+    Attributes:
+        thresholds: Probability from which a pixel is foreground.
+        min_region_um2: Area in um² below which a region is dropped.
+    """
+
+    thresholds: dict[str, float]
+    min_region_um2: dict[str, float]
+
+    def dice(self, table: pd.DataFrame) -> np.ndarray:
+        """Dice of each image at its organ's threshold and least region size.
+
+        Args:
+            table: See `sweep_table`. An image whose organ's pair is not of the grid is missing from the answer.
+
+        Returns:
+            float64 in [0, 1], one an image, in the order in which the images come in `table`.
+        """
+        chosen = np.isclose(table["threshold"], table["organ"].map(self.thresholds))
+        chosen &= np.isclose(table["min_region_um2"], table["organ"].map(self.min_region_um2))
+        return table.loc[chosen, "dice"].to_numpy()
+
+
+def sweep(probability: np.ndarray, truth: np.ndarray, pixel_size_um: float) -> np.ndarray:
+    """Dice of an image for every threshold and least region size.
+
+    Args:
+        probability: ``(H, W)`` float32 in [0, 1], at the image's own size.
+        truth: Runs of its true mask, ``(n, 2)`` int64, ``[start, stop)``.
+        pixel_size_um: Size of its pixels, in um.
+
+    Returns:
+        ``(len(THRESHOLDS), len(REGION_UM2))`` float64 in [0, 1].
+    """
+    shape = (probability.shape[0], probability.shape[1])
+    least = [area_px(area, pixel_size_um) for area in REGION_UM2]
+    dice = np.empty((len(THRESHOLDS), len(least)))
+    for row, threshold in zip(dice, THRESHOLDS, strict=True):
+        # Split at the columns' ends the runs are as many pixels as before.
+        runs, areas = region_areas(rle.mask_to_runs(probability >= threshold), shape)
+        row[:] = [rle.dice_of_runs(runs[areas >= px], truth) for px in least]
+    return dice
+
+
+def sweep_table(ids: Sequence[int], organs: Sequence[str], dice: np.ndarray) -> pd.DataFrame:
+    """Images' sweeps as one table.
+
+    Args:
+        ids: Of the images.
+        organs: Of the images.
+        dice: ``(n, len(THRESHOLDS), len(REGION_UM2))``.
+
+    Returns:
+        Columns ``id``, ``organ``, ``threshold``, ``min_region_um2``, ``dice``; one row an image and pair, the images
+        in their order.
+    """
+    pairs = pd.MultiIndex.from_product([THRESHOLDS, REGION_UM2], names=PAIR).to_frame(index=False)
+    images = pd.DataFrame({"id": ids, "organ": organs})
+    return images.merge(pairs, how="cross").assign(dice=dice.ravel())
+
+
+def choose(table: pd.DataFrame, thresholds: Mapping[str, float], min_region_um2: Mapping[str, float]) -> Choice:
+    """Choose the threshold and least region size of each organ by the mean Dice of its images.
+
+    Few images make a rough curve, and the best point of it is partly luck. So the mean over images is first
+    averaged with that of the neighbouring thresholds (weights 1/4, 1/2, 1/4). Of the least region sizes whose
+    best mean is within `NEAR` of the best of all, the smallest is taken; of its thresholds that are within
+    `NEAR` of its best one, the middle one, or the lower of two.
+
+    Args:
+        table: See `sweep_table`; of one validation, or of several folds put together.
+        thresholds: Of each organ, for those without images.
+        min_region_um2: Likewise.
+
+    Returns:
+        The choice, for all organs.
+
+    Raises:
+        ValueError: The images of an organ were not tried with the same thresholds and sizes.
+    """
+    thresholds, min_region_um2 = dict(thresholds), dict(min_region_um2)
+    # Rounded, as a CSV may give back a number's neighbour.
+    for organ, rows in table.round(dict.fromkeys(PAIR, 6)).groupby("organ"):
+        cells = rows.groupby(PAIR)["dice"].agg(["mean", "size"]).unstack()
+        if cells["size"].stack().nunique() != 1 or cells.isna().any(axis=None):
+            raise ValueError(
+                f"the images of {organ} were not all tried with the same thresholds and least region sizes; "
+                "the tables are of different versions of the kit: train the folds again with one"
+            )
+        mean = cells["mean"]
+        smooth = correlate1d(mean.to_numpy(), [0.25, 0.5, 0.25], axis=0, mode="nearest")
+        best = smooth.max(axis=0)
+        size = int(np.argmax(best >= best.max() - NEAR))
+        near = np.flatnonzero(smooth[:, size] >= best[size] - NEAR)
+        thresholds[str(organ)] = float(mean.index[near[(len(near) - 1) // 2]])
+        min_region_um2[str(organ)] = float(mean.columns[size])
+    return Choice(thresholds, min_region_um2)

@@ -1,0 +1,87 @@
+"""Tests of scoring a network on a store's images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hubmap_kit import rle
+from hubmap_kit.devices import Devices
+from hubmap_kit.evaluation import evaluate, mask_runs, read_map, write_map
+from hubmap_kit.losses import make_loss
+from hubmap_kit.members import Member
+from hubmap_kit.patches import PatchStore
+from hubmap_kit.thresholds import REGION_UM2, THRESHOLDS
+
+ONE = Devices(tf.distribute.get_strategy())
+
+
+def flat_member(opened: PatchStore, value: float, threshold: float) -> Member:
+    """A network that answers one probability everywhere."""
+    thresholds = dict.fromkeys(opened.images["organ"], threshold)
+    return Member(lambda b: np.full(b.shape[:3], value, np.float32), {}, 64, 0.25, 2, thresholds)
+
+
+def all_foreground(store) -> PatchStore:
+    opened = PatchStore.open(store)
+    opened.images["rle"] = [rle.encode(np.ones((row.img_height, row.img_width))) for row in opened.images.itertuples()]
+    return opened
+
+
+def test_evaluation_is_the_competitions_score(store):
+    """Evaluation thresholds the map at full resolution: all of a full mask is found just below the map's value."""
+    opened = all_foreground(store)
+    ids = opened.ids("train")[:3]
+    loss = make_loss("bce+dice")
+    assert list(evaluate(opened, ids, flat_member(opened, 0.4, 0.39), loss, ONE).scores["dice"]) == [1.0] * 3
+    assert list(evaluate(opened, ids, flat_member(opened, 0.4, 0.41), loss, ONE).scores["dice"]) == [0.0] * 3
+
+
+def test_the_loss_is_the_trainings(store):
+    """The loss of an image is that of its blended map at the network's scale."""
+    opened = PatchStore.open(store)
+    image_id = opened.ids("train")[0]
+    row = opened.images.loc[image_id]
+    mask = opened.read(image_id)[: row["height"], : row["width"], 3].astype(np.float64)
+    expected = -(mask * np.log(0.4) + (1 - mask) * np.log(0.6)).mean()
+    scores = evaluate(opened, [image_id], flat_member(opened, 0.4, 0.5), make_loss("bce"), ONE).scores
+    assert scores["loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_maps_and_sweep(store, tmp_path):
+    """Asked for maps, evaluation keeps each image's, and the Dice of every threshold and least region size."""
+    opened = all_foreground(store)
+    ids = opened.ids("train")[:2]
+    evaluation = evaluate(opened, ids, flat_member(opened, 0.42, 0.5), make_loss("bce"), ONE, maps=tmp_path / "maps")
+    assert len(evaluation.sweep) == 2 * len(THRESHOLDS) * len(REGION_UM2)
+    found = evaluation.sweep.groupby("threshold")["dice"].max()
+    assert (found[found.index < 0.42] == 1).all()
+    assert (found[found.index > 0.43] == 0).all()
+    for image_id in ids:
+        row = opened.images.loc[image_id]
+        kept = read_map(tmp_path / "maps" / f"{image_id}.png")
+        assert kept.shape == (row["height"], row["width"])
+        assert np.allclose(kept, 0.42, atol=0.5 / 255)
+
+
+def test_map_round_trip(tmp_path, rng):
+    """A map comes back within half a step of 8 bits; one that is missing or cut is named."""
+    small = rng.random((31, 47)).astype(np.float32)
+    path = tmp_path / "deep" / "1.png"
+    write_map(path, small)
+    assert np.abs(read_map(path) - small).max() <= 0.5 / 255 + 1e-6
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"1\.png is missing or no PNG"):
+        read_map(path)
+
+
+def test_small_regions_are_dropped_by_area():
+    """A region below the least area, in um² at the image's own pixel size, is not in the mask."""
+    large = np.zeros((23, 29), np.float32)
+    large[2:7, 3:8] = 0.9  # 25 px of 4 um²: 100 um²
+    large[12:20, 11:20] = 0.9  # 72 px: 288 um²
+    for least, pixels in ((0.0, 97), (100.0, 97), (104.0, 72), (294.0, 0)):
+        runs = mask_runs(large, "lung", 2.0, {"lung": 0.5}, {"lung": least})
+        assert (runs[:, 1] - runs[:, 0]).sum() == pixels, least
+    assert len(mask_runs(large, "lung", 2.0, {"lung": 0.95}, {})) == 0

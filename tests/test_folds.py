@@ -1,0 +1,115 @@
+"""Tests of training all folds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from hubmap_kit.cli import main
+from hubmap_kit.competition import read_train
+from hubmap_kit.config import PrepareConfig
+from hubmap_kit.folds import train_folds
+from hubmap_kit.patches import PatchStore, prepare
+from hubmap_kit.recipes import recipe
+from hubmap_kit.run import Run, expand
+from hubmap_kit.submission import score
+from hubmap_kit.thresholds import choose
+
+TINY = recipe("fast", filters=2, batch_size=4, epochs=1, steps_per_epoch=2)
+
+
+@pytest.fixture(scope="module")
+def folded(demo, tmp_path_factory):
+    """A patch store with two folds."""
+    folder = tmp_path_factory.mktemp("folded")
+    config = PrepareConfig(patch_size=128, input_size=64, test_size=0, val_size=0, folds=2, min_mask_share=0.01)
+    prepare(demo, folder, config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(folded, tmp_path_factory):
+    """Both folds, trained."""
+    folder = tmp_path_factory.mktemp("folds") / "cv"
+    assert train_folds(folded, folder, TINY, recipe="fast")
+    return folder
+
+
+def test_each_image_is_predicted_by_the_fold_that_did_not_see_it(folded, runs):
+    """The folds' validation images are all images, each once, and none of them was trained on."""
+    opened = [Run.open(run) for run in expand([runs])]
+    assert [run.folder.name for run in opened] == ["fold0", "fold1"]
+    held_out = [i for run in opened for i in run.about["splits"]["validation"]]
+    assert sorted(held_out) == sorted(PatchStore.open(folded).images.index)
+    for run in opened:
+        assert not set(run.about["splits"]["validation"]) & set(run.about["splits"]["train"])
+
+
+def test_thresholds_are_chosen_on_all_folds(runs):
+    """Every fold's run has the thresholds that the sweeps of all folds together choose."""
+    opened = [Run.open(run) for run in expand([runs])]
+    sweep = pd.concat([pd.read_csv(run.folder / "sweep.csv") for run in opened])
+    organs = list(opened[0].thresholds)
+    chosen = choose(sweep, dict.fromkeys(organs, 0.5), dict.fromkeys(organs, 0.0))
+    about = json.loads((runs / "folds.json").read_text(encoding="utf-8"))
+    assert about["finished"] is True
+    for thresholds in (about["thresholds"], *(run.thresholds for run in opened)):
+        assert thresholds == chosen.thresholds
+    for areas in (about["min_region_um2"], *(run.min_region_um2 for run in opened)):
+        assert areas == chosen.min_region_um2
+
+
+def test_out_of_fold_masks(demo, runs, tmp_path):
+    """The out-of-fold masks are a valid file of masks, whose scores are those that are told."""
+    truth = read_train(demo).reset_index()[["id", "organ", "rle", "img_height", "img_width"]]
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    scored = score(runs / "oof.csv", tmp_path / "truth.csv").set_index("id")["dice"]
+    told = pd.read_csv(runs / "oof_scores.csv").set_index("id")
+    assert sorted(told.index) == sorted(scored.index)
+    assert list(told["dice"]) == pytest.approx(list(scored[told.index]), abs=1e-5)
+    # Kept in 8 bits, maps give nearly the masks of the sweep.
+    sweep = pd.concat([pd.read_csv(run / "sweep.csv") for run in expand([runs])])
+    opened = Run.open(runs / "fold0")
+    organs = sweep.drop_duplicates("id").set_index("id")["organ"]
+    for image_id, row in told.iterrows():
+        at = sweep[(sweep["id"] == image_id) & (sweep["threshold"].round(6) == opened.thresholds[organs[image_id]])]
+        at = at[at["min_region_um2"] == opened.min_region_um2[organs[image_id]]]
+        assert row["dice"] == pytest.approx(float(at["dice"].iloc[0]), abs=0.05)
+    assert "mean Dice" in (runs / "results.txt").read_text(encoding="utf-8")
+
+
+def test_a_finished_fold_is_not_trained_again(folded, runs):
+    """Resuming, folds that are finished keep their weights; without resuming, the folder is refused."""
+    before = {run: (run / "model.weights.h5").stat().st_mtime_ns for run in expand([runs])}
+    assert train_folds(folded, runs, TINY, resume=True)
+    assert before == {run: (run / "model.weights.h5").stat().st_mtime_ns for run in expand([runs])}
+    with pytest.raises(ValueError, match="--resume"):
+        train_folds(folded, runs, TINY)
+
+
+def test_a_time_limit_ends_between_folds(folded, tmp_path):
+    """A limit that only the first fold fits leaves a folder that is not finished, and goes on when resumed."""
+    assert not train_folds(folded, tmp_path / "cv", TINY, time_limit=0.001)
+    assert json.loads((tmp_path / "cv" / "folds.json").read_text(encoding="utf-8"))["finished"] is False
+    assert not (tmp_path / "cv" / "fold1").exists()
+    assert train_folds(folded, tmp_path / "cv", TINY, resume=True)
+    assert json.loads((tmp_path / "cv" / "folds.json").read_text(encoding="utf-8"))["finished"] is True
+
+
+def test_a_store_without_folds(store, tmp_path):
+    """A store without folds is refused with the remedy."""
+    with pytest.raises(ValueError, match="--folds 5"):
+        train_folds(store, tmp_path / "cv", replace(TINY))
+
+
+def test_command_line(folded, tmp_path, capsys):
+    """--all-folds trains them all, and is wrong usage together with --fold."""
+    settings = "--recipe fast --filters 2 --batch-size 4 --epochs 1 --steps-per-epoch 1".split()
+    assert main(["train", str(folded), str(tmp_path / "cv"), *settings, "--all-folds"]) == 0
+    assert "out of 2 folds" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(folded), str(tmp_path / "cv2"), *settings, "--all-folds", "--fold", "1"])
+    assert stop.value.code == 2

@@ -1,0 +1,143 @@
+"""Tests of phases, freezing, the optimizer and the training step."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hubmap_kit.config import TrainConfig
+from hubmap_kit.devices import Devices
+from hubmap_kit.losses import make_loss
+from hubmap_kit.models import build_model, describe_model
+from hubmap_kit.recipes import RECIPES, recipe
+from hubmap_kit.steps import Phase, assign, average_weights, freeze_encoder, make_optimizer, make_step, phases
+
+ONE = Devices(tf.distribute.get_strategy())
+PHASE = Phase(0, 10, 1e-2, False)
+
+
+def batch(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    images = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
+    masks = 255 * (images[..., 0] > 128).astype(np.uint8)
+    return images, masks, np.array([0, 3], np.int32), np.array([0.5, 1.5], np.float32)
+
+
+def tiny(**changes) -> TrainConfig:
+    return recipe("fast", **({"filters": 2, "schedule": "constant", "ema": 0.0} | changes))
+
+
+def stepper(config: TrainConfig, phase: Phase = PHASE, steps: int = 1, half: bool = False):
+    """A small network, its optimizer and its step."""
+    keras.utils.set_random_seed(0)
+    model, _ = build_model(describe_model(config), half=half)
+    optimizer = make_optimizer(phase, config, steps, half)
+    optimizer.build(model.trainable_variables)
+    return model, optimizer, make_step(model, optimizer, config, ONE, make_loss(config.loss))
+
+
+def weights(model: keras.Model) -> np.ndarray:
+    return np.concatenate([np.array(v).ravel() for v in model.trainable_variables])
+
+
+def test_phases():
+    """A pretrained encoder is frozen for ten epochs, then trained at the lower rate; a random one never is frozen."""
+    seed = RECIPES["seed"]
+    assert phases(seed) == [Phase(0, 10, 1e-3, True), Phase(10, 60, 5e-4, False)]
+    assert phases(recipe("seed", encoder_weights="none")) == [Phase(0, 60, 1e-3, False)]
+    assert phases(recipe("seed", model="unet")) == [Phase(0, 60, 1e-3, False)]
+    assert phases(recipe("seed", epochs=4)) == [Phase(0, 4, 1e-3, True)]
+
+
+@pytest.mark.parametrize("with_batchnorm", [True, False])
+def test_freezing(with_batchnorm, rng):
+    """A frozen encoder keeps its weights through a step; its BatchNormalization as well, or not, as chosen."""
+    config = recipe("default", encoder="efficientnetb0", freeze_epochs=1, auxiliary=0.0)
+    model, encoder = build_model(describe_model(config))
+    freeze_encoder(encoder, True, with_batchnorm)
+    optimizer = make_optimizer(phases(config)[0], config, 1, False)
+    before = {id(layer): layer.get_weights() for layer in encoder}
+    make_step(model, optimizer, config, ONE, make_loss(config.loss))(*batch(rng))
+    changed = {
+        type(layer).__name__
+        for layer in encoder
+        for old, new in zip(before[id(layer)], layer.get_weights(), strict=True)
+        if not np.array_equal(old, new)
+    }
+    assert changed == (set() if with_batchnorm else {"BatchNormalization"})
+    freeze_encoder(encoder, False, with_batchnorm)
+    assert all(layer.trainable for layer in encoder)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0, [1e-2, 1e-2, 1e-2]),
+        ("cosine", 0, [1e-2, (1e-2 + 1e-4) / 2, 1e-4]),
+        ("constant", 10, [0.0, 1e-2, 1e-2]),
+        ("cosine", 50, [0.0, 1e-2, 1e-4]),
+    ],
+)
+def test_learning_rate(schedule, warmup, expected):
+    """The rate rises over the warm-up, then stays or falls along a cosine to a hundredth."""
+    config = tiny(schedule=schedule, warmup_steps=warmup)
+    rate = make_optimizer(PHASE, config, 10, False)._learning_rate
+    assert [float(rate(step)) for step in (0, 50, 100)] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_warmup_longer_than_the_training():
+    """A warm-up of more steps than there are ends one step before the end."""
+    rate = make_optimizer(Phase(0, 1, 1e-2, False), tiny(warmup_steps=100), 4, False)._learning_rate
+    assert float(rate(3)) == pytest.approx(1e-2, rel=1e-3)
+
+
+def test_clipping_bounds_the_gradient(rng):
+    """With plain gradient descent, a step of rate 1 moves the weights by the norm that gradients are clipped to."""
+    config = tiny(clip_norm=1e-3)
+    model, _, _ = stepper(config)
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build(model.trainable_variables)
+    before = weights(model)
+    make_step(model, optimizer, config, ONE, make_loss(config.loss))(*batch(rng))
+    assert np.linalg.norm(weights(model) - before) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_average_of_the_weights(rng):
+    """The moving average is that of the weights after each step; taking it and going back changes nothing."""
+    config = tiny(ema=0.6)
+    model, optimizer, step = stepper(config)
+    average = None
+    for _ in range(3):
+        step(*batch(rng))
+        average = weights(model) if average is None else 0.6 * average + 0.4 * weights(model)
+    before = weights(model)
+    raw = average_weights(model, optimizer)
+    assert weights(model) == pytest.approx(average, abs=1e-5)
+    assign(model.trainable_variables, raw)
+    assert np.array_equal(weights(model), before)
+
+
+def test_half_precision_trains(rng):
+    """In float16 with a scaled loss the loss is near float32's and falls, clipped or not."""
+    data = batch(rng)
+    _, _, single = stepper(tiny())
+    first = float(single(*data))
+    for clip in (0.0, 1.0):
+        _, optimizer, step = stepper(tiny(clip_norm=clip), half=True)
+        assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        losses = [float(step(*data)) for _ in range(12)]
+        assert losses[0] == pytest.approx(first, rel=2e-2)
+        assert losses[-1] < losses[0]
+
+
+def test_auxiliary_heads_are_trained(rng):
+    """With auxiliary heads the loss is larger by their weighted losses, and they learn."""
+    config = tiny(auxiliary=0.5)
+    model, _, step = stepper(config)
+    data = batch(rng)
+    outputs = model(data[0], training=True)
+    masks = make_loss(config.loss)(data[1].astype(np.float32) / 255, outputs["logits"])
+    losses = [float(step(*data)) for _ in range(15)]
+    assert losses[0] > float(masks)
+    assert losses[-1] < losses[0]

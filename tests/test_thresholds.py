@@ -1,0 +1,161 @@
+"""Tests of thresholds and least region sizes chosen out of fold."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from hubmap_kit import rle
+from hubmap_kit.competition import ORGANS
+from hubmap_kit.thresholds import REGION_UM2, THRESHOLDS, Choice, choose, sweep, sweep_table
+
+SHAPE = (len(THRESHOLDS), len(REGION_UM2))
+DEFAULTS = dict.fromkeys(ORGANS, 0.45), dict.fromkeys(ORGANS, 12.0)
+
+
+def plain_dice(mask: np.ndarray, truth: np.ndarray) -> float:
+    total = int(mask.sum()) + int(truth.sum())
+    return 2 * int((mask & truth).sum()) / total if total else 1.0
+
+
+def test_sweep_is_thresholding_labelling_and_scoring(rng):
+    """Each value is the Dice of the mask at that threshold without its small regions."""
+    noise = np.clip(ndimage.gaussian_filter(rng.random((211, 157)), 3) * 6 - 2.6, 0, 1).astype(np.float32)
+    noise[5, : len(THRESHOLDS)] = THRESHOLDS  # a pixel at the threshold is foreground
+    truth = noise > 0.47
+    truth[[0, 0, -1, -1], [0, -1, 0, -1]] = True
+    pixel_size_um = 2.3
+    found = sweep(noise, rle.mask_to_runs(truth), pixel_size_um)
+    assert found.shape == SHAPE
+    for i, threshold in enumerate(THRESHOLDS):
+        mask = noise >= threshold
+        labels, _ = ndimage.label(mask)
+        areas = np.bincount(labels.ravel())
+        for j, um2 in enumerate(REGION_UM2):
+            kept = mask & (areas[labels] >= round(um2 / pixel_size_um**2))
+            assert found[i, j] == pytest.approx(plain_dice(kept, truth))
+    assert len(np.unique(found.round(6))) > SHAPE[0] * 3  # the sizes tell
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_sweep_of_flat_maps(value):
+    """A map without foreground scores 0 against a mask and 1 against none; a full one the other way round."""
+    flat = np.full((61, 83), value, np.float32)
+    full, empty = (rle.mask_to_runs(np.full(flat.shape, on)) for on in (True, False))
+    assert (sweep(flat, full, 10.0) == value).all()
+    assert (sweep(flat, empty, 10.0) == 1 - value).all()
+
+
+def peak(at: float, size: float, *, height: float = 0.9) -> np.ndarray:
+    """Dice that falls off evenly from a threshold, and falls with each size further from the best."""
+    fall = np.abs(np.array(THRESHOLDS) - at)[:, None]
+    steps = np.abs(np.arange(len(REGION_UM2)) - REGION_UM2.index(size))[None, :]
+    return height - fall - 0.05 * steps
+
+
+def table_of(*images: tuple[int, str, np.ndarray]) -> pd.DataFrame:
+    """The table of images: id, organ, Dice."""
+    ids, organs, dice = zip(*images, strict=True)
+    return sweep_table(ids, organs, np.stack(dice))
+
+
+def chosen_of(dice: np.ndarray) -> tuple[float, float]:
+    """What is chosen by one image."""
+    choice = choose(table_of((1, "lung", dice)), *DEFAULTS)
+    return choice.thresholds["lung"], choice.min_region_um2["lung"]
+
+
+def test_a_table_has_a_row_for_each_image_and_pair():
+    """The value of a pair stands in its row, and the images keep their order."""
+    dice = np.arange(2 * np.prod(SHAPE)).reshape(2, *SHAPE) / 1000
+    table = sweep_table([7, 3], ["lung", "spleen"], dice)
+    assert list(table.columns) == ["id", "organ", "threshold", "min_region_um2", "dice"]
+    assert len(table) == dice.size
+    assert table["id"].unique().tolist() == [7, 3]
+    row = table.query("id == 3 and threshold == 0.25 and min_region_um2 == 500").squeeze()
+    assert (row["organ"], row["dice"]) == ("spleen", dice[1, 3, 2])
+
+
+def test_the_best_mean_over_images_is_chosen():
+    """Images count alike, whichever fold's table they are from."""
+    folds = [
+        table_of((1, "lung", peak(0.3, 500.0)), (3, "spleen", peak(0.65, 0.0))),
+        table_of((2, "lung", peak(0.5, 500.0, height=0.7))),
+    ]
+    choice = choose(pd.concat(folds), *DEFAULTS)
+    assert choice.thresholds == DEFAULTS[0] | {"lung": 0.4, "spleen": 0.65}
+    assert choice.min_region_um2 == DEFAULTS[1] | {"lung": 500.0, "spleen": 0.0}
+
+
+def test_dice_of_the_choice():
+    """Each image has the Dice of its organ's pair, in the table's order, from a file too."""
+    table = table_of((9, "spleen", peak(0.65, 0.0)), (2, "lung", peak(0.5, 500.0)), (1, "lung", peak(0.3, 500.0)))
+    choice = choose(table, *DEFAULTS)
+    text = table.to_csv(index=False, float_format="%.6f")
+    for read in (table, pd.read_csv(io.StringIO(text))):
+        assert choice.dice(read) == pytest.approx([0.9, 0.8, 0.8])
+
+
+def test_organs_without_images():
+    """An organ without images keeps what it had."""
+    table = table_of((1, "lung", peak(0.3, 500.0)))
+    choice = choose(table, *DEFAULTS)
+    assert set(choice.thresholds) == set(choice.min_region_um2) == set(ORGANS)
+    assert (choice.thresholds["kidney"], choice.min_region_um2["kidney"]) == (0.45, 12.0)
+    assert choose(table.iloc[:0], *DEFAULTS) == Choice(*DEFAULTS)
+
+
+def test_a_lucky_threshold_is_not_taken():
+    """A single high point between low neighbours loses against a broad hill that is a little lower."""
+    dice = peak(0.65, 0.0, height=0.8)
+    dice[THRESHOLDS.index(0.2)] = 0.82
+    assert dice.max() == dice[THRESHOLDS.index(0.2), 0]
+    assert chosen_of(dice)[0] == 0.65
+
+
+@pytest.mark.parametrize("at", [THRESHOLDS[0], THRESHOLDS[-1]])
+def test_the_ends_of_the_grid(at):
+    """The lowest and the highest threshold are chosen where they are best."""
+    assert chosen_of(peak(at, 0.0))[0] == at
+
+
+@pytest.mark.parametrize(("gain", "size"), [(0.0009, 0.0), (0.0011, 1000.0)])
+def test_a_small_gain_drops_nothing(gain, size):
+    """Regions are dropped only where that gains more than a thousandth."""
+    dice = np.repeat(peak(0.4, 0.0)[:, :1], len(REGION_UM2), axis=1)
+    dice[:, REGION_UM2.index(1000.0)] += gain
+    assert chosen_of(dice) == (0.4, size)
+
+
+def test_the_middle_of_a_plateau():
+    """Of thresholds that are as good as each other, the middle one is taken, the lower of two."""
+    for low, high, middle in ((0.3, 0.7, 0.5), (0.3, 0.65, 0.45)):
+        dice = np.zeros(SHAPE)
+        plateau = slice(THRESHOLDS.index(low), THRESHOLDS.index(high) + 1)
+        # One end is better, by less than counts; beyond the ends Dice falls off steeply.
+        dice[plateau] = np.linspace(0.8, 0.8005, len(THRESHOLDS[plateau]))[:, None]
+        assert chosen_of(dice)[0] == middle
+
+
+def test_tables_from_files():
+    """Tables of folds that went through CSV are put together as those that did not."""
+    table = table_of((1, "lung", peak(0.3, 500.0)))
+    other = table_of((2, "lung", peak(0.5, 500.0, height=0.7)))
+    stored = pd.read_csv(io.StringIO(table.to_csv(index=False)))
+    stored.loc[::2, "threshold"] += 1e-16  # as another reader of numbers may do
+    assert (stored["threshold"] != table["threshold"]).any()
+    choice = choose(pd.concat([stored, other]), *DEFAULTS)
+    assert (choice.thresholds["lung"], choice.min_region_um2["lung"]) == (0.4, 500.0)
+
+
+def test_tables_of_different_grids():
+    """Folds that tried different thresholds are refused: their means would not be of the same images."""
+    one, other = (table_of((i, "lung", peak(0.3, 500.0))) for i in (1, 2))
+    with pytest.raises(ValueError, match="lung were not all tried with the same thresholds"):
+        choose(pd.concat([one, other[other["threshold"] > 0.2]]), *DEFAULTS)
+    with pytest.raises(ValueError, match="train the folds again"):
+        choose(one.iloc[1:], *DEFAULTS)
