@@ -18,9 +18,10 @@ def dice_by_organ(scores: pd.DataFrame) -> dict[str, float]:
 
 
 def score_text(scores: pd.DataFrame) -> str:
-    """Lines ``organ  dice  (n images)``, then ``mean Dice <number>`` as the last one."""
+    """Lines ``organ  dice  (n images)`` and likewise of each source, then ``mean Dice <number>`` as the last one."""
     lines = []
-    if "organ" in scores:
-        for organ, dice in scores.groupby("organ")["dice"]:
-            lines.append(f"{organ:<15} {dice.mean():.4f}  ({len(dice)} images)")
+    for column in ("organ", "data_source"):
+        if column in scores:
+            for name, dice in scores.groupby(column)["dice"]:
+                lines.append(f"{name:<15} {dice.mean():.4f}  ({len(dice)} images)")
     return "\n".join([*lines, f"mean Dice {mean_dice(scores):.4f}"])

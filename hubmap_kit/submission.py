@@ -58,10 +58,10 @@ def score(submission: str | Path, truth: str | Path) -> pd.DataFrame:
 
     Args:
         submission: The CSV.
-        truth: A CSV with ``id,rle,img_height,img_width`` and, where known, ``organ``.
+        truth: A CSV with ``id,rle,img_height,img_width`` and, where known, ``organ`` and ``data_source``.
 
     Returns:
-        Columns ``id``, ``organ`` (where known) and ``dice`` in [0, 1], in the truth's order.
+        Columns ``id``, ``organ`` and ``data_source`` (where known) and ``dice`` in [0, 1], in the truth's order.
 
     Raises:
         DataError: Every problem of the truth, or every error of the submission.
@@ -71,7 +71,7 @@ def score(submission: str | Path, truth: str | Path) -> pd.DataFrame:
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise DataError(errors)
-    scores = answers[["organ"]].copy() if "organ" in answers else answers[[]].copy()
+    scores = answers[[column for column in ("organ", "data_source") if column in answers]].copy()
     scores["dice"] = [rle.dice_of_runs(runs[i], true_runs[i]) for i in answers.index]
     return scores.reset_index()
 

@@ -22,7 +22,21 @@ def test_truth_is_valid_and_scores_one(demo, answers, capsys):
     assert main(["score", str(answers), "--truth", str(demo / "test_truth.csv")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-1] == "mean Dice 1.0000"
-    assert sum("images)" in line for line in out) == 5
+    assert sum("images)" in line for line in out) == 7  # five organs, two sources
+
+
+def test_scores_by_source(demo, answers, capsys):
+    """Where the truth says the sources, the mean Dice of each is told; half of the answers being empty, it is half."""
+    lines = answers.read_text().splitlines()
+    truth = [row.split(",") for row in (demo / "test_truth.csv").read_text().splitlines()]
+    hubmap = {row[0] for row in truth if row[2] == "Hubmap"}
+    cut = answers.with_name("cut.csv")
+    emptied = [line.split(",")[0] + "," if line.split(",")[0] in hubmap else line for line in lines]
+    cut.write_text("\n".join(emptied) + "\n")
+    assert main(["score", str(cut), "--truth", str(demo / "test_truth.csv")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert f"{'HPA':<15} 1.0000  ({len(truth) - 1 - len(hubmap)} images)" in told
+    assert f"{'Hubmap':<15} 0.0000  ({len(hubmap)} images)" in told
 
 
 def test_per_image_scores(demo, answers, tmp_path):
