@@ -1,3 +1,3 @@
 """Submission kit for the Kaggle code competition HuBMAP + HPA - Hacking the Human Body."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

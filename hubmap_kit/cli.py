@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .changes import BASE, CHANGES, plan
 from .competition import DataError, Problem
 from .config import PredictConfig, PrepareConfig, TrainConfig
 from .recipes import RECIPES, recipe
@@ -103,10 +104,14 @@ def _ablation(arguments: argparse.Namespace) -> int:
     config = _configure(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
     if arguments.seeds < 1:
         raise UsageError(f"--seeds is {arguments.seeds}; it must be at least 1")
+    rows = [name.strip() for name in arguments.rows.split(",")] if arguments.rows else None
+    try:
+        plan(geometry, config, rows)
+    except ValueError as error:
+        raise UsageError(error) from error
     _quiet_tensorflow()
     from .ablation import ablation
 
-    rows = arguments.rows.split(",") if arguments.rows else None
     ablation(arguments.data, arguments.out, geometry, config, rows=rows, seeds=arguments.seeds)
     print((arguments.out / "ablation.md").read_text(encoding="utf-8"))
     return OK
@@ -189,7 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, help: str, command: typing.Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        description = help[0].upper() + help[1:] + "."
+        # An abbreviation may become another flag with the next version.
+        sub = commands.add_parser(name, help=help, description=description, allow_abbrev=False)
         sub.set_defaults(command=command)
         return sub
 
@@ -256,7 +263,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--recipe", choices=tuple(RECIPES), default="cpu", help="settings of the base (default: %(default)s)"
     )
-    sub.add_argument("--rows", metavar="NAMES", help="rows of the table, comma-separated (default: all)")
+    changes = ", ".join(name for name in CHANGES if name != BASE)
+    sub.add_argument("--rows", metavar="NAMES", help=f"rows beside the base, comma-separated (default: all): {changes}")
     sub.add_argument("--seeds", metavar="N", type=int, default=2, help="trainings a row (default: %(default)s)")
     for config in (PrepareConfig, TrainConfig):  # each row is trained with several seeds
         names = [field.name for field in dataclasses.fields(config) if field.name != "seed"]

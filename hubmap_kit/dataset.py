@@ -17,8 +17,8 @@ from .competition import ORGANS, image_path, read_test
 from .config import TrainConfig
 from .devices import Devices
 from .images import load_image
-from .patches import PatchStore
 from .stain import METHODS, Look, average, measure
+from .store import PatchStore
 
 # Drawn per patch beside the seed, epoch and place: the patch itself, or the one that cutmix pastes into it.
 _OWN, _PASTED = 0, 1

@@ -17,9 +17,9 @@ from .files import sha256_of
 from .images import load_image, resize
 from .inference import load_members, probability_map
 from .members import Member
-from .patches import PatchStore, begin_store, finish_store, write_image, write_images
 from .run import Run, expand
 from .stain import measure, transfer
+from .store import PatchStore, begin_store, finish_store, write_image, write_images
 
 IMAGES_AT_ONCE = 2  # one is read while another is predicted
 
@@ -99,7 +99,7 @@ def _predict_image(
         job: The image's id, and its row of the table.
 
     Returns:
-        See `patches.write_image`.
+        See `store.write_image`.
     """
     image_id, row = job
     source = image_path(data, split, image_id)

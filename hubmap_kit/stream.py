@@ -152,7 +152,7 @@ def _cut(
             if budget and budget.over:
                 raise TimeoutError("not predicted, since the time limit is over; its mask is empty")
             parts = list(groups.items())
-            for part, tile in _timed(_tiles(job, list(groups), skip_background), image):
+            for part, tile in _timed(tiles_of(job, list(groups), skip_background), image):
                 geometry, sharing = parts[part]
                 size = geometry.tile_size
                 key = (size, geometry.batch_size, *map(id, sharing))
@@ -181,7 +181,7 @@ def _flush(batches: dict[tuple, _Batch]) -> Iterator[_Batch]:
     batches.clear()
 
 
-def _tiles(job: Job, geometries: list[Geometry], skip_background: bool) -> Iterator[tuple[int, np.ndarray | None]]:
+def tiles_of(job: Job, geometries: list[Geometry], skip_background: bool) -> Iterator[tuple[int, np.ndarray | None]]:
     """The tiles of an image, each geometry's in the order in which a `Stitcher` takes them.
 
     The geometries go down the image side by side, so that none has to wait for another's rows.

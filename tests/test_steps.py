@@ -11,7 +11,7 @@ from hubmap_kit.config import TrainConfig
 from hubmap_kit.devices import Devices
 from hubmap_kit.losses import make_loss
 from hubmap_kit.models import build_model, describe_model
-from hubmap_kit.recipes import RECIPES, recipe
+from hubmap_kit.recipes import recipe
 from hubmap_kit.steps import Phase, assign, average_weights, freeze_encoder, make_optimizer, make_step, phases
 
 ONE = Devices(tf.distribute.get_strategy())
@@ -43,7 +43,7 @@ def weights(model: keras.Model) -> np.ndarray:
 
 def test_phases():
     """A pretrained encoder is frozen for ten epochs, then trained at the lower rate; a random one never is frozen."""
-    seed = RECIPES["seed"]
+    seed = recipe("seed")
     assert phases(seed) == [Phase(0, 10, 1e-3, True), Phase(10, 60, 5e-4, False)]
     assert phases(recipe("seed", encoder_weights="none")) == [Phase(0, 60, 1e-3, False)]
     assert phases(recipe("seed", model="unet")) == [Phase(0, 60, 1e-3, False)]

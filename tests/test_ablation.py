@@ -1,0 +1,298 @@
+"""Tests of the ablation: two small networks trained for one step, and rows whose scores are made up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hubmap_kit import ablation as module
+from hubmap_kit.ablation import PLAIN, ablation
+from hubmap_kit.changes import CHANGES
+from hubmap_kit.cli import main
+from hubmap_kit.competition import ORGANS
+from hubmap_kit.config import PrepareConfig
+from hubmap_kit.files import write_json
+from hubmap_kit.recipes import recipe
+from hubmap_kit.run import Run
+from hubmap_kit.store import PatchStore
+from hubmap_kit.thresholds import sweep_table
+
+GEOMETRY = PrepareConfig(patch_size=128, input_size=64, folds=2, test_size=0, val_size=0, min_mask_share=0.01)
+CONFIG = recipe("fast", filters=2, epochs=1, steps_per_epoch=1, batch_size=4)
+FLAGS = "--patch-size 128 --input-size 64 --folds 2 --test-size 0 --val-size 0 --min-mask-share 0.01".split()
+FLAGS += "--recipe fast --filters 2 --epochs 1 --steps-per-epoch 1 --batch-size 4".split()
+ROWS = ["base", "pseudo", "flips", "thresholds", "ensemble"]
+
+
+@pytest.fixture(scope="module")
+def done(demo, tmp_path_factory) -> Path:
+    """A folder with the competition, and an ablation of it by the command."""
+    folder = tmp_path_factory.mktemp("ablation")
+    shutil.copytree(demo, folder / "data")
+    command = ["ablation", str(folder / "data"), str(folder / "out"), *FLAGS, "--seeds", "1"]
+    assert main([*command, "--rows", "flips, thresholds,ensemble,pseudo"]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[tuple]:
+    """Trainings that an ablation begins: store, run, settings, whether it goes on; each is interrupted at once."""
+    calls = []
+
+    def train(store, run, config, *, recipe, resume):
+        calls.append((store.name, run.name, config, resume))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", train)
+    return calls
+
+
+@pytest.fixture
+def write_scores(tmp_path):
+    """Write the scores of a row by hand: ids, organs and Dice of two images."""
+
+    def write(name: str, seed: int, dice: tuple[float, float]) -> None:
+        path = tmp_path / "out" / "scores" / f"{name}-seed{seed}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame({"id": [5, 3], "organ": ["lung", "kidney"], "dice": dice}).to_csv(path, index=False)
+
+    return write
+
+
+def finished_run(out: Path, name: str) -> Path:
+    run = out / "runs" / name
+    write_json(run / "config.json", {"finished": True})
+    return run
+
+
+def test_table(done):
+    """There is a row for each change in the order of `CHANGES`, as a CSV and as Markdown, the base first."""
+    table = pd.read_csv(done / "out" / "ablation.csv")
+    assert list(table["row"]) == ROWS
+    shown = ["row", "dice", "spread", "gain", "gain_spread", *sorted(ORGANS), "seeds"]
+    assert list(table.columns) == [*shown, "about"]
+    assert list(table["about"]) == [CHANGES[name].about for name in ROWS]
+    lines = [line.strip("|").split("|") for line in (done / "out" / "ablation.md").read_text().splitlines()]
+    assert [cell.strip() for cell in lines[0]] == ["change", *shown]
+    assert [line[1].strip() for line in lines[2:]] == ROWS
+    gains = [float(line[4]) for line in lines[2:]]
+    assert gains == pytest.approx(list(table["gain"]), abs=1e-4)
+    assert [line[4].strip()[0] in "+-" for line in lines[2:]] == [True] * len(ROWS)
+
+
+def test_scores_of_the_base(done):
+    """The base is scored on the validation fold at threshold 0.5, nearly as the training did from its store."""
+    scores = pd.read_csv(done / "out" / "scores" / "base-seed0.csv")
+    store = PatchStore.open(done / "out" / "stores" / "base")
+    assert list(scores["id"]) == store.ids("validation", 0)
+    sweep = pd.read_csv(done / "out" / "runs" / "base-seed0" / "sweep.csv")
+    plain = sweep[np.isclose(sweep["threshold"], 0.5) & (sweep["min_region_um2"] == 0)].set_index("id")
+    assert plain["dice"].max() > 0.1
+    np.testing.assert_allclose(scores["dice"], plain.loc[scores["id"], "dice"], atol=0.02)
+    assert list(scores["organ"]) == list(plain.loc[scores["id"], "organ"])
+
+
+def test_pseudo_labels_of_the_validation_images(done):
+    """A network is trained with the base's settings on soft masks of the validation images too; no maps are kept."""
+    base, pseudo = (Run.open(done / "out" / "runs" / f"{name}-seed0") for name in ("base", "pseudo"))
+    soft = done / "out" / "stores" / "pseudo-seed0"
+    assert base.train == replace(CONFIG, fold=0, tune=True, seed=0)
+    assert pseudo.train == replace(base.train, pseudo=str(soft))
+    assert base.prepare == pseudo.prepare == GEOMETRY
+    assert base.about["splits"] == pseudo.about["splits"]
+    assert PatchStore.open(soft).soft
+    assert sorted(PatchStore.open(soft).images.index) == sorted(base.about["splits"]["validation"])
+    assert not any((run.folder / "validation").exists() for run in (base, pseudo))
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size"), [("context-small", 16), ("context-large", 1), ("finer", 4), ("ema", 4)]
+)
+def test_trainings_differ_by_the_row_alone(demo, tmp_path, trained, write_scores, name, batch_size):
+    """A row is trained with what it changes; with another context on more or fewer patches, as many pixels a step."""
+    write_scores("base", 0, (0.5, 0.7))
+    with pytest.raises(KeyboardInterrupt):
+        ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=[name], seeds=1)
+    ((store, run, config, _),) = trained
+    assert (store, run) == ("base" if name == "ema" else name, f"{name}-seed0")
+    assert config == replace(CONFIG, fold=0, tune=True, batch_size=batch_size, **CHANGES[name].train)
+    assert PatchStore.open(tmp_path / "out" / "stores" / store).config == CHANGES[name].geometry(GEOMETRY)
+
+
+def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
+    """On another computer further rows are predicted with the runs that are there; nothing is done again."""
+    shutil.copytree(done, tmp_path / "moved", symlinks=True)
+    data, out = tmp_path / "moved" / "data", tmp_path / "moved" / "out"
+    done.rename(done.with_name("away"))
+    try:
+        before = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
+        config = replace(CONFIG, encoder_weights="/elsewhere/imagenet")
+        table = ablation(data, out, replace(GEOMETRY, jobs=1), config, rows=["d4", "flips"], seeds=1)
+        assert list(table["row"]) == [*ROWS[:3], "d4", *ROWS[3:]]
+        after = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
+        assert after == before | {"d4-seed0.csv": after["d4-seed0.csv"]}
+        assert not trained
+        # The images without masks are linked anew, to where they lie now.
+        (out / "scores" / "pseudo-seed0.csv").unlink()
+        shutil.rmtree(out / "runs" / "pseudo-seed0")
+        with pytest.raises(KeyboardInterrupt):
+            ablation(data, out, GEOMETRY, config, rows=["pseudo"], seeds=1)
+        assert [call[1] for call in trained] == ["pseudo-seed0"]
+        links = list((out / "unlabelled" / "test_images").iterdir())
+        assert {link.resolve().parent for link in links} == {(data / "train_images").resolve()}
+        assert "rle" not in pd.read_csv(out / "unlabelled" / "test.csv")
+    finally:
+        done.with_name("away").rename(done)
+
+
+def test_gain_is_against_the_base_with_the_same_seeds(demo, tmp_path, write_scores, capsys):
+    """Dice and gain are means over seeds, the spreads their standard deviations; a seed without the row is left out."""
+    for seed, dice in enumerate([(0.5, 0.7), (0.1, 0.3), (0.9, 0.9)]):
+        write_scores("base", seed, dice)
+    for seed, dice in enumerate([(0.6, 0.8), (0.4, 0.6)]):
+        write_scores("bce", seed, dice)
+    table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["bce"], seeds=2).set_index("row")
+    assert table["dice"].to_dict() == pytest.approx({"base": 0.4, "bce": 0.6})
+    assert table["spread"].to_dict() == pytest.approx({"base": 0.2, "bce": 0.1})
+    assert table["gain"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.2})
+    assert table["gain_spread"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.1})
+    assert table["lung"].to_dict() == pytest.approx({"base": 0.3, "bce": 0.5})
+    assert list(table["seeds"]) == [2, 2]
+    assert "bce: mean Dice 0.6000 ± 0.1000, +0.2000 against the base" in capsys.readouterr().out
+    table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=[], seeds=3).set_index("row")
+    assert list(table["seeds"]) == [3, 2]
+    assert table["gain"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.2})
+
+
+def test_an_interrupted_ablation_goes_on(demo, tmp_path, trained, write_scores):
+    """Seeds whose scores are there are not done again, a run that is not finished is trained on, a finished one not."""
+    out = tmp_path / "out"
+    write_scores("base", 0, (0.5, 0.7))
+    for unfinished in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            ablation(demo, out, GEOMETRY, CONFIG, rows=["bce"])
+        store, run, config, resume = trained.pop()
+        assert (store, run, config.seed, resume) == ("base", "base-seed1", 1, unfinished)
+        write_json(out / "runs" / "base-seed1" / "config.json", {"finished": False})
+    finished_run(out, "base-seed1")
+    with pytest.raises(ValueError, match="base-seed1 is not a run folder: it has no model"):
+        ablation(demo, out, GEOMETRY, CONFIG, rows=["bce"])
+    write_scores("base", 1, (0.5, 0.7))
+    with pytest.raises(KeyboardInterrupt):
+        ablation(demo, out, GEOMETRY, CONFIG, rows=["bce"])
+    assert [(run, config.loss) for _, run, config, _ in trained] == [("bce-seed0", "bce")]
+
+
+def test_what_is_predicted_with_which_runs(demo, tmp_path, trained, write_scores, monkeypatch):
+    """A row of prediction takes the base's run of its seed; the ensemble takes all, once for each number of seeds."""
+    calls = []
+
+    def predicted(work, runs, config):
+        calls.append(([run.name for run in runs], config))
+        return pd.DataFrame({"id": [5, 3], "organ": ["lung", "kidney"], "dice": [0.5, 0.6]})
+
+    monkeypatch.setattr(module._Work, "_predicted", predicted)
+    for seed in range(3):
+        write_scores("base", seed, (0.1 * seed, 0.1))
+        finished_run(tmp_path / "out", f"base-seed{seed}")
+    table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["ensemble", "flips"], seeds=2).set_index("row")
+    flips = replace(PLAIN, tta="flips")
+    assert calls == [(["base-seed0"], flips), (["base-seed1"], flips), (["base-seed0", "base-seed1"], PLAIN)]
+    assert table.loc["ensemble", ["dice", "spread", "gain", "seeds"]].tolist() == pytest.approx([0.55, 0, 0.475, 2])
+    calls.clear()
+    ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["ensemble"], seeds=3)
+    ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["ensemble"], seeds=2)
+    assert calls == [([f"base-seed{seed}" for seed in range(3)], PLAIN)]
+    assert not trained
+
+
+def test_thresholds_are_chosen_on_the_other_half(demo, tmp_path):
+    """Each image is judged at what is best for images of its organ in the other half; a single one at 0.5."""
+    best = {1: 0.2, 2: 0.3, 3: 0.8, 4: 0.2, 5: 0.9, 6: 0.7, 7: 0.8}
+    organs = ["lung", "kidney", "lung", "lung", "spleen", "kidney", "lung"]
+    table = sweep_table(list(best), organs, np.zeros((7, 17, 6)))
+    table["dice"] = 1 - (table["threshold"] - table["id"].map(best)).abs() - 1e-4 * (table["min_region_um2"] > 0)
+    table.to_csv(finished_run(tmp_path, "base-seed0") / "sweep.csv", index=False)
+    work = module._Work(demo, tmp_path, GEOMETRY, CONFIG, 1)
+    scores = work._cross_fitted(0).set_index("id").sort_index()
+    # Sorted by organ and id: kidney 2, 6, lung 1, 3, 4, 7, spleen 5. The halves are 2, 1, 4, 5 and 6, 3, 7.
+    chosen = {1: 0.8, 2: 0.7, 3: 0.2, 4: 0.8, 5: 0.5, 6: 0.3, 7: 0.2}
+    expected = {i: 1 - abs(chosen[i] - best[i]) for i in best}
+    assert scores["dice"].to_dict() == pytest.approx(expected, abs=0.02)
+    assert scores["organ"].to_dict() == dict(zip(best, organs, strict=True))
+
+
+def test_other_settings_are_refused(demo, tmp_path, write_scores):
+    """A folder that was begun with other settings, groups or images is refused, by name, and is left as it is."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    shutil.copy(demo / "train.csv", data)
+    for name in ("groups.csv", "same.csv", "other.csv"):
+        (tmp_path / name).write_text("id,group\n" + "1,2\n" * (name == "other.csv"))
+    geometry = replace(GEOMETRY, groups=str(tmp_path / "groups.csv"))
+    config = replace(CONFIG, encoder_weights="/here/weights.h5", looks="/here/looks")
+    write_scores("base", 0, (0.5, 0.7))
+
+    def again(geometry=geometry, config=config):
+        ablation(data, out, geometry, config, rows=[], seeds=1)
+
+    again()
+    again(replace(geometry, jobs=3, groups=str(tmp_path / "same.csv")))
+    again(config=replace(config, encoder_weights="/there/weights.h5", looks="/there/looks", seed=4))
+    begun = (out / "ablation.json").read_text()
+    assert json.loads(begun)["epochs"] == 1
+    refused = [
+        ("groups", {"geometry": replace(geometry, groups=str(tmp_path / "other.csv"))}),
+        ("groups", {"geometry": GEOMETRY}),
+        ("folds, split seed", {"geometry": replace(geometry, folds=3, seed=1)}),
+        ("encoder_weights", {"config": replace(config, encoder_weights="/here/other.h5")}),
+        ("epochs, fold", {"config": replace(config, epochs=2, fold=1)}),
+    ]
+    for names, given in refused:
+        with pytest.raises(ValueError, match=rf"begun with other {names}; give the same, or name another folder"):
+            again(**given)
+    (data / "train.csv").write_text((data / "train.csv").read_text() + "\n")
+    with pytest.raises(ValueError, match="begun with other training images;"):
+        again()
+    assert (out / "ablation.json").read_text() == begun
+
+
+def test_rows_that_change_nothing(demo, tmp_path, write_scores, trained, capsys):
+    """A row that is as the base is told and left out."""
+    write_scores("base", 0, (0.5, 0.7))
+    table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["no-ema", "coarser"], seeds=1)
+    assert list(table["row"]) == ["base"]
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["no-ema: as the base, left out", "coarser: as the base, left out"]
+    assert not trained
+
+
+@pytest.mark.parametrize(
+    ("flags", "rule"),
+    [
+        (["--folds", "2", "--rows", "flips,flops"], "there is no row 'flops'; choose among base"),
+        (["--rows", "flips"], "give --folds 2 or more"),
+        (["--folds", "2", "--fold", "2"], "give --folds 3 or more"),
+        (["--folds", "2", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
+    ],
+)
+def test_wrong_usage(demo, tmp_path, capsys, flags, rule):
+    """Rows, folds and numbers of seeds that cannot be are wrong usage, and nothing is written."""
+    with pytest.raises(SystemExit) as stop:
+        main(["ablation", str(demo), str(tmp_path / "out"), *flags])
+    assert stop.value.code == 2
+    assert rule in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_images(tmp_path, capsys):
+    """A competition folder that is not there is bad input, named, and nothing is written."""
+    assert main(["ablation", str(tmp_path / "none"), str(tmp_path / "out"), *FLAGS]) == 1
+    assert "train.csv" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

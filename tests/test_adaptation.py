@@ -1,0 +1,304 @@
+"""Tests of the adaptation of networks to the images they are about to predict."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+import tifffile
+from keras import layers
+from test_inference import masks_of, write_run
+
+from hubmap_kit import adaptation, inference, models, submission
+from hubmap_kit.adaptation import adapted, reestimate, sample_tiles, self_train
+from hubmap_kit.competition import ORGANS
+from hubmap_kit.config import PredictConfig
+from hubmap_kit.members import Job, Member
+from hubmap_kit.models import build_model, describe_model, load_model
+from hubmap_kit.recipes import recipe
+from hubmap_kit.stain import Look
+from hubmap_kit.stream import predict_masks
+
+TILE = 32
+ABOUT = describe_model(recipe("fast", filters=2))
+LOOK = Look("reinhard", (0.5, 0.1, 0.0, 0.2, 0.1, 0.1))
+
+
+def tiny() -> keras.Model:
+    """A network like the kit's: a network within a network, with dropout and BatchNormalization."""
+    keras.utils.set_random_seed(1)
+    x = inner = layers.Input((None, None, 3))
+    for i in range(2):
+        x = layers.Dropout(0.5)(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{i}")(x)
+    inner = keras.Model(inner, x)
+    inputs = layers.Input((None, None, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = layers.Conv2D(1, 3, padding="same", kernel_initializer=keras.initializers.RandomNormal(stddev=3.0))(inner(x))
+    model = keras.Model(inputs, keras.ops.squeeze(x, -1))
+    for norm in norms_of(model):
+        norm.moving_mean.assign([0.2, -0.3, 0.5])
+        norm.moving_variance.assign([0.5, 2.0, 0.1])
+    return model
+
+
+def norms_of(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
+    return sorted(found, key=lambda layer: layer.name)
+
+
+def state(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(variable) for variable in model.variables]
+
+
+def settings(model: keras.Model) -> list[tuple]:
+    """What of the layers may be changed for a while."""
+    names = ("name", "trainable", "momentum", "rate")
+    return [tuple(getattr(layer, name, None) for name in names) for layer in model._flatten_layers()]
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def member_of(network: keras.Model, **changes) -> Member:
+    member = Member(
+        predict=inference.make_predictor(network),
+        network_um=dict.fromkeys(ORGANS, 0.8),
+        tile_size=TILE,
+        overlap=0.25,
+        batch_size=2,
+        thresholds=dict.fromkeys(ORGANS, 0.5),
+        network=network,
+    )
+    return replace(member, **changes)
+
+
+@pytest.fixture
+def tiles(rng) -> np.ndarray:
+    """Two batches of tiles, of one colour each and some noise."""
+    colours = rng.integers(40, 216, (11, 1, 1, 3))
+    return (colours + rng.integers(-40, 40, (11, TILE, TILE, 3))).astype(np.uint8)
+
+
+@pytest.fixture
+def write_job(tmp_path, rng):
+    """Write an image of random stripes, and what is to be predicted."""
+
+    def write(image_id: int, shape: tuple[int, int]) -> Job:
+        path = tmp_path / f"{image_id}.tiff"
+        image = rng.integers(60, 256, (*shape, 3), np.uint8) // rng.integers(1, 4, (shape[0], 1, 1), np.uint8)
+        tifffile.imwrite(path, image, photometric="rgb")
+        return Job(image_id, path, "lung", 0.4, shape, "HPA")
+
+    return write
+
+
+@pytest.fixture
+def jobs(write_job) -> list[Job]:
+    """Images of a few tiles each, of sides that are prime; the second is smaller than a tile."""
+    return [write_job(i, shape) for i, shape in enumerate([(127, 211), (31, 59), (197, 101)])]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_statistics_are_mixed_with_the_mean_over_batches(tiles, share):
+    """BatchNormalization gets the mean over batches of what it normalises, in its share, the trained one the rest."""
+    model = tiny()
+    reestimate(model, tiles, share)
+    batches = [batch / 255 for batch in (tiles[:6], tiles[6:])]
+    seen = [[batch.mean((0, 1, 2)), batch.var((0, 1, 2))] for batch in batches]
+    mean, variance = np.mean(seen, axis=0)
+    first, second = norms_of(model)
+    np.testing.assert_allclose(first.moving_mean, share * mean + (1 - share) * np.array([0.2, -0.3, 0.5]), atol=1e-5)
+    np.testing.assert_allclose(first.moving_variance, share * variance + (1 - share) * np.array([0.5, 2.0, 0.1]), 1e-4)
+    # What the second normalises was normalised by its batch's own statistics: its mean is 0.
+    np.testing.assert_allclose(second.moving_mean, (1 - share) * np.array([0.2, -0.3, 0.5]), atol=1e-4)
+
+
+def test_only_statistics_are_reestimated(tiles):
+    """All other weights, and what the layers do in training and are named, are as they were; frozen layers too."""
+    model = tiny()
+    norms = norms_of(model)
+    norms[0].trainable = False
+    before, set_to = state(model), settings(model)
+    reestimate(model, tiles, 0.5)
+    assert settings(model) == set_to
+    changed = [v.path for v, old in zip(model.variables, before, strict=True) if not np.array_equal(v, old)]
+    assert sorted(changed) == sorted(v.path for norm in norms for v in (norm.moving_mean, norm.moving_variance))
+
+
+def test_layers_are_as_before_after_an_error(tiles, monkeypatch):
+    """An adaptation that fails half-way leaves no layer frozen, without dropout or with another momentum."""
+    model = tiny()
+    norms_of(model)[0].trainable = False
+    set_to = settings(model)
+    with pytest.raises(ValueError, match="expected shape"):
+        reestimate(model, tiles.repeat(2, axis=-1), 0.5)  # six channels
+    assert settings(model) == set_to
+    monkeypatch.setattr(adaptation, "augment", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        self_train(member_of(model), tiles, 1)
+    assert settings(model) == set_to
+
+
+@pytest.mark.parametrize("looks", [{}, {"lung": LOOK}], ids=["as they are", "in the training's colours"])
+def test_tiles_are_such_as_the_network_sees(jobs, looks):
+    """Of each image there are a few different tiles, as they are predicted, small images mirrored; always the same."""
+    seen = []
+    member = member_of(tiny(), looks=looks)
+    watched = replace(member, predict=lambda batch: seen.extend(batch.copy()) or member.predict(batch))
+    for number, job in enumerate(jobs):
+        seen.clear()
+        assert all(result.rle is not None for result in predict_masks([job], [watched]))
+        kinds = {tile.tobytes() for tile in seen}
+        sampled = sample_tiles(member, [job])
+        assert sampled.shape == ((4, 1, 4)[number], TILE, TILE, 3)
+        assert {tile.tobytes() for tile in sampled} <= kinds
+        assert len({tile.tobytes() for tile in sampled}) == len(sampled) <= len(kinds)
+        assert np.array_equal(sampled, sample_tiles(member, [job]))
+
+
+def test_images_are_spread_over_all_and_unreadable_ones_left_out(jobs, tmp_path, monkeypatch):
+    """Of many images some are taken, from the first to the last; one that is missing, damaged or mis-sized is not."""
+    monkeypatch.setattr(adaptation, "IMAGES", 3)
+    member = member_of(tiny())
+    (tmp_path / "damaged").write_bytes(b"II*\0 broken")
+    bad = [replace(jobs[0], path=tmp_path / "missing"), replace(jobs[0], path=tmp_path / "damaged")]
+    bad.append(replace(jobs[0], shape=(127, 210)))
+    assert sample_tiles(member, bad).shape == (0, TILE, TILE, 3)
+    assert sample_tiles(member, []).shape == (0, TILE, TILE, 3)
+    many = [jobs[1], *bad[:2], jobs[1], *bad[:2], jobs[1]]  # the first, the middle and the last
+    assert len(sample_tiles(member, many)) == 3
+    assert len(sample_tiles(member, [*many[:-1], bad[0]])) == 2
+
+
+@pytest.mark.parametrize("adapt", ["batchnorm", "self-training"])
+def test_networks_are_restored(jobs, adapt):
+    """Within the block every network predicts otherwise; behind it its variables are the same to the bit."""
+    members = [member_of(tiny()), member_of(tiny())]
+    before = [state(member.network) for member in members]
+    config = PredictConfig(adapt=adapt, adapt_steps=2)
+    batch = sample_tiles(members[0], jobs)[:2]
+    plain = members[0].predict(batch)
+    with adapted(members, jobs, config):
+        for member, values in zip(members, before, strict=True):
+            assert not same(state(member.network), values)
+            assert np.abs(member.predict(batch) - plain).max() > 1e-4
+    assert all(same(state(member.network), values) for member, values in zip(members, before, strict=True))
+    with pytest.raises(KeyError, match="inside"), adapted(members, jobs, config):
+        raise KeyError("inside")
+    assert all(same(state(member.network), values) for member, values in zip(members, before, strict=True))
+    assert np.array_equal(members[0].predict(batch), plain)
+
+
+def test_networks_are_restored_after_an_adaptation_that_failed(jobs, monkeypatch):
+    """Where the second network cannot be adapted the first is as before, and so is what was changed of the second."""
+    members = [member_of(tiny()), member_of(tiny())]
+    before = [state(member.network) for member in members]
+
+    def half(network, tiles, share):
+        reestimate(network, tiles, share)
+        if network is members[1].network:
+            raise MemoryError
+
+    monkeypatch.setattr(adaptation, "reestimate", half)
+    with pytest.raises(MemoryError), adapted(members, jobs, PredictConfig(adapt="batchnorm")):
+        pytest.fail("not reached")
+    assert all(same(state(member.network), values) for member, values in zip(members, before, strict=True))
+
+
+def test_a_network_is_adapted_once_for_all_scales(jobs):
+    """One that sees images at several scales is adapted to those nearest to its training's."""
+    member, other = member_of(tiny()), member_of(tiny())
+    with adapted([member], jobs, PredictConfig(adapt="batchnorm")):
+        expected = state(member.network)
+    for scales in ((0.5, 1.0, 2.0), (2.0, 1.0), (1.0,)):
+        members = [each.at_scale(scale) for each in (member, other) for scale in scales]
+        with adapted(members, jobs, PredictConfig(adapt="batchnorm")):
+            assert same(state(member.network), expected)
+            assert same(state(other.network), expected)
+
+
+@pytest.mark.parametrize("adapt", ["batchnorm", "self-training"])
+def test_nothing_happens_without_tiles(jobs, adapt):
+    """Where no image can be read the networks stay as they are."""
+    member = member_of(tiny())
+    before = state(member.network)
+    with adapted([member], [replace(jobs[0], shape=(1, 1))], PredictConfig(adapt=adapt)):
+        assert same(state(member.network), before)
+
+
+def entropy(network: keras.Model, tiles: np.ndarray, masks: np.ndarray) -> float:
+    """Mean cross-entropy of a network on the pixels of masks that are not NaN."""
+    value = tf.nn.sigmoid_cross_entropy_with_logits(np.nan_to_num(masks), network(tf.constant(tiles), training=False))
+    return float(np.mean(np.array(value)[~np.isnan(masks)]))
+
+
+def test_self_training_sharpens_what_is_sure(tiles, tmp_path):
+    """Of its pixels a network, in float16 here, gets surer of those it was sure of; BatchNormalization stays."""
+    keras.utils.set_random_seed(3)
+    model, _ = build_model(ABOUT)
+    *_, kernel, _ = model.trainable_variables
+    kernel.assign(kernel * 8)
+    model.save_weights(tmp_path / "model.weights.h5")
+    network = load_model(ABOUT, tmp_path / "model.weights.h5", half=True)
+    member = member_of(network)
+    maps = np.concatenate([member.predict(tiles[i : i + 2]) for i in range(0, 11, 2)])
+    masks = np.select([maps >= 0.9, maps <= 0.1], [np.float32(1), np.float32(0)], np.float32(np.nan))
+    assert 0.02 < np.isnan(masks).mean() < 0.98
+    loss, set_to = entropy(network, tiles, masks), settings(network)
+    frozen = [norm.get_weights() for norm in norms_of(network)]
+    self_train(member, tiles, 8)
+    assert entropy(network, tiles, masks) < loss
+    assert all(same(norm.get_weights(), values) for norm, values in zip(norms_of(network), frozen, strict=True))
+    assert settings(network) == set_to
+
+
+def test_a_network_that_is_sure_of_nothing_learns_nothing(tiles):
+    """Pixels whose probability is between 0.1 and 0.9 are not learned from; a few sure ones are enough to learn."""
+    network = tiny()
+    *_, kernel, bias = network.trainable_variables
+    kernel.assign(kernel * 0.01)
+    before = [np.array(variable) for variable in network.trainable_variables]
+    self_train(member_of(network), tiles, 3)
+    assert same(network.trainable_variables, before)
+    bias.assign([2.5])
+    before[-1] = np.array(bias)
+    self_train(member_of(network), tiles, 3)
+    assert not same(network.trainable_variables, before)
+
+
+@pytest.mark.parametrize("adapt", ["batchnorm", "self-training"])
+def test_prediction(demo, tmp_path, monkeypatch, adapt):
+    """Adapted a submission is valid, other than a plain one, and the same when it was killed and goes on."""
+    data = tmp_path / "data"
+    shutil.copytree(demo, data, ignore=shutil.ignore_patterns("train*"))
+    table = pd.read_csv(data / "test.csv", dtype=str).assign(data_source="HPA")
+    table.assign(organ=["lung", "lung", "kidney", "lung", "kidney"]).to_csv(data / "test.csv", index=False)
+    run = write_run(tmp_path / "run", network=ABOUT)
+    keras.utils.set_random_seed(2)
+    build_model(ABOUT)[0].save_weights(run / "model.weights.h5")
+    if adapt == "self-training":  # compiled anew each time
+        monkeypatch.setattr(models, "load_model", lambda *_, half: tiny())
+    config = PredictConfig(adapt=adapt, adapt_steps=2, threshold=0.5)
+    out, whole, real = tmp_path / "out.csv", tmp_path / "whole.csv", inference.Journal.add
+    inference.predict(data, [run], whole, config, adapt=adapted)
+    assert not [problem for problem in submission.validate(whole, data) if problem.severity == "error"]
+    inference.predict(data, [run], tmp_path / "plain.csv", replace(config, adapt="none"), adapt=adapted)
+    assert masks_of(whole) != masks_of(tmp_path / "plain.csv")
+
+    def killed(journal, job, mask):
+        real(journal, job, mask)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference.Journal, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        inference.predict(data, [run], out, config, adapt=adapted)
+    monkeypatch.setattr(inference.Journal, "add", real)
+    inference.predict(data, [run], out, config, adapt=adapted)
+    assert masks_of(out) == masks_of(whole)

@@ -1,0 +1,84 @@
+"""Tests of the rows of an ablation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hubmap_kit.changes import BASE, CHANGES, plan
+from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
+
+GEOMETRIES = [
+    PrepareConfig(folds=2),
+    PrepareConfig(folds=2, patch_size=1021, pixel_size_um="0.4,prostate=1.3"),
+    PrepareConfig(folds=2, context_um="317,kidney=512.3"),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("name", "size"), [("finer", 352), ("coarser", 192)])
+def test_the_same_tissue_in_more_or_fewer_pixels(geometry, name, size):
+    """The context in um is the base's, and its pixels are smaller or larger."""
+    changed = CHANGES[name].geometry(geometry)
+    assert changed.input_size == size
+    assert changed.contexts() == geometry.contexts()
+    wanted = {organ: um * 256 / size for organ, um in geometry.network_um().items()}
+    assert changed.network_um() == pytest.approx(wanted, rel=1e-12)
+    assert not CHANGES[name].keeps_pixels
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("name", "factor"), [("context-small", 0.5), ("context-large", 2)])
+def test_more_or_less_tissue_at_the_same_pixel_size(geometry, name, factor):
+    """The pixels are of the base's size in um, the context is a multiple of it, and a step has as many pixels."""
+    changed = CHANGES[name].geometry(geometry)
+    assert changed.input_size == 256 * factor
+    assert changed.network_um() == pytest.approx(geometry.network_um(), rel=1e-12)
+    wanted = {organ: um * factor for organ, um in geometry.contexts().items()}
+    assert changed.contexts() == pytest.approx(wanted, rel=1e-12)
+    assert CHANGES[name].keeps_pixels
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_are_settings(name):
+    """Every row's settings are such as exist, within their bounds, also of the smallest patches and of whole images."""
+    change = CHANGES[name]
+    for geometry in (PrepareConfig(input_size=32), PrepareConfig(whole=True)):
+        assert change.geometry(geometry).input_size % 32 == 0
+    replace(TrainConfig(), **change.train)
+    replace(PredictConfig(), **change.predict)
+    assert bool(change.train) + bool(change.predict) + bool(change.own) <= 1
+
+
+def test_rows_come_in_the_tables_order():
+    """The base is always done, first, and all rows that are asked for, once."""
+    geometry, config = PrepareConfig(folds=2), TrainConfig()
+    assert plan(geometry, config, ["flips", "bce", "flips"]) == [BASE, "bce", "flips"]
+    assert plan(geometry, config, [BASE]) == [BASE]
+    assert plan(geometry, config, []) == [BASE]
+
+
+def test_rows_that_change_nothing_are_left_out():
+    """A row whose settings the base has already is not trained again."""
+    geometry, config = PrepareConfig(folds=2), TrainConfig(ema=0.98, loss="bce", decoder_filters=256)
+    left_out = {"ema", "bce", "decoder-256"}
+    assert plan(geometry, config, None) == [name for name in CHANGES if name not in left_out]
+    whole = plan(PrepareConfig(folds=2, whole=True), config, None)
+    assert set(CHANGES) - set(whole) == left_out | {"context-small", "context-large"}
+    smallest = plan(PrepareConfig(folds=2, input_size=32), config, None)
+    assert set(CHANGES) - set(smallest) == left_out | {"context-small", "coarser", "finer"}
+
+
+@pytest.mark.parametrize(
+    ("folds", "fold", "rows", "rule"),
+    [
+        (2, 0, ["flips", "flops", "nope"], "no row 'flops', 'nope'; choose among base, finer"),
+        (0, None, None, "fold 0, but there are 0 folds; give --folds 2 or more"),
+        (2, 2, None, "fold 2, but there are 2 folds; give --folds 3 or more"),
+    ],
+)
+def test_rows_and_folds_that_there_are_not(folds, fold, rows, rule):
+    """Unknown rows and a fold that there is not are named, with the remedy."""
+    with pytest.raises(ValueError, match=rule):
+        plan(PrepareConfig(folds=folds), TrainConfig(fold=fold), rows)

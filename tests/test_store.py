@@ -1,0 +1,80 @@
+"""Tests of the patch store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hubmap_kit.config import PrepareConfig
+from hubmap_kit.patches import prepare
+from hubmap_kit.store import PatchStore, _free_memory, begin_store, write_image
+
+
+def test_patches_cover_each_image_and_know_their_mask(store):
+    """The grid covers every pixel, and a patch's share of mask is what its pixels say."""
+    opened = PatchStore.open(store)
+    for image_id, patches in opened.patches.groupby("id"):
+        pixels = opened.read(image_id)
+        covered = np.zeros(pixels.shape[:2], bool)
+        for patch in patches.itertuples():
+            view = pixels[patch.y : patch.y + 64, patch.x : patch.x + 64]
+            assert view.shape == (64, 64, 4)
+            assert patch.mask_share == pytest.approx(view[..., 3].mean(), abs=1e-6)
+            covered[patch.y : patch.y + 64, patch.x : patch.x + 64] = True
+        assert covered.all()
+
+
+def test_images_are_held_in_memory_where_they_fit(store, monkeypatch):
+    """Images that fit a share of the free memory are read once; others, or where nothing is known, from disk."""
+    opened = PatchStore.open(store)
+    ids = opened.ids("train")
+    needed = sum((store / "images" / f"{i}.npy").stat().st_size for i in ids)
+    for free, held in ((4 * needed, True), (4 * needed - 4, False), (None, False)):
+        monkeypatch.setattr("hubmap_kit.store._free_memory", lambda free=free: free)
+        read, where = opened.reader(ids)
+        assert ("in memory" in where, "from disk" in where) == (held, not held)
+        assert f"{len(ids)} training images" in where
+        assert (read(ids[0]) is read(ids[0])) == held
+        assert isinstance(read(ids[0]), np.memmap) != held
+        assert all(np.array_equal(read(i), opened.read(i)) for i in ids)
+
+
+def test_free_memory_knows_the_containers_limit(tmp_path, monkeypatch):
+    """Free memory is a positive number on Linux, no more than what the container has left."""
+    monkeypatch.setattr("hubmap_kit.store.CGROUP", tmp_path)
+    free = _free_memory()
+    if free is None:
+        pytest.skip("the system does not tell its free memory")
+    assert free > 0
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert _free_memory() == 2000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _free_memory() > 3000
+
+
+def test_a_soft_mask_counts_from_one_half(tmp_path, rng):
+    """Of a soft mask the share is that of a probability of at least 0.5, and of the mirrored padding too."""
+    begin_store(tmp_path, soft=True)
+    (tmp_path / "image").touch()
+    values = np.array([[0, 1, 127, 128, 255]] * 3, np.uint8).repeat(7, 0)
+    image = rng.integers(0, 256, (21, 5, 3), np.uint8)
+    job = (5, {"pixel_size": 0.4, "network_um": 0.8})
+    about = write_image(tmp_path, job, tmp_path / "image", 32, {"by": "test"}, lambda: (image, values), soft=True)
+    pixels = np.load(tmp_path / "images" / "5.npy")
+    assert np.array_equal(pixels[:21, :5], np.dstack([image, values]))
+    ((y, x, share),) = about["patches"]
+    assert (y, x, about["shape"]) == (0, 0, [21, 5])
+    assert share == pytest.approx((pixels[..., 3] >= 128).mean(), abs=1e-6)
+
+
+def test_kinds_of_stores_are_kept_apart(demo, store, tmp_path):
+    """A store of true masks is not overwritten by soft ones, and still is a store."""
+    assert not PatchStore.open(store).soft
+    with pytest.raises(ValueError, match="a store of prepared patches, which would be lost"):
+        begin_store(store, soft=True)
+    PatchStore.open(store)
+    begin_store(tmp_path, soft=True)
+    (tmp_path / "store.json").write_text('{"soft": true}')
+    with pytest.raises(ValueError, match="a store of soft masks, which would be lost"):
+        prepare(demo, tmp_path, PrepareConfig(patch_size=128, input_size=64))
