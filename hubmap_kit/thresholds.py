@@ -20,6 +20,8 @@ THRESHOLDS = tuple(percent / 100 for percent in range(10, 95, 5))
 # The units are larger: a crypt has some 5000 um², an alveolus 8000, a glomerulus 25 000.
 REGION_UM2 = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)
 PAIR = ["threshold", "min_region_um2"]
+LEAST_IMAGES = 5  # of an organ, by which to choose
+SURE = 2.0  # standard errors
 NEAR = 1e-3  # Dice: means that differ by less are as good as each other
 
 
@@ -90,18 +92,16 @@ def sweep_table(ids: Sequence[int], organs: Sequence[str], dice: np.ndarray) -> 
 def choose(table: pd.DataFrame, thresholds: Mapping[str, float], min_region_um2: Mapping[str, float]) -> Choice:
     """Choose the threshold and least region size of each organ by the mean Dice of its images.
 
-    Few images make a rough curve, and the best point of it is partly luck. So the mean over images is first
-    averaged with that of the neighbouring thresholds (weights 1/4, 1/2, 1/4). Of the least region sizes whose
-    best mean is within `NEAR` of the best of all, the smallest is taken; of its thresholds that are within
-    `NEAR` of its best one, the middle one, or the lower of two.
+    An organ keeps its present pair unless the best one speaks for itself: by at least `LEAST_IMAGES` images, whose
+    mean gain is above `SURE` times its standard error. Few images would choose by luck what loses elsewhere.
 
     Args:
         table: See `sweep_table`; of one validation, or of several folds put together.
-        thresholds: Of each organ, for those without images.
+        thresholds: Of each organ, at present.
         min_region_um2: Likewise.
 
     Returns:
-        The choice, for all organs.
+        The choice, for the organs of `thresholds`.
 
     Raises:
         ValueError: The images of an organ were not tried with the same thresholds and sizes.
@@ -109,17 +109,34 @@ def choose(table: pd.DataFrame, thresholds: Mapping[str, float], min_region_um2:
     thresholds, min_region_um2 = dict(thresholds), dict(min_region_um2)
     # Rounded, as a CSV may give back a number's neighbour.
     for organ, rows in table.round(dict.fromkeys(PAIR, 6)).groupby("organ"):
-        cells = rows.groupby(PAIR)["dice"].agg(["mean", "size"]).unstack()
-        if cells["size"].stack().nunique() != 1 or cells.isna().any(axis=None):
+        dice = rows.pivot(index="id", columns=PAIR, values="dice")
+        if dice.isna().any(axis=None) or len(rows) != dice.size or dice.shape[1] != len(THRESHOLDS) * len(REGION_UM2):
             raise ValueError(
                 f"the images of {organ} were not all tried with the same thresholds and least region sizes; "
                 "the tables are of different versions of the kit: train the folds again with one"
             )
-        mean = cells["mean"]
-        smooth = correlate1d(mean.to_numpy(), [0.25, 0.5, 0.25], axis=0, mode="nearest")
-        best = smooth.max(axis=0)
-        size = int(np.argmax(best >= best.max() - NEAR))
-        near = np.flatnonzero(smooth[:, size] >= best[size] - NEAR)
-        thresholds[str(organ)] = float(mean.index[near[(len(near) - 1) // 2]])
-        min_region_um2[str(organ)] = float(mean.columns[size])
+        best = _best(dice.mean().unstack())
+        present = _nearest(thresholds[str(organ)], THRESHOLDS), _nearest(min_region_um2[str(organ)], REGION_UM2)
+        gain = dice[best] - dice[present]
+        if len(gain) >= LEAST_IMAGES and gain.mean() > SURE * gain.sem():
+            thresholds[str(organ)], min_region_um2[str(organ)] = best
     return Choice(thresholds, min_region_um2)
+
+
+def _best(mean: pd.DataFrame) -> tuple[float, float]:
+    """The best pair of a table of mean Dice, a row a threshold and a column a least region size.
+
+    Few images make a rough curve, and the best point of it is partly luck. So the mean over images is first
+    averaged with that of the neighbouring thresholds (weights 1/4, 1/2, 1/4). Of the least region sizes whose
+    best mean is within `NEAR` of the best of all, the smallest is taken; of its thresholds that are within
+    `NEAR` of its best one, the middle one, or the lower of two.
+    """
+    smooth = correlate1d(mean.to_numpy(), [0.25, 0.5, 0.25], axis=0, mode="nearest")
+    best = smooth.max(axis=0)
+    size = int(np.argmax(best >= best.max() - NEAR))
+    near = np.flatnonzero(smooth[:, size] >= best[size] - NEAR)
+    return float(mean.index[near[(len(near) - 1) // 2]]), float(mean.columns[size])
+
+
+def _nearest(value: float, grid: Sequence[float]) -> float:
+    return min(grid, key=lambda tried: abs(tried - value))

@@ -28,8 +28,8 @@ SCHIFF = (0.175, 0.972, 0.155)
 
 # Of HuBMAP alone, whose images come from several laboratories: so wide that a network trained without regard to stain
 # loses as much as the competition's did (see the README).
-HAEMATOXYLIN_UPTAKE = (0.3, 1.1)  # factor, by how long a section was left in the dye
-SECOND_UPTAKE = (0.6, 1.8)
+HAEMATOXYLIN_UPTAKE = (0.45, 1.1)  # factor, by how long a section was left in the dye
+SECOND_UPTAKE = (0.6, 1.6)
 SCANNER_CURVE = (0.75, 1.4)  # power of the light
 SCANNER_BALANCE = 0.03  # standard deviation of the logarithm of each colour's light
 BLUR_PER_UM = 0.15  # µm, for each µm above 4 of a section's thickness: it is not all in focus

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS
-from hubmap_kit.thresholds import REGION_UM2, THRESHOLDS, Choice, choose, sweep, sweep_table
+from hubmap_kit.thresholds import LEAST_IMAGES, REGION_UM2, THRESHOLDS, Choice, choose, sweep, sweep_table
 
 SHAPE = (len(THRESHOLDS), len(REGION_UM2))
 DEFAULTS = dict.fromkeys(ORGANS, 0.45), dict.fromkeys(ORGANS, 12.0)
@@ -57,14 +57,15 @@ def peak(at: float, size: float, *, height: float = 0.9) -> np.ndarray:
     return height - fall - 0.05 * steps
 
 
-def table_of(*images: tuple[int, str, np.ndarray]) -> pd.DataFrame:
-    """The table of images: id, organ, Dice."""
-    ids, organs, dice = zip(*images, strict=True)
+def table_of(*images: tuple[int, str, np.ndarray], copies: int = LEAST_IMAGES) -> pd.DataFrame:
+    """The table of images: id, organ, Dice; of each as many copies as it takes to choose by."""
+    many = [(10 * i + copy, organ, dice) for i, organ, dice in images for copy in range(copies)]
+    ids, organs, dice = zip(*many, strict=True)
     return sweep_table(ids, organs, np.stack(dice))
 
 
 def chosen_of(dice: np.ndarray) -> tuple[float, float]:
-    """What is chosen by one image."""
+    """What is chosen by images that are all alike."""
     choice = choose(table_of((1, "lung", dice)), *DEFAULTS)
     return choice.thresholds["lung"], choice.min_region_um2["lung"]
 
@@ -97,7 +98,7 @@ def test_dice_of_the_choice():
     choice = choose(table, *DEFAULTS)
     text = table.to_csv(index=False, float_format="%.6f")
     for read in (table, pd.read_csv(io.StringIO(text))):
-        assert choice.dice(read) == pytest.approx([0.9, 0.8, 0.8])
+        assert choice.dice(read) == pytest.approx(np.repeat([0.9, 0.8, 0.8], LEAST_IMAGES))
 
 
 def test_organs_without_images():
@@ -107,6 +108,23 @@ def test_organs_without_images():
     assert set(choice.thresholds) == set(choice.min_region_um2) == set(ORGANS)
     assert (choice.thresholds["kidney"], choice.min_region_um2["kidney"]) == (0.45, 12.0)
     assert choose(table.iloc[:0], *DEFAULTS) == Choice(*DEFAULTS)
+
+
+def test_few_images_choose_nothing():
+    """With fewer images than it takes, the organ keeps what it had, however much better another pair is."""
+    for copies, threshold in ((LEAST_IMAGES - 1, 0.45), (LEAST_IMAGES, 0.8)):
+        choice = choose(table_of((1, "lung", peak(0.8, 500.0)), copies=copies), *DEFAULTS)
+        assert choice.thresholds["lung"] == threshold
+        assert choice.min_region_um2["lung"] == (12.0 if threshold == 0.45 else 500.0)
+
+
+@pytest.mark.parametrize(("against", "threshold"), [(1, 0.3), (4, 0.45)])
+def test_images_that_disagree_choose_nothing(against, threshold):
+    """A gain of some images that others lose most of is within its error, and the organ keeps what it had."""
+    images = [(i, "lung", peak(0.3, 0.0)) for i in range(1, 7)]
+    images += [(i, "lung", peak(0.55, 0.0)) for i in range(11, 11 + against)]
+    choice = choose(table_of(*images, copies=1), *DEFAULTS)
+    assert choice.thresholds["lung"] == threshold
 
 
 def test_a_lucky_threshold_is_not_taken():
