@@ -24,9 +24,9 @@ from hubmap_kit.store import PatchStore
 from hubmap_kit.thresholds import sweep_table
 
 GEOMETRY = PrepareConfig(patch_size=128, input_size=64, folds=2, test_size=0, val_size=0, min_mask_share=0.01)
-CONFIG = recipe("fast", filters=2, epochs=1, steps_per_epoch=1, batch_size=4)
+CONFIG = recipe("fast", filters=2, epochs=1, steps_per_epoch=1, batch_size=4, ema=0.0)
 FLAGS = "--patch-size 128 --input-size 64 --folds 2 --test-size 0 --val-size 0 --min-mask-share 0.01".split()
-FLAGS += "--recipe fast --filters 2 --epochs 1 --steps-per-epoch 1 --batch-size 4".split()
+FLAGS += "--recipe fast --filters 2 --epochs 1 --steps-per-epoch 1 --batch-size 4 --ema 0".split()
 ROWS = ["base", "pseudo", "flips", "thresholds", "ensemble"]
 
 
@@ -213,18 +213,18 @@ def test_what_is_predicted_with_which_runs(demo, tmp_path, trained, write_scores
 
 
 def test_thresholds_are_chosen_on_the_other_half(demo, tmp_path):
-    """Each image is judged at what is best for images of its organ in the other half; a single one at 0.5."""
-    best = {1: 0.2, 2: 0.3, 3: 0.8, 4: 0.2, 5: 0.9, 6: 0.7, 7: 0.8}
-    organs = ["lung", "kidney", "lung", "lung", "spleen", "kidney", "lung"]
-    table = sweep_table(list(best), organs, np.zeros((7, 17, 6)))
+    """Each image is judged at what is best for images of its organ in the other half; few choose nothing: 0.5."""
+    # Sorted by organ and id, images go to the halves in turn: lung 0.2 to one and 0.8 to the other.
+    best = {i: (0.2, 0.8)[i % 2] for i in range(1, 11)} | {i: (0.3, 0.9)[i % 2] for i in range(11, 15)}
+    organs = ["lung"] * 10 + ["spleen"] * 4
+    table = sweep_table(list(best), organs, np.zeros((14, 17, 6)))
     table["dice"] = 1 - (table["threshold"] - table["id"].map(best)).abs() - 1e-4 * (table["min_region_um2"] > 0)
     table.to_csv(finished_run(tmp_path, "base-seed0") / "sweep.csv", index=False)
     work = module._Work(demo, tmp_path, GEOMETRY, CONFIG, 1)
     scores = work._cross_fitted(0).set_index("id").sort_index()
-    # Sorted by organ and id: kidney 2, 6, lung 1, 3, 4, 7, spleen 5. The halves are 2, 1, 4, 5 and 6, 3, 7.
-    chosen = {1: 0.8, 2: 0.7, 3: 0.2, 4: 0.8, 5: 0.5, 6: 0.3, 7: 0.2}
+    chosen = {i: 1 - best[i] if i < 11 else 0.5 for i in best}
     expected = {i: 1 - abs(chosen[i] - best[i]) for i in best}
-    assert scores["dice"].to_dict() == pytest.approx(expected, abs=0.02)
+    assert scores["dice"].to_dict() == pytest.approx(expected, abs=1e-6)
     assert scores["organ"].to_dict() == dict(zip(best, organs, strict=True))
 
 
