@@ -59,7 +59,8 @@ class Devices:
 @tf.function(reduce_retracing=True, jit_compile=False)
 def _all_reduce(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
     def add(value: tf.Tensor) -> tf.Tensor:
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+        # The identity lies on the replica's device; an argument of the function on none, which the reduction refuses.
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
     return strategy.run(add, args=(values,))
 
