@@ -203,17 +203,7 @@ class _Work:
         """Dice of the validation images, predicted as a submission is."""
         store = PatchStore.open(self._store(BASE))
         images = store.images.loc[store.ids("validation", self.config.fold)]
-        jobs = [
-            Job(
-                image_id,
-                image_path(self.data, "train", image_id),
-                row["organ"],
-                float(row["pixel_size"]),
-                (int(row["img_height"]), int(row["img_width"])),
-                row["data_source"],
-            )
-            for image_id, row in images.iterrows()
-        ]
+        jobs = [Job.of_row(self.data, "train", image_id, row) for image_id, row in images.iterrows()]
         dice = {}
         for result in predict_jobs(jobs, [Run.open(run) for run in runs], config, adapt=adapted):
             if result.rle is None:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from .augment import augment
 from .config import PredictConfig
 from .images import scaled_shape
-from .members import Job, Member, groups_of, networks_of, predict_augmented
+from .members import Job, Member, groups_of, nearest_scale, networks_of, predict_augmented
 from .steps import assign
 from .stream import tiles_of
 from .tiles import grid
@@ -46,7 +46,7 @@ def adapted(members: Sequence[Member], jobs: Sequence[Job], config: PredictConfi
     """
     with ExitStack() as stack:
         for sharing in networks_of(members).values():
-            member = min(sharing, key=lambda member: abs(np.log(member.scale)))
+            member = nearest_scale(sharing)
             tiles = sample_tiles(member, jobs)
             if not len(tiles):
                 continue

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from .images import scaled_shape
-from .members import Job, Member, cost, groups_of, networks_of
+from .members import Job, Member, cost, groups_of, nearest_scale, networks_of
 from .tiles import tile_starts
 
 
@@ -89,8 +88,7 @@ def _steps(members: Sequence[Member]) -> list[tuple[str, Sequence[Member]]]:
         add("no test-time augmentation", [replace(member, tta="none") for member in members])
     networks = networks_of(steps[-1][1])
     if len(networks) < len(members):
-        nearest = [min(scales, key=lambda member: abs(math.log(member.scale))) for scales in networks.values()]
-        add("one scale", nearest)
+        add("one scale", [nearest_scale(scales) for scales in networks.values()])
     if any(member.overlap for member in members):
         add("no overlap of tiles", [replace(member, overlap=0.0) for member in steps[-1][1]])
     cheapest = steps[-1][1]

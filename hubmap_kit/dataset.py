@@ -180,19 +180,26 @@ class PatchSampler:
         """The patches at some places of an epoch, as the fields of a `Batch`."""
         images = np.empty((len(places), self.size, self.size, 3), np.uint8)
         masks = np.empty(images.shape[:3], np.uint8)
-        organs, um = np.empty(len(places), np.int32), np.empty(len(places), np.float32)
-        names = list(ORGANS)
-        of_organ = np.array([names.index(self._sources[number].organs[i]) for number, i in chosen[:, :2].tolist()])
+        um = np.empty(len(places), np.float32)
+        # Only cutmix looks at all of the epoch.
+        of_organ = self._organs(chosen) if self.config.cutmix else None
+        organs = self._organs(chosen[places])
         for slot, place in enumerate(places):
             seed = [self.config.seed, epoch, place]
             image, mask, um[slot] = self._patch(chosen[place], [*seed, _OWN])
             rng = np.random.default_rng([*seed, _PASTED])
-            if self.config.cutmix and rng.random() < self.config.cutmix:
-                other = rng.choice(np.flatnonzero(of_organ == of_organ[place]))
+            if of_organ is not None and rng.random() < self.config.cutmix:
+                other = rng.choice(np.flatnonzero(of_organ == organs[slot]))
                 pasted, pasted_mask, _ = self._patch(chosen[other], [*seed, _PASTED])
                 image, mask = cutmix((image, mask), (pasted, pasted_mask), rng)
-            images[slot], masks[slot], organs[slot] = image, mask, of_organ[place]
+            images[slot], masks[slot] = image, mask
         return images, masks, organs, np.log2(um)
+
+    def _organs(self, chosen: np.ndarray) -> np.ndarray:
+        """The places in `ORGANS` of chosen patches' organs: ``(n,)`` int32."""
+        names = list(ORGANS)
+        organs = [names.index(self._sources[number].organs[i]) for number, i in chosen[:, :2].tolist()]
+        return np.array(organs, np.int32)
 
     def batches(self, epoch: int, devices: Devices) -> tf.distribute.DistributedDataset | tf.data.Dataset:
         """The batches of an epoch, each shared by the devices; a `Batch` for each device and step."""

@@ -17,7 +17,7 @@ import pandas as pd
 
 from . import __version__, submission
 from .budget import Budget
-from .competition import Problem, image_path, read_sample_submission, scan_images
+from .competition import Problem, read_sample_submission, scan_images
 from .config import STRIDE, PredictConfig
 from .files import replacing, sha256_of
 from .members import Job, Member, Result, networks_of, predict_augmented
@@ -60,6 +60,11 @@ def has_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def is_half(precision: str) -> bool:
+    """Whether the setting of that name means float16 here: ``mixed``, or ``auto`` with a GPU."""
+    return precision == "mixed" or (precision == "auto" and has_gpu())
+
+
 def default_batch_size() -> int:
     """Tiles a batch: 16 where TensorFlow sees a GPU, 2 on a CPU, where larger ones gain nothing."""
     return 16 if has_gpu() else 2
@@ -75,8 +80,7 @@ def load_member(run: Run, config: PredictConfig) -> Member:
 
     prepare = run.prepare
     tile = prepare.input_size * (config.tile_size or prepare.patch_size) / prepare.patch_size
-    half = config.precision == "mixed" or (config.precision == "auto" and has_gpu())
-    network = load_model(run.about["network"], run.weights, half=half)
+    network = load_model(run.about["network"], run.weights, half=is_half(config.precision))
     area = config.min_region_um2
     return Member(
         predict=make_predictor(network),
@@ -177,17 +181,7 @@ def predict(
             rule = f"ids {', '.join(map(str, stray[:5]))} are not in test.csv"
             problems.append(Problem("warning", "sample_submission.csv", None, rule, "they are left out"))
         ids = sample.intersection(ids, sort=False).append(ids.difference(sample, sort=False))
-    jobs = {
-        int(i): Job(
-            int(i),
-            image_path(data, config.split, int(i)),
-            row["organ"],
-            float(row["pixel_size"]),
-            (int(row["img_height"]), int(row["img_width"])),
-            row["data_source"],
-        )
-        for i, row in table.iterrows()
-    }
+    jobs = {int(i): Job.of_row(data, config.split, int(i), row) for i, row in table.iterrows()}
     opened = [Run.open(run) for run in expand(runs)]
     journal = Journal(out.with_name(out.name + ".progress.jsonl"), _key(opened, config))
     masks = journal.masks(jobs.values())

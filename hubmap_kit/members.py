@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .competition import image_path
 from .stain import Look
 from .tiles import Predictor, check_prediction
 
@@ -32,6 +34,18 @@ class Job:
     pixel_size_um: float
     shape: tuple[int, int]
     source: str = ""
+
+    @classmethod
+    def of_row(cls, data: Path, split: str, image_id: int, row: Mapping[str, Any]) -> Job:
+        """The job of a row of ``train.csv`` or ``test.csv`` in a competition folder."""
+        return cls(
+            image_id,
+            image_path(data, split, image_id),
+            row["organ"],
+            float(row["pixel_size"]),
+            (int(row["img_height"]), int(row["img_width"])),
+            row["data_source"],
+        )
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,11 @@ def networks_of(members: Sequence[Member]) -> dict[int, list[Member]]:
     for member in members:
         networks.setdefault(id(member.predict), []).append(member)
     return networks
+
+
+def nearest_scale(members: Sequence[Member]) -> Member:
+    """Of a network's members, the one that sees images at the scale nearest to its training's."""
+    return min(members, key=lambda member: abs(math.log(member.scale)))
 
 
 def cost(members: Sequence[Member], tile: int) -> float:

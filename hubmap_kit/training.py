@@ -26,11 +26,11 @@ from .dataset import PatchSampler
 from .devices import Devices, open_devices
 from .evaluation import MAPS, SWEEP, evaluate, results_by_split
 from .files import replacing, write_json, write_text
-from .inference import default_batch_size, has_gpu, make_predictor
+from .inference import default_batch_size, is_half, make_predictor
 from .losses import Loss, make_loss
 from .members import Member
 from .metrics import dice_by_organ
-from .models import build_model, describe_model
+from .models import build_model, describe_model, masks_alone
 from .progress import track
 from .run import CONFIG, FORMAT, WEIGHTS, is_finished
 from .settings import organ_values
@@ -89,7 +89,7 @@ def train(
     # Resuming, all weights come from the checkpoint.
     checkpoint = checkpoints.read(run, about) if resume else None
     weights = config.encoder_weights if pretrained(config) and checkpoint is None else None
-    half = config.precision == "mixed" or (config.precision == "auto" and has_gpu())
+    half = is_half(config.precision)
     with devices.strategy.scope():
         model, encoder = build_model(about["network"], weights, half=half)
     chief = devices.worker == 0
@@ -197,9 +197,8 @@ def _describe_run(
 
 
 def _evaluation_member(model: keras.Model, store: PatchStore, config: TrainConfig) -> Member:
-    masks = keras.Model(model.input, model.output["logits"]) if config.auxiliary else model
     return Member(
-        predict=make_predictor(masks),
+        predict=make_predictor(masks_alone(model)),
         network_um=store.config.network_um(),
         tile_size=store.config.input_size,
         overlap=config.overlap,

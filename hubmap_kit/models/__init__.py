@@ -115,4 +115,9 @@ def load_model(about: dict[str, Any], weights: Path, *, half: bool = False) -> k
         raise ValueError(
             f"{weights} cannot be loaded ({type(error).__name__}: {error}); train the run again"
         ) from error
-    return keras.Model(model.input, model.output["logits"]) if about["auxiliary"] else model
+    return masks_alone(model)
+
+
+def masks_alone(model: keras.Model) -> keras.Model:
+    """A network without its auxiliary heads: `build_model`'s to one of ``(B, H, W)`` logits."""
+    return keras.Model(model.input, model.output["logits"]) if isinstance(model.output, dict) else model
