@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from .images import scaled_shape
@@ -17,7 +18,8 @@ class Budget:
     The steps: no test-time augmentation; of each network's scales only the one nearest to its own; no
     overlap of tiles; one network of the ensemble less, and again, down to one. Whether a step is needed is
     judged before each image by the pace so far, in pixels that the networks saw per second of the clock,
-    with a tenth to spare.
+    with a tenth to spare. Pauses, in which networks are adapted, do not count for the pace, and there is none
+    for which these images would have to be made cheaper.
     """
 
     SPARE = 0.1
@@ -39,6 +41,7 @@ class Budget:
         self._images = len(self._work)
         self._cut = self._seen = 0.0  # px, of images given out and of batches predicted
         self._first: tuple[float, float] | None = None  # when the first batch was done, and its px
+        self._longest = 0.0  # s, of the pauses so far
 
     @property
     def over(self) -> bool:
@@ -51,28 +54,45 @@ class Budget:
         # The first batch may have compiled a network and says nothing of the pace.
         self._first = self._first or (time.monotonic(), self._seen)
 
+    def pause_fits(self) -> bool:
+        """Whether a pause as long as the longest so far leaves enough time for all images; the first one does."""
+        return not self.over and self._step == 0 and self._needed(0) <= self._spare_seconds(self._longest)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """A time in which no image is predicted."""
+        begin = time.monotonic()
+        yield
+        seconds = time.monotonic() - begin
+        self._longest = max(self._longest, seconds)
+        if self._first:
+            self._first = (self._first[0] + seconds, self._first[1])
+
     def choose(self, job: Job) -> Sequence[Member]:
         """The networks and settings for the next image; the same object as long as they stay the same."""
-        if self._first and self._seen > self._first[1]:
-            pace = (self._seen - self._first[1]) / (time.monotonic() - self._first[0])
-            left = self._seconds - (time.monotonic() - self._begin)
-            under_way = max(0.0, self._cut - self._seen)
-            before = self._step
-            while self._step + 1 < len(self._steps):
-                if (under_way + self._left[self._step]) / pace <= left * (1 - self.SPARE):
-                    break
-                self._step += 1
-            if self._step != before:
-                print(
-                    f"{self._images} images and {left / 60:.1f} minutes are left: from here on "
-                    f"{self._steps[self._step][0]}",
-                    flush=True,
-                )
+        before = self._step
+        while self._step + 1 < len(self._steps) and self._needed(self._step) > self._spare_seconds():
+            self._step += 1
+        if self._step != before:
+            left = (self._seconds - (time.monotonic() - self._begin)) / 60
+            now = self._steps[self._step][0]
+            print(f"{self._images} images and {left:.1f} minutes are left: from here on {now}", flush=True)
         works = self._work[job.id]
         self._left = [left - work for left, work in zip(self._left, works, strict=True)]
         self._images -= 1
         self._cut += works[self._step]
         return self._steps[self._step][1]
+
+    def _needed(self, step: int) -> float:
+        """Seconds for all that is left to do, with a step's settings; 0 as long as there is no pace to tell by."""
+        if self._first is None or self._seen <= self._first[1]:
+            return 0.0
+        pace = (self._seen - self._first[1]) / (time.monotonic() - self._first[0])
+        return (max(0.0, self._cut - self._seen) + self._left[step]) / pace
+
+    def _spare_seconds(self, pause: float = 0.0) -> float:
+        """Seconds that are left for images, after a pause, with a tenth to spare."""
+        return (self._seconds - (time.monotonic() - self._begin) - pause) * (1 - self.SPARE)
 
 
 def _steps(members: Sequence[Member]) -> list[tuple[str, Sequence[Member]]]:

@@ -177,7 +177,7 @@ class PredictConfig:
 
     split: str = setting("test", "images to predict", choices=("test", "train"))
     tile_size: int | None = setting(
-        None, "side of a tile in pixels of the working pixel size (default: the run's patch size)", least=32
+        None, "side of a tile, in pixels of which the run's patch size makes one patch (default: that)", least=32
     )
     overlap: float | None = setting(
         None, "overlap of neighbouring tiles, a fraction (default: the run's)", least=0.0, below=0.95

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -273,10 +273,12 @@ def predict_jobs(
         groups.setdefault((job.organ, job.source) if config.adapt != "none" else None, []).append(job)
     for group in groups.values():
         todo = [job for job in group if job.id not in done]
-        late = budget is not None and budget.over
         if not todo:
             continue
-        with nullcontext() if adapt is None or config.adapt == "none" or late else adapt(members, group, config):
+        with ExitStack() as until_predicted:
+            if adapt is not None and config.adapt != "none" and (budget is None or budget.pause_fits()):
+                with nullcontext() if budget is None else budget.pause():
+                    until_predicted.enter_context(adapt(members, group, config))
             yield from predict_masks(todo, members, budget=budget, skip_background=config.skip_background)
 
 

@@ -14,6 +14,7 @@ import pytest
 import tifffile
 
 from hubmap_kit import rle
+from hubmap_kit import budget
 from hubmap_kit.budget import Budget, _steps
 from hubmap_kit.images import read_image, resize, scaled_shape
 from hubmap_kit.members import AUGMENTATIONS, Job, Member, groups_of, predict_augmented
@@ -344,6 +345,36 @@ def test_budget_that_suffices(jobs):
     networks = [member(tta="flips")]
     results = predict_masks(jobs, networks, budget=Budget(600, jobs, networks))
     assert {result.members[0].tta for result in results} == {"flips"}
+
+
+def test_pauses_are_taken_out_of_the_limit(jobs, monkeypatch):
+    """A pause, in which networks are adapted, is no part of the pace, and there is none that the images would pay."""
+    now = [100.0]
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
+    every = many(jobs, 40)
+    networks = [member(overlap=0.0, tta="flips")]
+    limit = Budget(100.0, every, networks)
+    works = [limit._work[job.id][0] for job in every]
+
+    def predict(first, stop):  # a million pixels a second
+        for job, work in zip(every[first:stop], works[first:stop], strict=True):
+            assert limit.choose(job) is networks
+            now[0] += work / 1e6
+            limit.count(work)
+
+    assert limit.pause_fits()  # the first one, of which nothing is known
+    with limit.pause():
+        now[0] += 30
+    predict(0, 10)
+    assert limit._needed(0) == pytest.approx(sum(works[10:]) / 1e6)
+    assert limit.pause_fits()
+    with limit.pause():
+        now[0] += 30
+    assert limit._needed(0) == pytest.approx(sum(works[10:]) / 1e6)
+    assert not limit.pause_fits()  # 40 s less those of ten images, a tenth to spare, are no 30 and those of thirty
+    predict(10, 11)
+    now[0] += 100
+    assert not limit.pause_fits()
 
 
 def test_limit_that_is_over(jobs):
