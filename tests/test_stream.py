@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from hubmap_kit import rle
-from hubmap_kit import budget
+from hubmap_kit import budget, rle
 from hubmap_kit.budget import Budget, _steps
 from hubmap_kit.images import read_image, resize, scaled_shape
 from hubmap_kit.members import AUGMENTATIONS, Job, Member, groups_of, predict_augmented
