@@ -215,7 +215,8 @@ class PredictConfig:
     skip_background: bool = setting(False, "take tiles without tissue as background, without a network")
     time_limit: float | None = setting(
         None,
-        "minutes in which to finish, if need be without augmentation, scales, overlap and networks (default: none)",
+        "minutes in which to finish, if need be without adaptation, augmentation, scales, overlap and networks "
+        "(default: none)",
         least=0.0,
     )
     on_error: str = setting(

@@ -47,12 +47,14 @@ def cpu() -> TrainConfig:
     """
     return TrainConfig(
         encoder="efficientnetv2b0",
+        decoder_filters=128,
         batch_size=8,
-        epochs=12,
+        epochs=25,
         steps_per_epoch=40,
         freeze_epochs=0,
+        ema=0.98,
         patience=0,
-        validate_every=4,
+        validate_every=5,
     )
 
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 RUNS = None  # names of the run folders, or folders of folds, to use; None: all that are attached, as an ensemble
-PATCH_SIZE = None  # side of a tile, in pixels of the working pixel size; None: the run's
+PATCH_SIZE = None  # side of a tile, in pixels of which the run's patch size makes one patch; None: that
 OVERLAP = None  # overlap of neighbouring tiles, a fraction; None: the run's
 TTA = "flips"  # test-time augmentation: none, flips or d4
 SCALES = "1"  # factors of size at which each network sees an image, such as "0.8,1,1.25"
@@ -27,7 +27,7 @@ THRESHOLD = None  # probability from which a pixel is foreground; None: the run'
 MIN_REGION = None  # area in um2 below which a region is dropped; None: the run's, by organ
 BATCH_SIZE = None  # tiles a batch; None: 16 on a GPU, 2 on a CPU
 SKIP_BACKGROUND = False  # whether tiles without tissue are background without a network seeing them
-TIME_LIMIT = 8.5  # hours from the kernel's start; near it, augmentation, scales, overlap and runs are given up
+TIME_LIMIT = 8.5  # hours from the kernel's start; near it, ADAPT, TTA, SCALES, OVERLAP and runs are given up in turn
 ON_ERROR = "empty"  # an image that cannot be predicted: empty mask, or stop with status 1 after the rest
 
 # Bootstrap, the same lines in both kernels: installs the bundle, offline, beside what the image has.
