@@ -16,8 +16,8 @@ PACKAGE = Path(hubmap_kit.__file__).parent
 LAYERS = (
     "rle cluster competition settings config changes recipes files progress metrics splits tiff images stain rows "
     "regions thresholds tiles members journal budget stream submission canvas organs tissue demo overlays store "
-    "patches augment run checkpoints report kaggle losses devices dataset models inference pseudo evaluation steps training "
-    "folds adaptation ablation cli __main__"
+    "patches augment run checkpoints report kaggle losses devices dataset models inference pseudo evaluation steps "
+    "training folds adaptation ablation cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}
 MAY_IMPORT_TENSORFLOW = set(LAYERS[LAYERS.index("losses") : LAYERS.index("cli")])
