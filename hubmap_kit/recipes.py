@@ -44,6 +44,10 @@ def cpu() -> TrainConfig:
     """The best of 30 minutes on two cores, without a GPU.
 
     ``hubmap-kit train PATCHES RUN --recipe cpu --encoder-weights FILE``
+
+    1000 steps of 8 patches, at 256 px: 18 minutes on two cores at 1.1 s a step, 36 minutes on one. On ``real-ftu``,
+    test rows, three seeds, without test-time augmentation: colon glands 0.932 +- 0.003, glomeruli in Masson, which
+    training never saw, 0.913 +- 0.004. README.md has the commands.
     """
     return TrainConfig(
         encoder="efficientnetv2b0",
@@ -63,8 +67,8 @@ def fast() -> TrainConfig:
 
     ``hubmap-kit train PATCHES RUN --recipe fast``, PATCHES prepared with ``--input-size 96``
 
-    4 minutes on two cores for 26 demo images of 1024 px; Dice 0.92 on the demo's validation split, 0.89 without the
-    moving average. At 128 px with 80 steps an epoch, in the same time, it was 0.02 lower.
+    4 minutes on two cores; Dice 0.93 on the validation split of a demo with ``--train 80``, 0.89 with ``--train 40``.
+    The moving average brought 0.03 there; 128 px with 80 steps an epoch, in the same time, was 0.02 lower.
     """
     return TrainConfig(
         model="unet",

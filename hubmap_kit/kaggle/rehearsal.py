@@ -77,7 +77,7 @@ def rehearse(
     source: Path = CLONE,
     data: Path | None = None,
     runs: Sequence[Path] = (),
-    train: int = 40,
+    train: int = 80,
     size: int = 1024,
     seed: int = 0,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -346,7 +346,7 @@ def main() -> int:
         dest="runs",
         help="run folder to predict with instead of training; repeat it for an ensemble",
     )
-    add("--train", metavar="N", type=int, default=40, help="training images of the demo (default: %(default)s)")
+    add("--train", metavar="N", type=int, default=80, help="training images of the demo (default: %(default)s)")
     add("--size", metavar="PX", type=int, default=1024, help="side of a training image of the demo (default: 1024)")
     add("--seed", metavar="N", type=int, default=0, help="seed of every drawn image (default: %(default)s)")
     add("--settings", metavar="JSON", type=json.loads, default={}, help='as {"train": {"EPOCHS": 2}, "infer": {}}')
