@@ -45,9 +45,9 @@ def cpu() -> TrainConfig:
 
     ``hubmap-kit train PATCHES RUN --recipe cpu --encoder-weights FILE``
 
-    1000 steps of 8 patches, at 256 px: 18 minutes on two cores at 1.1 s a step, 36 minutes on one. On ``real-ftu``,
-    test rows, three seeds, without test-time augmentation: colon glands 0.932 +- 0.003, glomeruli in Masson, which
-    training never saw, 0.913 +- 0.004. README.md has the commands.
+    1000 steps of 8 patches, at 256 px: 33 to 38 minutes on one core; on two, by the time of a step, some 20. On
+    ``real-ftu``, test rows, three seeds, without test-time augmentation: colon glands 0.932 +- 0.003, glomeruli in
+    Masson, which training never saw, 0.913 +- 0.004. README.md has the commands.
     """
     return TrainConfig(
         encoder="efficientnetv2b0",
@@ -67,8 +67,8 @@ def fast() -> TrainConfig:
 
     ``hubmap-kit train PATCHES RUN --recipe fast``, PATCHES prepared with ``--input-size 96``
 
-    6 minutes on two cores. With two thirds of the steps, Dice on a demo's validation split was 0.93 with ``--train 80``
-    and 0.89 with ``--train 40``; the moving average brought 0.03, and 128 px in the same time was 0.02 lower.
+    7 minutes on two cores; Dice 0.92 on the validation split of the rehearsal's demo. Its length was raised after a
+    rehearsal that fell below its bound. On earlier demos the moving average brought 0.03, and 128 px lost 0.02.
     """
     return TrainConfig(
         model="unet",
