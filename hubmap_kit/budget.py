@@ -32,8 +32,7 @@ class Budget:
             jobs: All images.
             members: The networks.
         """
-        self._begin = time.monotonic()
-        self._seconds = seconds
+        self._end = time.monotonic() + seconds
         self._steps = _steps(members)
         self._step = 0
         self._work = {job.id: [_work(job, using) for _, using in self._steps] for job in jobs}
@@ -46,7 +45,7 @@ class Budget:
     @property
     def over(self) -> bool:
         """Whether the limit is reached."""
-        return time.monotonic() - self._begin > self._seconds
+        return time.monotonic() > self._end
 
     def count(self, pixels: float) -> None:
         """Count a batch that was predicted."""
@@ -74,7 +73,7 @@ class Budget:
         while self._step + 1 < len(self._steps) and self._needed(self._step) > self._spare_seconds():
             self._step += 1
         if self._step != before:
-            left = (self._seconds - (time.monotonic() - self._begin)) / 60
+            left = (self._end - time.monotonic()) / 60
             now = self._steps[self._step][0]
             print(f"{self._images} images and {left:.1f} minutes are left: from here on {now}", flush=True)
         works = self._work[job.id]
@@ -92,7 +91,7 @@ class Budget:
 
     def _spare_seconds(self, pause: float = 0.0) -> float:
         """Seconds that are left for images, after a pause, with a tenth to spare."""
-        return (self._seconds - (time.monotonic() - self._begin) - pause) * (1 - self.SPARE)
+        return (self._end - time.monotonic() - pause) * (1 - self.SPARE)
 
 
 def _steps(members: Sequence[Member]) -> list[tuple[str, Sequence[Member]]]:
