@@ -85,7 +85,10 @@ def pipeline(setting: Setting) -> Case:
 
 
 def train(setting: Setting) -> Case:
-    """An epoch of few steps on batches of the pipeline, against as many on one batch in memory."""
+    """An epoch of few steps on batches of the pipeline, against as many on one batch in memory.
+
+    The peer of the latter is the same network with Keras's own BatchNormalization.
+    """
     import keras
     import tensorflow as tf
 
@@ -93,31 +96,44 @@ def train(setting: Setting) -> Case:
     from hubmap_kit.devices import open_devices
     from hubmap_kit.losses import make_loss
     from hubmap_kit.models import build_model
+    from hubmap_kit.models.blocks import BatchNormalization
 
     size, batch, steps = (96, 2, 2) if setting.quick else (256, 8, 4)
     config = TrainConfig(encoder_weights="none", batch_size=batch, steps_per_epoch=steps)
     store = make_store(setting, size)
     sampler = PatchSampler(store, store.ids("train"), config)
-    model, _ = build_model(describe_network(setting.quick))
-    optimizer, loss = keras.optimizers.Adam(1e-4), make_loss(config.loss)
-    optimizer.build(model.trainable_variables)
+    loss = make_loss(config.loss)
 
-    @tf.function(jit_compile=False)
-    def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            value = loss(tf.cast(masks, tf.float32) / 255, model(images, training=True))
-        variables = model.trainable_variables
-        optimizer.apply(tape.gradient(value, variables), variables)
-        return value
+    def make_step(model: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+        optimizer, variables = keras.optimizers.Adam(1e-4), model.trainable_variables
+        optimizer.build(variables)
 
+        @tf.function(jit_compile=False)
+        def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                value = loss(tf.cast(masks, tf.float32) / 255, model(images, training=True))
+            optimizer.apply(tape.gradient(value, variables), variables)
+            return value
+
+        return step
+
+    model, keras_model = (build_model(describe_network(setting.quick))[0] for _ in range(2))
+    (unet,) = (layer for layer in keras_model.layers if isinstance(layer, keras.Model))
+    for layer in unet.layers:
+        if isinstance(layer, BatchNormalization):
+            layer.__class__ = keras.layers.BatchNormalization
+    step, keras_step = make_step(model), make_step(keras_model)
     one = open_devices("one")
     kept = next(iter(sampler.batches(0, one)))[:2]
     calls = {
         "batches of the pipeline": lambda: [float(step(*batch[:2])) for batch in sampler.batches(0, one)],
         "batch in memory": lambda: [float(step(*kept)) for _ in range(steps)],
+        "Keras's BatchNormalization": lambda: [float(keras_step(*kept)) for _ in range(steps)],
     }
-    row = Row(f"training step, {batch} × {size}²", "batches of the pipeline", "batch in memory", "share", 1.03)
-    return Case(calls, [row], steps, "step")
+    work = f"training step, {batch} × {size}²"
+    rows = [Row(work, "batches of the pipeline", "batch in memory", "share", 1.03)]
+    rows.append(Row(work, "batch in memory", "Keras's BatchNormalization"))
+    return Case(calls, rows, steps, "step")
 
 
 def describe_network(quick: bool) -> dict[str, Any]:

@@ -122,7 +122,9 @@ class TrainConfig:
         0.0, "momentum of a moving average of the weights, which is what is kept; 0 for none", least=0.0, below=1.0
     )
     precision: str = setting(
-        "auto", "float32; mixed with float16; or mixed on a GPU alone", choices=("auto", "float32", "mixed")
+        "auto",
+        "float32; mixed (with float16 on a GPU, bfloat16 elsewhere); or mixed on a GPU alone",
+        choices=("auto", "float32", "mixed"),
     )
     devices: str = setting(
         "auto",
@@ -210,7 +212,9 @@ class PredictConfig:
     adapt_steps: int = setting(40, "training steps of adapt self-training", least=1)
     batch_size: int | None = setting(None, "tiles a batch (default: 16 on a GPU, 2 on a CPU)", least=1)
     precision: str = setting(
-        "auto", "float32; mixed with float16; or mixed on a GPU alone", choices=("auto", "float32", "mixed")
+        "auto",
+        "float32; mixed (with float16 on a GPU, bfloat16 elsewhere); or mixed on a GPU alone",
+        choices=("auto", "float32", "mixed"),
     )
     skip_background: bool = setting(False, "take tiles without tissue as background, without a network")
     time_limit: float | None = setting(

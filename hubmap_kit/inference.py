@@ -61,9 +61,18 @@ def has_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def is_half(precision: str) -> bool:
-    """Whether the setting of that name means float16 here: ``mixed``, or ``auto`` with a GPU."""
-    return precision == "mixed" or (precision == "auto" and has_gpu())
+def half_type(precision: str) -> str | None:
+    """What a network computes in under a setting of `precision`.
+
+    Returns:
+        ``float16`` or ``bfloat16`` under mixed precision, the first on a GPU alone; None for float32 throughout.
+    """
+    if precision == "float32":
+        return None
+    if has_gpu():
+        return "float16"
+    # Where a CPU multiplies bfloat16 fast (AMX), a training step takes 0.6 of the time, but what it learned was worse.
+    return "bfloat16" if precision == "mixed" else None
 
 
 def default_batch_size() -> int:
@@ -81,7 +90,7 @@ def load_member(run: Run, config: PredictConfig) -> Member:
 
     prepare = run.prepare
     tile = prepare.input_size * (config.tile_size or prepare.patch_size) / prepare.patch_size
-    network = load_model(run.about["network"], run.weights, half=is_half(config.precision))
+    network = load_model(run.about["network"], run.weights, half=half_type(config.precision))
     area = config.min_region_um2
     return Member(
         predict=make_predictor(network),

@@ -60,14 +60,14 @@ def freeze_encoder(encoder: list[keras.Layer], frozen: bool, with_batchnorm: boo
         layer.trainable = not frozen or (not with_batchnorm and isinstance(layer, keras.layers.BatchNormalization))
 
 
-def make_optimizer(phase: Phase, config: TrainConfig, steps: int, half: bool) -> keras.optimizers.Optimizer:
+def make_optimizer(phase: Phase, config: TrainConfig, steps: int, half: str | None) -> keras.optimizers.Optimizer:
     """Adam for a phase.
 
     Args:
         phase: The phase.
         config: Settings.
         steps: Steps an epoch.
-        half: Whether the network computes in float16, so that the loss must be enlarged.
+        half: What the network computes in besides float32; in float16 the loss must be enlarged.
     """
     total = (phase.stop - phase.first) * steps
     warmup = min(config.warmup_steps, total - 1)
@@ -79,7 +79,7 @@ def make_optimizer(phase: Phase, config: TrainConfig, steps: int, half: bool) ->
         warmup_steps=warmup,
     )
     optimizer = keras.optimizers.Adam(rate, use_ema=config.ema > 0, ema_momentum=config.ema or 0.99)
-    return keras.optimizers.LossScaleOptimizer(optimizer) if half else optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer) if half == "float16" else optimizer
 
 
 def make_step(

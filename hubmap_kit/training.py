@@ -26,7 +26,7 @@ from .dataset import PatchSampler
 from .devices import Devices, open_devices
 from .evaluation import MAPS, SWEEP, evaluate, results_by_split
 from .files import replacing, write_json, write_text
-from .inference import default_batch_size, is_half, make_predictor
+from .inference import default_batch_size, half_type, make_predictor
 from .losses import Loss, make_loss
 from .members import Member
 from .metrics import dice_by_organ
@@ -89,7 +89,7 @@ def train(
     # Resuming, all weights come from the checkpoint.
     checkpoint = checkpoints.read(run, about) if resume else None
     weights = config.encoder_weights if pretrained(config) and checkpoint is None else None
-    half = is_half(config.precision)
+    half = half_type(config.precision)
     with devices.strategy.scope():
         model, encoder = build_model(about["network"], weights, half=half)
     chief = devices.worker == 0
@@ -106,7 +106,7 @@ def train(
         f"{model.count_params():,} parameters; "
         f"{sampler.steps} steps of {sampler.batch_size} patches an epoch; "
         + ", ".join(f"{len(ids[split])} {split}" for split in SPLITS)
-        + f" images; {devices.replicas} device{'s' * (devices.replicas > 1)}{', half precision' * half}",
+        + f" images; {devices.replicas} device{'s' * (devices.replicas > 1)}{f', mixed with {half}' if half else ''}",
         flush=True,
     )
     for phase in phases(config):

@@ -246,7 +246,7 @@ def test_self_training_sharpens_what_is_sure(tiles, tmp_path):
     *_, kernel, _ = model.trainable_variables
     kernel.assign(kernel * 8)
     model.save_weights(tmp_path / "model.weights.h5")
-    network = load_model(ABOUT, tmp_path / "model.weights.h5", half=True)
+    network = load_model(ABOUT, tmp_path / "model.weights.h5", half="float16")
     member = member_of(network)
     maps = np.concatenate([member.predict(tiles[i : i + 2]) for i in range(0, 11, 2)])
     masks = np.select([maps >= 0.9, maps <= 0.1], [np.float32(1), np.float32(0)], np.float32(np.nan))

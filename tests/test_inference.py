@@ -185,11 +185,28 @@ def test_time_limit(data, run, tmp_path):
     assert not [p for p in submission.validate(tmp_path / "out.csv", data) if p.severity == "error"]
 
 
+@pytest.mark.parametrize(
+    ("precision", "gpu", "expected"),
+    [
+        ("auto", True, "float16"),
+        ("auto", False, None),
+        ("mixed", True, "float16"),
+        ("mixed", False, "bfloat16"),
+        ("float32", True, None),
+        ("float32", False, None),
+    ],
+)
+def test_precision_follows_the_hardware(precision, gpu, expected, monkeypatch):
+    """Half precision is float16 on a GPU, bfloat16 elsewhere, where it has to be asked for."""
+    monkeypatch.setattr(inference, "has_gpu", lambda: gpu)
+    assert inference.half_type(precision) == expected
+
+
 def test_half_precision(real_run):
-    """Computed in float16 the map is nearly the same, and the next network is float32 again."""
+    """Computed in half precision the map is nearly the same, and the next network is float32 again."""
     member = inference.load_member(Run.open(real_run), PredictConfig(precision="mixed"))
     batch = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    plain = inference.load_member(Run.open(real_run), PredictConfig()).predict(batch)
+    plain = inference.load_member(Run.open(real_run), PredictConfig(precision="float32")).predict(batch)
     half = member.predict(batch)
     assert half.dtype == np.float32
     assert 0 < np.abs(half - plain).max() < 0.02
@@ -304,7 +321,7 @@ def test_looks_of_a_run(tmp_path, free_networks):
 
 def test_least_regions_and_scales_reach_the_masks(data, tmp_path, free_networks, capsys):
     """By the command, regions below --min-region are dropped, --scales averaged, and --stain changes what is seen."""
-    darker = {"reinhard": dict.fromkeys(ORGANS, [0.8, 0.03, 0.02, 0.1, 0.04, 0.05])}  # than any image of the demo
+    darker = {"reinhard": {organ: [0.8, 0.03, 0.02, 0.1, 0.04, 0.05] for organ in ORGANS}}  # than any image of the demo
     run = write_run(tmp_path / "run", looks=darker)
     flags = {"plain": [], "region": ["--min-region", "1e9"], "scales": ["--scales", "1,0.5"]}
     flags |= {"stain": ["--stain", "reinhard"]}

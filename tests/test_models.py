@@ -235,7 +235,7 @@ def test_half_precision_and_xla(encoder, tmp_path, rng):
     model.save_weights(tmp_path / "model.weights.h5")
     batch = tf.constant(rng.integers(0, 256, (1, 64, 64, 3), np.uint8))
     plain = tf.sigmoid(model(batch, training=False)).numpy()
-    half = load_model(about, tmp_path / "model.weights.h5", half=True)
+    half = load_model(about, tmp_path / "model.weights.h5", half="float16")
     assert network_of(half).get_layer("final_conv").compute_dtype == "float16"
     found = tf.function(lambda x: tf.sigmoid(half(x, training=False)), jit_compile=True)(batch)
     assert found.dtype == tf.float32
@@ -243,7 +243,7 @@ def test_half_precision_and_xla(encoder, tmp_path, rng):
     assert keras.config.dtype_policy().name == "float32"
 
 
-@pytest.mark.parametrize(("encoder", "half"), [("", False), ("mobilenet", True)])
+@pytest.mark.parametrize(("encoder", "half"), [("", None), ("mobilenet", "bfloat16")])
 def test_auxiliary_heads(encoder, half, tmp_path, rng):
     """With heads a network tells organ and pixel size too, from the mean of its deepest features, in float32."""
     about = encoder_about(encoder, auxiliary=0.1) if encoder else unet_about(2, auxiliary=0.1)

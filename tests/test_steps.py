@@ -28,7 +28,7 @@ def tiny(**changes) -> TrainConfig:
     return recipe("fast", **({"filters": 2, "schedule": "constant", "ema": 0.0} | changes))
 
 
-def stepper(config: TrainConfig, phase: Phase = PHASE, steps: int = 1, half: bool = False):
+def stepper(config: TrainConfig, phase: Phase = PHASE, steps: int = 1, half: str | None = None):
     """A small network, its optimizer and its step."""
     keras.utils.set_random_seed(0)
     model, _ = build_model(describe_model(config), half=half)
@@ -124,7 +124,7 @@ def test_half_precision_trains(rng):
     _, _, single = stepper(tiny())
     first = float(single(*data))
     for clip in (0.0, 1.0):
-        _, optimizer, step = stepper(tiny(clip_norm=clip), half=True)
+        _, optimizer, step = stepper(tiny(clip_norm=clip), half="float16")
         assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         losses = [float(step(*data)) for _ in range(12)]
         assert losses[0] == pytest.approx(first, rel=2e-2)

@@ -34,7 +34,7 @@ def describe_model(config: TrainConfig) -> dict[str, Any]:
 
 
 def build_model(
-    about: dict[str, Any], encoder_weights: str | None = None, *, half: bool = False
+    about: dict[str, Any], encoder_weights: str | None = None, *, half: str | None = None
 ) -> tuple[keras.Model, list[keras.Layer]]:
     """Build a network.
 
@@ -44,7 +44,8 @@ def build_model(
     Args:
         about: From `describe_model`.
         encoder_weights: ``imagenet``, the path of a weights file, or None for random weights.
-        half: Compute in float16 where that is precise enough; weights and outputs stay float32.
+        half: ``float16`` or ``bfloat16`` to compute in where that is precise enough; weights and outputs stay
+            float32.
 
     Returns:
         Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, H and W multiples of 32;
@@ -56,7 +57,7 @@ def build_model(
         ValueError: Encoder weights that can be neither downloaded nor read.
     """
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16" if half else "float32")
+    keras.config.set_dtype_policy(f"mixed_{half}" if half else "float32")
     try:
         return _build(about, encoder_weights)
     finally:
@@ -94,13 +95,13 @@ def _build(about: dict[str, Any], encoder_weights: str | None) -> tuple[keras.Mo
     return keras.Model(inputs, outputs, name=about["model"].replace("-", "_")), encoder
 
 
-def load_model(about: dict[str, Any], weights: Path, *, half: bool = False) -> keras.Model:
+def load_model(about: dict[str, Any], weights: Path, *, half: str | None = None) -> keras.Model:
     """Build a network and load all its weights from a run folder; nothing is downloaded.
 
     Args:
         about: From `describe_model`.
         weights: Its weights file.
-        half: Compute in float16 where that is precise enough; the logits stay float32.
+        half: ``float16`` or ``bfloat16`` to compute in where that is precise enough; the logits stay float32.
 
     Returns:
         Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, without auxiliary heads.

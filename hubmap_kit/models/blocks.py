@@ -1,13 +1,57 @@
-"""Encoder and decoder blocks of the plain U-Net (Ronneberger et al. 2015, arXiv 1505.04597).
+"""Blocks that networks are built of: a faster BatchNormalization, and the plain U-Net's encoder and decoder.
 
-With padding, so that the mask has the patch's size, and batch normalisation after each
-convolution.
+The U-Net's (Ronneberger et al. 2015, arXiv 1505.04597) are with padding, so that the mask has the patch's size, and
+with batch normalisation after each convolution.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 from keras import layers
+
+
+class BatchNormalization(layers.BatchNormalization):
+    """Keras's layer, with the same weights, statistics and values, in TensorFlow's one operation for all of it.
+
+    Keras 3 does it in some ten, each of which reads the whole batch. Over several replicas, whose statistics that
+    operation cannot join, it is done as Keras does it.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
+        """``(B, H, W, c)`` to the same shape; see Keras's layer."""
+        if self.synchronized:
+            return super().call(inputs, training=training, mask=mask)
+        learns = bool(training and self.trainable)
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs,
+            self.gamma if self.scale else tf.ones_like(self.moving_mean),
+            self.beta if self.center else tf.zeros_like(self.moving_mean),
+            mean=None if learns else self.moving_mean,
+            variance=None if learns else self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=learns,
+        )
+        if learns:
+            # The operation tells the variance of what the batch is a sample of; Keras keeps the batch's own.
+            count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
+            for moving, found in ((self.moving_mean, mean), (self.moving_variance, variance * (count - 1) / count)):
+                moving.assign(moving * self.momentum + found * (1 - self.momentum))
+        return outputs
+
+
+def with_fused_normalization(model: keras.Model) -> keras.Model:
+    """A copy of a network, values of its weights included, with `BatchNormalization`."""
+
+    def copy(layer: keras.Layer) -> keras.Layer:
+        kind = BatchNormalization if type(layer) is layers.BatchNormalization else type(layer)
+        return kind.from_config(layer.get_config())
+
+    fused = keras.models.clone_model(model, clone_function=copy)
+    fused.set_weights(model.get_weights())
+    return fused
 
 
 def double_convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
@@ -17,7 +61,7 @@ def double_convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.K
             filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv{i}"
         )(x)
         # Trainings on a CPU are a few hundred steps, too few for Keras's momentum of 0.99.
-        x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn{i}")(x)
+        x = BatchNormalization(momentum=0.9, name=f"{name}_bn{i}")(x)
         x = layers.ReLU(name=f"{name}_relu{i}")(x)
     return x
 

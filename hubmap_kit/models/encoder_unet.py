@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from . import MEAN, STD
+from .blocks import with_fused_normalization
 
 # segmentation-models looks for this when it is first imported; without it, it asks for a Keras
 # module that Keras 3 no longer has.
@@ -131,7 +132,9 @@ def encoder_unet(name: str, weights: str | None, decoder_filters: int) -> tuple[
         decoder_filters=[max(16, decoder_filters >> stage) for stage in range(5)],
         activation="linear",
     )
-    return keras.Model(unet.input, [unet.output, encoder.output]), encoder.layers
+    network = with_fused_normalization(keras.Model(unet.input, [unet.output, encoder.output]))
+    names = [layer.name for layer in encoder.layers if not isinstance(layer, keras.layers.InputLayer)]
+    return network, [network.get_layer(name) for name in names]
 
 
 def _build_encoder(name: str, weights: str | None) -> keras.Model:
