@@ -45,9 +45,9 @@ def cpu() -> TrainConfig:
 
     ``hubmap-kit train PATCHES RUN --recipe cpu --encoder-weights FILE``
 
-    1000 steps of 8 patches, at 256 px: 33 to 38 minutes on one core; on two, by the time of a step, some 20. On
-    ``real-ftu``, test rows, three seeds, without test-time augmentation: colon glands 0.932 +- 0.003, glomeruli in
-    Masson, which training never saw, 0.913 +- 0.004. README.md has the commands.
+    1000 steps of 8 patches, at 256 px: 18 minutes on two cores. On ``real-ftu``, test rows, three seeds, without
+    test-time augmentation: colon glands 0.932 +- 0.003, glomeruli in Masson, which training never saw, 0.913 +- 0.004.
+    README.md has the commands.
     """
     return TrainConfig(
         encoder="efficientnetv2b0",
