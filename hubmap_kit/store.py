@@ -69,7 +69,10 @@ class PatchStore:
             ValueError: The folder is no store, or an unfinished or incompatible one.
         """
         if not (folder / "store.json").is_file():
-            raise ValueError(f"{folder} is not a finished patch store; make it with: hubmap-kit prepare DATA {folder}")
+            raise ValueError(
+                f"{folder} is not a finished patch store; make it with: hubmap-kit prepare, "
+                "or, of soft masks, with: hubmap-kit pseudo"
+            )
         about = read_json(folder / "store.json")
         if about.get("format") != FORMAT:
             raise ValueError(
