@@ -16,8 +16,8 @@ import tifffile
 
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS
-from hubmap_kit.demo import TEST_COLUMNS
-from hubmap_kit.tissue import draw
+from hubmap_kit.demo.tissue import draw
+from hubmap_kit.demo.write import TEST_COLUMNS
 
 COMPRESSIONS = {"none": None, "LZW": "lzw", "deflate": "zlib", "JPEG tiles": "jpeg"}
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from hubmap_kit import rle
 from hubmap_kit.config import PrepareConfig, TrainConfig
-from hubmap_kit.demo import write_table
+from hubmap_kit.demo.write import write_table
 from hubmap_kit.images import load_image, resize
 from hubmap_kit.patches import prepare as prepare_store
 from hubmap_kit.store import PatchStore

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from hubmap_kit.demo import write_test_tables
+from hubmap_kit.demo.write import write_test_tables
 
 from .harness import Case, Row, Setting, Turn, peer
 from .inputs import table_of, write_large_tiff

@@ -63,7 +63,7 @@ def entry() -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from .demo import write_demo
+    from .demo.write import write_demo
 
     write_demo(arguments.out, train=arguments.train, test=arguments.test, size=arguments.size, seed=arguments.seed)
     return OK

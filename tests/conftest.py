@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo competition of 10 + 5 small images; shared, so tests only read it."""
-    from hubmap_kit.demo import write_demo
+    from hubmap_kit.demo.write import write_demo
 
     folder = tmp_path_factory.mktemp("demo") / "competition"
     write_demo(folder, train=10, test=5, size=256, seed=3)

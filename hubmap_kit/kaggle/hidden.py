@@ -21,7 +21,7 @@ import pandas as pd
 import tifffile
 
 from ..competition import ORGANS, image_path
-from ..demo import LARGEST_ID, TRUTH_COLUMNS, draw_images, write_table, write_test_tables, write_tiff
+from ..demo.write import LARGEST_ID, TRUTH_COLUMNS, draw_images, write_table, write_test_tables, write_tiff
 
 IMAGES = 550  # in Kaggle's hidden test set, about
 

@@ -26,7 +26,7 @@ import cv2
 import pandas as pd
 
 from ..competition import SLUG, read_test, read_train
-from ..demo import write_demo
+from ..demo.write import write_demo
 from ..files import read_json, sha256_of, size_text, write_json
 from ..metrics import mean_dice, score_text
 from ..overlays import contact_sheet

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from .competition import ORGANS, SOURCES, image_path
-from .progress import track
-from .rle import encode
+from ..competition import ORGANS, SOURCES, image_path
+from ..progress import track
+from ..rle import encode
 from .tissue import draw
 
 TRAIN_PIXEL_UM = 0.4

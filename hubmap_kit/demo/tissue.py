@@ -16,9 +16,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ..stain import DAB, EOSIN, HAEMATOXYLIN
 from .canvas import Canvas, noise
-from .organs import PAINTERS
-from .stain import DAB, EOSIN, HAEMATOXYLIN
+from .painters import PAINTERS
 
 FINEST_UM = 0.6
 LEAST_SHARE = 0.0005  # of an image, covered by units; Kaggle's least is 0.0007

@@ -12,9 +12,9 @@ import pytest
 import tifffile
 
 from hubmap_kit.competition import ORGANS, read_sample_submission, read_test, read_train
-from hubmap_kit.demo import write_demo
+from hubmap_kit.demo.tissue import draw
+from hubmap_kit.demo.write import write_demo
 from hubmap_kit.rle import decode
-from hubmap_kit.tissue import draw
 
 SMALL = {"train": 5, "test": 10, "size": 257}
 
