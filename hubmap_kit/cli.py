@@ -169,7 +169,7 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from .report import write_report
+    from .reports.report import write_report
     from .run import expand
 
     write_report(expand(arguments.runs), arguments.out)

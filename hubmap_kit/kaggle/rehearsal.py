@@ -29,8 +29,8 @@ from ..competition import SLUG, read_test, read_train
 from ..demo.write import write_demo
 from ..files import read_json, sha256_of, size_text, write_json
 from ..metrics import mean_dice, score_text
-from ..overlays import contact_sheet
-from ..report import write_report
+from ..reports.overlays import contact_sheet
+from ..reports.report import write_report
 from ..run import Run, expand
 from ..submission import score
 from . import isolation

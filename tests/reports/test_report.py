@@ -9,7 +9,7 @@ import pytest
 
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.files import write_json
-from hubmap_kit.report import write_report
+from hubmap_kit.reports.report import write_report
 
 
 @pytest.fixture

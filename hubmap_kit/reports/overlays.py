@@ -7,11 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from . import rle
-from .competition import image_path, read_cells, read_test
-from .files import replacing
-from .images import read_image, resize, resize_mask
-from .submission import COLUMNS, score
+from .. import rle
+from ..competition import image_path, read_cells, read_test
+from ..files import replacing
+from ..images import read_image, resize, resize_mask
+from ..submission import COLUMNS, score
 
 TRUTH_RGB, PREDICTION_RGB = (0, 230, 0), (255, 30, 30)
 _CAPTION = 24  # height of the line of text under an image, in px

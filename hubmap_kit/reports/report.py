@@ -12,8 +12,8 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from .files import write_text
-from .run import Run
+from ..files import write_text
+from ..run import Run
 
 _PAGE = """<!doctype html>
 <html lang="en">

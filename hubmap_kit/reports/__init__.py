@@ -1,0 +1,1 @@
+"""Pages about runs, data and submissions, and the pictures on them."""
