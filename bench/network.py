@@ -15,7 +15,7 @@ import numpy as np
 from hubmap_kit import rle
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.demo.write import write_table
-from hubmap_kit.images import load_image, resize
+from hubmap_kit.images.scaling import load_image, resize
 from hubmap_kit.patches import prepare as prepare_store
 from hubmap_kit.store import PatchStore
 from hubmap_kit.tiles import Predictor, grid, pad_to_tile, predict_tiled

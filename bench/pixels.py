@@ -14,11 +14,11 @@ import threadpoolctl  # scikit-learn brings it
 import tifffile
 
 from hubmap_kit import rle
-from hubmap_kit.augment import COARSENING, GAMMA
-from hubmap_kit.augment import augment as augment_patch
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.demo.write import write_table
 from hubmap_kit.images import read_image
+from hubmap_kit.images.augment import COARSENING, GAMMA
+from hubmap_kit.images.augment import augment as augment_patch
 from hubmap_kit.patches import prepare as prepare_store
 
 from .harness import Case, Row, Setting, peer

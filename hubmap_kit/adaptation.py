@@ -17,9 +17,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .augment import augment
 from .config import PredictConfig
-from .images import scaled_shape
+from .images.augment import augment
+from .images.scaling import scaled_shape
 from .members import Job, Member, groups_of, nearest_scale, networks_of, predict_augmented
 from .steps import assign
 from .stream import tiles_of

@@ -18,7 +18,7 @@ ENCODERS = (
     *("mobilenet", "mobilenetv2"),
     *(f"convnext{size}" for size in ("tiny", "small", "base", "large")),
 )
-# What `TrainConfig.augment` may list, in the order in which it is done; see `hubmap_kit.augment`.
+# What `TrainConfig.augment` may list, in the order in which it is done; see `hubmap_kit.images.augment`.
 GEOMETRY_STEPS = ("flip", "quarter", "turn", "scale", "elastic")
 COLOUR_STEPS = ("reinhard", "macenko", "stain", "hed", "colour", "brightness")
 OPTICS_STEPS = ("coarse", "blur", "noise", "jpeg", "cutout")

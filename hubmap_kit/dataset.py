@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from .augment import augment, cutmix
 from .competition import ORGANS, image_path, read_test
 from .config import TrainConfig
 from .devices import Devices
-from .images import load_image
-from .stain import METHODS, Look, average, measure
+from .images.augment import augment, cutmix
+from .images.scaling import load_image
+from .images.stain import METHODS, Look, average, measure
 from .store import PatchStore
 
 # Drawn per patch beside the seed, epoch and place: the patch itself, or the one that cutmix pastes into it.

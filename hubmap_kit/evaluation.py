@@ -12,7 +12,7 @@ import pandas as pd
 from . import rle
 from .devices import Devices
 from .files import replacing
-from .images import resize
+from .images.scaling import resize
 from .inference import probability_map
 from .losses import Loss
 from .members import Member

@@ -22,7 +22,7 @@ from . import rle
 from .config import TrainConfig
 from .evaluation import MAPS, SWEEP, mask_runs, read_map
 from .files import replacing, write_json, write_text
-from .images import resize
+from .images.scaling import resize
 from .metrics import score_text
 from .run import CONFIG, FOLDS, Run
 from .store import PatchStore

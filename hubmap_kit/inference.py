@@ -20,12 +20,12 @@ from .budget import Budget
 from .competition import Problem, read_sample_submission, scan_images
 from .config import STRIDE, PredictConfig
 from .files import replacing, sha256_of
+from .images.stain import Look, average
 from .journal import Journal
 from .members import Job, Member, Result, networks_of, predict_augmented
 from .progress import track
 from .run import Run, expand
 from .settings import scale_factors
-from .stain import Look, average
 from .stream import predict_masks
 from .tiles import Predictor, predict_tiled
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .competition import image_path
-from .stain import Look
+from .images.stain import Look
 from .tiles import Predictor, check_prediction
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from . import rle
 from .competition import DataError, image_path, scan_images
 from .config import PrepareConfig
-from .images import load_image, resize_mask
+from .images.scaling import load_image, resize_mask
 from .settings import organ_values
 from .splits import assign_folds, assign_splits, read_groups, split_sizes
 from .store import PatchStore, begin_store, finish_store, write_image, write_images

@@ -14,11 +14,11 @@ import numpy as np
 from .competition import DataError, Problem, image_path, scan_images
 from .config import PredictConfig
 from .files import sha256_of
-from .images import load_image, resize
+from .images.scaling import load_image, resize
+from .images.stain import measure, transfer
 from .inference import load_members, probability_map
 from .members import Member
 from .run import Run, expand
-from .stain import measure, transfer
 from .store import PatchStore, begin_store, finish_store, write_image, write_images
 
 IMAGES_AT_ONCE = 2  # one is read while another is predicted

@@ -93,7 +93,7 @@ class Run:
 
     @property
     def looks(self) -> dict[str, dict[str, list[float]]]:
-        """Values of the `hubmap_kit.stain.Look` of the training images, by method and organ."""
+        """Values of the `hubmap_kit.images.stain.Look` of the training images, by method and organ."""
         return self.about.get("looks", {})
 
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from . import rle
 from .budget import Budget
-from .images import resize, scaled_shape
+from .images.rows import MapRows, ScaledRows, open_scaled
+from .images.scaling import resize, scaled_shape
+from .images.stain import Look, measure, transfer
 from .members import Geometry, Job, Member, Result, cost, groups_of, predict_augmented
 from .regions import area_px, drop_small
-from .rows import MapRows, ScaledRows, open_scaled
-from .stain import Look, measure, transfer
 from .tiles import Stitcher, pad_to_tile, tile_starts
 
 T = TypeVar("T")

@@ -18,10 +18,10 @@ from hubmap_kit import adaptation, inference, models, submission
 from hubmap_kit.adaptation import adapted, reestimate, sample_tiles, self_train
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig
+from hubmap_kit.images.stain import Look
 from hubmap_kit.members import Job, Member
 from hubmap_kit.models import build_model, describe_model, load_model
 from hubmap_kit.recipes import recipe
-from hubmap_kit.stain import Look
 from hubmap_kit.stream import predict_masks
 
 TILE = 32

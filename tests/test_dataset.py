@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hubmap_kit.augment import augment
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.dataset import PatchSampler
 from hubmap_kit.devices import Devices
 from hubmap_kit.files import write_json
+from hubmap_kit.images.augment import augment
 from hubmap_kit.recipes import recipe
 from hubmap_kit.store import PatchStore
 

@@ -17,9 +17,9 @@ from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.files import write_json
 from hubmap_kit.images import read_image
+from hubmap_kit.images.stain import Look, average
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import FORMAT, Run, expand
-from hubmap_kit.stain import Look, average
 from hubmap_kit.stream import predict_masks
 
 LOOKS = {

@@ -15,9 +15,9 @@ import tifffile
 
 from hubmap_kit import budget, rle
 from hubmap_kit.budget import Budget, _steps
-from hubmap_kit.images import read_image, resize, scaled_shape
+from hubmap_kit.images.scaling import read_image, resize, scaled_shape
+from hubmap_kit.images.stain import Look, measure, transfer
 from hubmap_kit.members import AUGMENTATIONS, Job, Member, groups_of, predict_augmented
-from hubmap_kit.stain import Look, measure, transfer
 from hubmap_kit.stream import _ahead, predict_masks
 from hubmap_kit.tiles import predict_tiled
 

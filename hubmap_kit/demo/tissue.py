@@ -16,7 +16,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ..stain import DAB, EOSIN, HAEMATOXYLIN
+from ..images.stain import DAB, EOSIN, HAEMATOXYLIN
 from .canvas import Canvas, noise
 from .painters import PAINTERS
 

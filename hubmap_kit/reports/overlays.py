@@ -10,7 +10,7 @@ import numpy as np
 from .. import rle
 from ..competition import image_path, read_cells, read_test
 from ..files import replacing
-from ..images import read_image, resize, resize_mask
+from ..images.scaling import read_image, resize, resize_mask
 from ..submission import COLUMNS, score
 
 TRUTH_RGB, PREDICTION_RGB = (0, 230, 0), (255, 30, 30)

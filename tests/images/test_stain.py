@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubmap_kit import stain
-from hubmap_kit.images import from_optical_density, optical_density
-from hubmap_kit.stain import DAB, EOSIN, HAEMATOXYLIN, METHODS, Look, average, measure, restain, transfer
+from hubmap_kit.images import stain
+from hubmap_kit.images.scaling import from_optical_density, optical_density
+from hubmap_kit.images.stain import DAB, EOSIN, HAEMATOXYLIN, METHODS, Look, average, measure, restain, transfer
 
 
 def unit(vector):

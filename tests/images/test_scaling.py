@@ -1,4 +1,4 @@
-"""Tests of hubmap_kit.images."""
+"""Tests of hubmap_kit.images.scaling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import pytest
 import tifffile
 from hypothesis import given
 
-from hubmap_kit import images, tiff
+from hubmap_kit.images import scaling as images
+from hubmap_kit.images import tiff
 
 # Prime sides, never square; smaller than a tile in one case below, larger in the others.
 HEIGHT, WIDTH = 73, 53

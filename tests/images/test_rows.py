@@ -1,4 +1,4 @@
-"""Tests of hubmap_kit.rows."""
+"""Tests of hubmap_kit.images.rows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import tifffile
 from hypothesis import example, given, settings
-from test_images import ALPHA, EXACT, FIRST, LAYOUTS, RGB, SAMPLES, A, edit_tag, needs_samples, picture
+from test_scaling import ALPHA, EXACT, FIRST, LAYOUTS, RGB, SAMPLES, A, edit_tag, needs_samples, picture
 
-from hubmap_kit import images, rows, tiff
+from hubmap_kit.images import rows, tiff
+from hubmap_kit.images import scaling as images
 
 HEIGHT, WIDTH = A.shape[:2]
 
@@ -361,7 +362,7 @@ def test_another_shape_than_the_table_says(noise: Path, monkeypatch: pytest.Monk
 
 PEAK = """
 import sys
-from hubmap_kit import rows
+from hubmap_kit.images import rows
 
 def peak():  # MB; not ru_maxrss, which counts the process that started this one
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))

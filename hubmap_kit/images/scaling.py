@@ -12,8 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .tiff import check_shape
-from .tiff import read_image as read_image
+from .tiff import check_shape, read_image
 
 
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -20,8 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .config import AUGMENT_STEPS
-from .images import resize
+from ..config import AUGMENT_STEPS
+from .scaling import resize
 from .stain import DAB, EOSIN, HAEMATOXYLIN, METHODS, Look, restain, transfer
 
 # Ranges are uniform, or where they are of factors uniform in their logarithm.

@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from scipy.sparse import csr_array
 
-from .images import load_image, resize, scaled_shape
+from .scaling import load_image, resize, scaled_shape
 from .tiff import Stored, check, check_shape, decode, naming, to_rgb
 
 LARGE = 64 * 2**20  # native px up to which an image is held whole: 192 MB
@@ -152,7 +152,7 @@ def _step(stored: Stored) -> int:
 
 
 class MapRows:
-    """Resizing by rows from the top, by the rule of `hubmap_kit.images.resize`: the whole is never needed.
+    """Resizing by rows from the top, by the rule of `hubmap_kit.images.scaling.resize`: the whole is never needed.
 
     Each row that comes out depends on its own source rows alone, so any division of the source gives the same bits.
     They differ from `resize` by rounding: below 1e-5 for values in [0, 1].

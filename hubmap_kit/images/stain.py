@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .images import optical_density
+from .scaling import optical_density
 
 METHODS = ("reinhard", "macenko")
 # Ruifrok & Johnston 2001 (see `optical_density`): density of a dye in red, green and blue.

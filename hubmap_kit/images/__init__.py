@@ -1,0 +1,3 @@
+"""Images: any TIFF to RGB, brought to the working pixel size; stain; augmentation."""
+
+from .tiff import read_image as read_image
