@@ -16,8 +16,8 @@ from hubmap_kit import rle
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.demo.write import write_table
 from hubmap_kit.images.scaling import load_image, resize
-from hubmap_kit.patches import prepare as prepare_store
-from hubmap_kit.store import PatchStore
+from hubmap_kit.preparation.prepare import prepare as prepare_store
+from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.tiles import Predictor, grid, pad_to_tile, predict_tiled
 
 from . import kit

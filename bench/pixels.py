@@ -19,7 +19,7 @@ from hubmap_kit.demo.write import write_table
 from hubmap_kit.images import read_image
 from hubmap_kit.images.augment import COARSENING, GAMMA
 from hubmap_kit.images.augment import augment as augment_patch
-from hubmap_kit.patches import prepare as prepare_store
+from hubmap_kit.preparation.prepare import prepare as prepare_store
 
 from .harness import Case, Row, Setting, peer
 from .inputs import COMPRESSIONS, drawn, table_of, write_tiff

@@ -31,10 +31,10 @@ from .files import read_json, replacing, sha256_of, write_json, write_text
 from .inference import predict_jobs
 from .members import Job
 from .metrics import dice_by_organ, mean_dice
-from .patches import prepare
+from .preparation.prepare import prepare
+from .preparation.store import PatchStore
 from .pseudo import pseudo_label
 from .run import Run, is_finished
-from .store import PatchStore
 from .thresholds import choose
 from .training import train
 

@@ -70,7 +70,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from .patches import prepare, summary
+    from .preparation.prepare import prepare, summary
 
     config = _configure(PrepareConfig, arguments)
     print(summary(prepare(arguments.data, arguments.patches, config, scheduler=arguments.scheduler)))
@@ -136,7 +136,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _pseudo(arguments: argparse.Namespace) -> int:
     config = _configure(PredictConfig, arguments)
     _quiet_tensorflow()
-    from .patches import summary
+    from .preparation.prepare import summary
     from .pseudo import pseudo_label
 
     store, problems = pseudo_label(arguments.data, arguments.patches, arguments.store, arguments.runs, config)

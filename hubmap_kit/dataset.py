@@ -18,7 +18,7 @@ from .devices import Devices
 from .images.augment import augment, cutmix
 from .images.scaling import load_image
 from .images.stain import METHODS, Look, average, measure
-from .store import PatchStore
+from .preparation.store import PatchStore
 
 # Drawn per patch beside the seed, epoch and place: the patch itself, or the one that cutmix pastes into it.
 _OWN, _PASTED = 0, 1

@@ -17,9 +17,9 @@ from .inference import probability_map
 from .losses import Loss
 from .members import Member
 from .metrics import dice_by_organ
+from .preparation.store import PatchStore
 from .progress import track
 from .regions import area_px, drop_small
-from .store import PatchStore
 from .thresholds import REGION_UM2, THRESHOLDS, sweep, sweep_table
 
 # In a run folder: the probability maps of its validation images, and the sweep over them.

@@ -24,8 +24,8 @@ from .evaluation import MAPS, SWEEP, mask_runs, read_map
 from .files import replacing, write_json, write_text
 from .images.scaling import resize
 from .metrics import score_text
+from .preparation.store import PatchStore
 from .run import CONFIG, FOLDS, Run
-from .store import PatchStore
 from .thresholds import choose
 from .training import RESULTS, train
 

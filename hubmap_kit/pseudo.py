@@ -18,8 +18,8 @@ from .images.scaling import load_image, resize
 from .images.stain import measure, transfer
 from .inference import load_members, probability_map
 from .members import Member
+from .preparation.store import PatchStore, begin_store, finish_store, write_image, write_images
 from .run import Run, expand
-from .store import PatchStore, begin_store, finish_store, write_image, write_images
 
 IMAGES_AT_ONCE = 2  # one is read while another is predicted
 

@@ -31,11 +31,11 @@ from .losses import Loss, make_loss
 from .members import Member
 from .metrics import dice_by_organ
 from .models import build_model, describe_model, masks_alone
+from .preparation.store import PatchStore
 from .progress import track
 from .run import CONFIG, FORMAT, WEIGHTS, is_finished
 from .settings import organ_values
 from .steps import Phase, assign, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
-from .store import PatchStore
 from .thresholds import choose
 
 SPLITS = ("train", "validation", "test")

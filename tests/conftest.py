@@ -29,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's patch store: 64 px patches at half scale, all five organs in training."""
     from hubmap_kit.config import PrepareConfig
-    from hubmap_kit.patches import prepare
+    from hubmap_kit.preparation.prepare import prepare
 
     folder = tmp_path_factory.mktemp("store")
     prepare(demo, folder, PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2, min_mask_share=0.01))

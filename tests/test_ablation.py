@@ -18,9 +18,9 @@ from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PrepareConfig
 from hubmap_kit.files import write_json
+from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run
-from hubmap_kit.store import PatchStore
 from hubmap_kit.thresholds import sweep_table
 
 GEOMETRY = PrepareConfig(patch_size=128, input_size=64, folds=2, test_size=0, val_size=0, min_mask_share=0.01)

@@ -20,7 +20,7 @@ from hubmap_kit.cli import main
 from hubmap_kit.cluster import spread
 from hubmap_kit.competition import DataError
 from hubmap_kit.config import PrepareConfig
-from hubmap_kit.patches import prepare
+from hubmap_kit.preparation.prepare import prepare
 
 SMALL = PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2)
 

@@ -19,7 +19,7 @@ from hubmap_kit.kaggle import isolation
 from hubmap_kit.kaggle.bundle import build_bundle
 from hubmap_kit.kaggle.paths import find_unfinished
 from hubmap_kit.models import build_model
-from hubmap_kit.patches import prepare
+from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run
 

@@ -13,8 +13,8 @@ from hubmap_kit.dataset import PatchSampler
 from hubmap_kit.devices import Devices
 from hubmap_kit.files import write_json
 from hubmap_kit.images.augment import augment
+from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
-from hubmap_kit.store import PatchStore
 
 ONE = Devices(tf.distribute.get_strategy())
 
@@ -44,7 +44,7 @@ def test_sampler_is_a_function_of_seed_and_epoch(store, crops):
 @pytest.mark.parametrize("free", [None, 10**12], ids=["disk", "memory"])
 def test_batches_are_the_chosen_patches_in_order(store, monkeypatch, free):
     """The pipeline's batches are, in order, the chosen patches augmented one by one, from disk or memory."""
-    monkeypatch.setattr("hubmap_kit.store._free_memory", lambda: free)
+    monkeypatch.setattr("hubmap_kit.preparation.store._free_memory", lambda: free)
     opened = PatchStore.open(store)
     config = recipe("fast", batch_size=4, steps_per_epoch=6, seed=11)
     sampler = PatchSampler(opened, opened.ids("train"), config)

@@ -12,10 +12,10 @@ from hubmap_kit.cli import main
 from hubmap_kit.competition import read_train
 from hubmap_kit.config import PrepareConfig
 from hubmap_kit.folds import train_folds
-from hubmap_kit.patches import prepare
+from hubmap_kit.preparation.prepare import prepare
+from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run, expand
-from hubmap_kit.store import PatchStore
 from hubmap_kit.submission import score
 from hubmap_kit.thresholds import choose
 

@@ -14,9 +14,9 @@ import hubmap_kit
 PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
-    "rle cluster competition settings config changes recipes files progress metrics splits tiles regions images "
-    "thresholds members journal budget stream submission demo store patches run checkpoints reports kaggle losses "
-    "devices dataset models inference pseudo evaluation steps training folds adaptation ablation cli __main__"
+    "rle cluster competition settings config changes recipes files progress metrics tiles regions images thresholds "
+    "members journal budget stream submission demo preparation run checkpoints reports kaggle losses devices "
+    "dataset models inference pseudo evaluation steps training folds adaptation ablation cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}
 MAY_IMPORT_TENSORFLOW = set(LAYERS[LAYERS.index("losses") : LAYERS.index("cli")])

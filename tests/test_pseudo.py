@@ -17,10 +17,10 @@ from hubmap_kit.competition import ORGANS, DataError, read_test
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.images.scaling import load_image, read_image, resize
 from hubmap_kit.images.stain import Look, measure, transfer
-from hubmap_kit.patches import prepare
+from hubmap_kit.preparation.prepare import prepare
+from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.pseudo import pseudo_label
 from hubmap_kit.run import FORMAT, Run
-from hubmap_kit.store import PatchStore
 
 CONFIG = PredictConfig(overlap=0.0, batch_size=2)
 LOOK = Look("reinhard", (0.5, 0.1, 0.0, 0.2, 0.1, 0.1))

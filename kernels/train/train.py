@@ -91,7 +91,7 @@ def main(begin: float) -> None:
     from hubmap_kit.config import PrepareConfig
     from hubmap_kit.folds import train_folds
     from hubmap_kit.kaggle.paths import find_competition, find_unfinished
-    from hubmap_kit.patches import prepare
+    from hubmap_kit.preparation.prepare import prepare
     from hubmap_kit.recipes import recipe
     from hubmap_kit.training import train
 

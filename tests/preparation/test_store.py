@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hubmap_kit.config import PrepareConfig
-from hubmap_kit.patches import prepare
-from hubmap_kit.store import PatchStore, _free_memory, begin_store, write_image
+from hubmap_kit.preparation.prepare import prepare
+from hubmap_kit.preparation.store import PatchStore, _free_memory, begin_store, write_image
 
 
 def test_patches_cover_each_image_and_know_their_mask(store):
@@ -30,7 +30,7 @@ def test_images_are_held_in_memory_where_they_fit(store, monkeypatch):
     ids = opened.ids("train")
     needed = sum((store / "images" / f"{i}.npy").stat().st_size for i in ids)
     for free, held in ((4 * needed, True), (4 * needed - 4, False), (None, False)):
-        monkeypatch.setattr("hubmap_kit.store._free_memory", lambda free=free: free)
+        monkeypatch.setattr("hubmap_kit.preparation.store._free_memory", lambda free=free: free)
         read, where = opened.reader(ids)
         assert ("in memory" in where, "from disk" in where) == (held, not held)
         assert f"{len(ids)} training images" in where
@@ -41,7 +41,7 @@ def test_images_are_held_in_memory_where_they_fit(store, monkeypatch):
 
 def test_free_memory_knows_the_containers_limit(tmp_path, monkeypatch):
     """Free memory is a positive number on Linux, no more than what the container has left."""
-    monkeypatch.setattr("hubmap_kit.store.CGROUP", tmp_path)
+    monkeypatch.setattr("hubmap_kit.preparation.store.CGROUP", tmp_path)
     free = _free_memory()
     if free is None:
         pytest.skip("the system does not tell its free memory")

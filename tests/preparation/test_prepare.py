@@ -17,9 +17,9 @@ from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS, DataError, read_train
 from hubmap_kit.config import PrepareConfig
 from hubmap_kit.images.scaling import read_image, resize, resize_mask, scaled_shape
-from hubmap_kit.patches import prepare, small_mask, summary, whole_patch_size
+from hubmap_kit.preparation.prepare import prepare, small_mask, summary, whole_patch_size
+from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.settings import organ_values
-from hubmap_kit.store import PatchStore
 from hubmap_kit.tiles import grid
 
 SMALL = PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2)

@@ -1,4 +1,4 @@
-"""Preparation: a competition folder's training images to a patch store, see `hubmap_kit.store`."""
+"""Preparation: a competition folder's training images to a patch store, see `hubmap_kit.preparation.store`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from . import rle
-from .competition import DataError, image_path, scan_images
-from .config import PrepareConfig
-from .images.scaling import load_image, resize_mask
-from .settings import organ_values
+from .. import rle
+from ..competition import DataError, image_path, scan_images
+from ..config import PrepareConfig
+from ..images.scaling import load_image, resize_mask
+from ..settings import organ_values
 from .splits import assign_folds, assign_splits, read_groups, split_sizes
 from .store import PatchStore, begin_store, finish_store, write_image, write_images
 

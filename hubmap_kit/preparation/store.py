@@ -26,13 +26,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from . import __version__
-from .cluster import spread
-from .competition import Problem
-from .config import PrepareConfig
-from .files import read_json, replacing, write_json
-from .progress import track
-from .tiles import grid, pad_to_tile
+from .. import __version__
+from ..cluster import spread
+from ..competition import Problem
+from ..config import PrepareConfig
+from ..files import read_json, replacing, write_json
+from ..progress import track
+from ..tiles import grid, pad_to_tile
 
 FORMAT = 1
 SOFT_FOREGROUND = 128  # of 255: a soft mask's least value with a probability of at least 0.5

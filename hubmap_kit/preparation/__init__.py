@@ -1,0 +1,1 @@
+"""Preparation: a competition folder's training images to a patch store."""
