@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hubmap_kit import inference
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.files import write_json
-from hubmap_kit.members import Job, Member
+from hubmap_kit.prediction import networks
+from hubmap_kit.prediction.ensemble import Job, Member
+from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.run import CONFIG, FORMAT, WEIGHTS, Run
 from hubmap_kit.settings import organ_values
-from hubmap_kit.stream import predict_masks
 from hubmap_kit.tiles import Predictor
 
 OVERLAP = 0.25
@@ -90,7 +90,7 @@ def main(data: str, run: str, out: str) -> int:
         tile = run.prepare.input_size
         return make_member(free_predictor(tile), tile, 0.4, config.batch_size or 2)
 
-    inference.load_member = load_free
+    networks.load_member = load_free
     return command_line(["predict", data, run, "--out", out])
 
 

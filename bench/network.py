@@ -152,8 +152,8 @@ def make_network(quick: bool) -> tuple[Any, Predictor]:
     """
     import keras
 
-    from hubmap_kit.inference import make_predictor
     from hubmap_kit.models import build_model
+    from hubmap_kit.prediction.networks import make_predictor
 
     keras.utils.set_random_seed(0)
     unet, _ = build_model(describe_network(quick))
@@ -213,7 +213,7 @@ def predict_case(
         loop: Whether the idiom of notebooks runs too.
         packed: Whether the same with LZW files runs too.
     """
-    from hubmap_kit.inference import default_batch_size
+    from hubmap_kit.prediction.networks import default_batch_size
 
     model, predict = make_network(setting.quick)
     batch = default_batch_size()

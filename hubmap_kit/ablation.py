@@ -22,15 +22,15 @@ from typing import Any
 import pandas as pd
 
 from . import rle
-from .adaptation import adapted
 from .changes import BASE, CHANGES, plan
 from .competition import ORGANS, image_path, read_train
 from .config import PredictConfig, PrepareConfig, TrainConfig
 from .evaluation import MAPS, SWEEP
 from .files import read_json, replacing, sha256_of, write_json, write_text
-from .inference import predict_jobs
-from .members import Job
 from .metrics import dice_by_organ, mean_dice
+from .prediction.adaptation import adapted
+from .prediction.ensemble import Job
+from .prediction.predict import predict_jobs
 from .preparation.prepare import prepare
 from .preparation.store import PatchStore
 from .pseudo import pseudo_label

@@ -120,11 +120,11 @@ def _ablation(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     config = _configure(PredictConfig, arguments)
     _quiet_tensorflow()
-    from .inference import Adapt, predict
+    from .prediction.predict import Adapt, predict
 
     adapt: Adapt | None = None
     if config.adapt != "none":
-        from .adaptation import adapted
+        from .prediction.adaptation import adapted
 
         adapt = adapted
 

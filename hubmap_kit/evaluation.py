@@ -13,10 +13,10 @@ from . import rle
 from .devices import Devices
 from .files import replacing
 from .images.scaling import resize
-from .inference import probability_map
 from .losses import Loss
-from .members import Member
 from .metrics import dice_by_organ
+from .prediction.ensemble import Member
+from .prediction.networks import probability_map
 from .preparation.store import PatchStore
 from .progress import track
 from .regions import area_px, drop_small

@@ -16,8 +16,8 @@ from .config import PredictConfig
 from .files import sha256_of
 from .images.scaling import load_image, resize
 from .images.stain import measure, transfer
-from .inference import load_members, probability_map
-from .members import Member
+from .prediction.ensemble import Member
+from .prediction.networks import load_members, probability_map
 from .preparation.store import PatchStore, begin_store, finish_store, write_image, write_images
 from .run import Run, expand
 

@@ -128,9 +128,3 @@ def average_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) -
     raw = [np.array(variable) for variable in model.trainable_variables]
     optimizer.finalize_variable_values(model.trainable_variables)
     return raw
-
-
-def assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
-    """Give variables their values back."""
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)

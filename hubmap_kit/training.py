@@ -26,16 +26,16 @@ from .dataset import PatchSampler
 from .devices import Devices, open_devices
 from .evaluation import MAPS, SWEEP, evaluate, results_by_split
 from .files import replacing, write_json, write_text
-from .inference import default_batch_size, half_type, make_predictor
 from .losses import Loss, make_loss
-from .members import Member
 from .metrics import dice_by_organ
-from .models import build_model, describe_model, masks_alone
+from .models import assign, build_model, describe_model, masks_alone
+from .prediction.ensemble import Member
+from .prediction.networks import default_batch_size, half_type, make_predictor
 from .preparation.store import PatchStore
 from .progress import track
 from .run import CONFIG, FORMAT, WEIGHTS, is_finished
 from .settings import organ_values
-from .steps import Phase, assign, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
+from .steps import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
 from .thresholds import choose
 
 SPLITS = ("train", "validation", "test")

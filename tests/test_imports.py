@@ -15,8 +15,8 @@ PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
     "rle cluster competition settings config changes recipes files progress metrics tiles regions images thresholds "
-    "members journal budget stream submission demo preparation run checkpoints reports kaggle losses devices "
-    "dataset models inference pseudo evaluation steps training folds adaptation ablation cli __main__"
+    "submission demo preparation run checkpoints reports kaggle losses devices dataset models prediction pseudo "
+    "evaluation steps training folds ablation cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}
 MAY_IMPORT_TENSORFLOW = set(LAYERS[LAYERS.index("losses") : LAYERS.index("cli")])

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import tifffile
 
-from hubmap_kit import inference, models
+from hubmap_kit import models
 from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS, DataError, read_test
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.images.scaling import load_image, read_image, resize
 from hubmap_kit.images.stain import Look, measure, transfer
+from hubmap_kit.prediction import networks
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.pseudo import pseudo_label
@@ -234,11 +235,11 @@ def test_training_images_of_another_folder(demo, store, runs, tmp_path):
 def test_whole_images_are_one_tile(demo, tmp_path):
     """A run on whole images sees each of them in one tile by default, and an image larger than they in several."""
     store = prepare(demo, tmp_path / "store", PrepareConfig(input_size=96, whole=True, test_size=2))
-    member = inference.load_member(Run.open(make_run(tmp_path / "run", 0, store.config)), PredictConfig())
+    member = networks.load_member(Run.open(make_run(tmp_path / "run", 0, store.config)), PredictConfig())
     assert member.tile_size == 96
     for shape, tiles in ((store.images[["height", "width"]].iloc[0], 1), ((96, 83), 1), ((97, 83), 2)):
         seen = []
         member.__dict__["predict"] = lambda batch, seen=seen: seen.extend(batch) or batch[..., 0] / np.float32(255)
         member.__dict__["batch_size"] = 1
-        inference.probability_map(np.zeros((*shape, 3), np.uint8), member)
+        networks.probability_map(np.zeros((*shape, 3), np.uint8), member)
         assert len(seen) == tiles

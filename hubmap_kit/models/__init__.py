@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
@@ -122,3 +123,9 @@ def load_model(about: dict[str, Any], weights: Path, *, half: str | None = None)
 def masks_alone(model: keras.Model) -> keras.Model:
     """A network without its auxiliary heads: `build_model`'s to one of ``(B, H, W)`` logits."""
     return keras.Model(model.input, model.output["logits"]) if isinstance(model.output, dict) else model
+
+
+def assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
+    """Give variables their values back."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -83,8 +83,8 @@ def bootstrap() -> None:
 def main(begin: float) -> None:
     """Predict, then check what was written."""
     from hubmap_kit.config import PredictConfig
-    from hubmap_kit.inference import predict
     from hubmap_kit.kaggle.paths import find_competition, find_runs
+    from hubmap_kit.prediction.predict import predict
     from hubmap_kit.submission import validate
 
     config = PredictConfig(
@@ -103,7 +103,7 @@ def main(begin: float) -> None:
     )
     adapt = None
     if config.adapt != "none":
-        from hubmap_kit.adaptation import adapted as adapt
+        from hubmap_kit.prediction.adaptation import adapted as adapt
     data = find_competition(KAGGLE / "input")
     runs = find_runs(KAGGLE / "input", RUNS)
     print("runs:", *runs, flush=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .competition import image_path
-from .images.stain import Look
-from .tiles import Predictor, check_prediction
+from ..competition import image_path
+from ..images.stain import Look
+from ..tiles import Predictor, check_prediction
 
 
 @dataclass(frozen=True)

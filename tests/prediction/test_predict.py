@@ -11,16 +11,18 @@ import pandas as pd
 import pytest
 import tifffile
 
-from hubmap_kit import inference, submission
+from hubmap_kit import submission
 from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.files import write_json
 from hubmap_kit.images import read_image
 from hubmap_kit.images.stain import Look, average
+from hubmap_kit.prediction import networks
+from hubmap_kit.prediction import predict as inference
+from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import FORMAT, Run, expand
-from hubmap_kit.stream import predict_masks
 
 LOOKS = {
     "kidney": [0.4, 0.03, 0.02, 0.1, 0.04, 0.05],
@@ -198,15 +200,15 @@ def test_time_limit(data, run, tmp_path):
 )
 def test_precision_follows_the_hardware(precision, gpu, expected, monkeypatch):
     """Half precision is float16 on a GPU, bfloat16 elsewhere, where it has to be asked for."""
-    monkeypatch.setattr(inference, "has_gpu", lambda: gpu)
-    assert inference.half_type(precision) == expected
+    monkeypatch.setattr(networks, "has_gpu", lambda: gpu)
+    assert networks.half_type(precision) == expected
 
 
 def test_half_precision(real_run):
     """Computed in half precision the map is nearly the same, and the next network is float32 again."""
-    member = inference.load_member(Run.open(real_run), PredictConfig(precision="mixed"))
+    member = networks.load_member(Run.open(real_run), PredictConfig(precision="mixed"))
     batch = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    plain = inference.load_member(Run.open(real_run), PredictConfig(precision="float32")).predict(batch)
+    plain = networks.load_member(Run.open(real_run), PredictConfig(precision="float32")).predict(batch)
     half = member.predict(batch)
     assert half.dtype == np.float32
     assert 0 < np.abs(half - plain).max() < 0.02
@@ -267,9 +269,9 @@ def test_ids_are_those_of_the_test_csv_of_the_moment(data, run, tmp_path):
 def test_tile_size_is_in_working_pixels(run):
     """A tile twice the patch size is twice the input size for the network, a multiple of its stride."""
     opened = Run.open(run)
-    assert inference.load_member(opened, PredictConfig()).tile_size == 64
-    assert inference.load_member(opened, PredictConfig(tile_size=256)).tile_size == 128
-    assert inference.load_member(opened, PredictConfig(tile_size=150)).tile_size == 64
+    assert networks.load_member(opened, PredictConfig()).tile_size == 64
+    assert networks.load_member(opened, PredictConfig(tile_size=256)).tile_size == 128
+    assert networks.load_member(opened, PredictConfig(tile_size=150)).tile_size == 64
 
 
 def test_folders_that_are_no_run(data, tmp_path, capsys):
@@ -290,10 +292,10 @@ def test_what_a_member_takes_from_its_run(tmp_path, free_networks):
     """Thresholds and least region sizes are the run's by organ, unless a setting overrides them; so is the model."""
     thresholds, areas = ({organ: base + i for i, organ in enumerate(ORGANS)} for base in (0.1, 100.0))
     run = Run.open(write_run(tmp_path / "run", thresholds=thresholds, min_region_um2=areas))
-    own = inference.load_member(run, PredictConfig())
+    own = networks.load_member(run, PredictConfig())
     assert (own.thresholds, own.min_region_um2, own.looks) == (thresholds, areas, {})
     assert callable(own.network)
-    other = inference.load_member(run, PredictConfig(threshold=0.25, min_region_um2=7.0))
+    other = networks.load_member(run, PredictConfig(threshold=0.25, min_region_um2=7.0))
     assert other.thresholds == dict.fromkeys(ORGANS, 0.25)
     assert other.min_region_um2 == dict.fromkeys(ORGANS, 7.0)
 
@@ -301,7 +303,7 @@ def test_what_a_member_takes_from_its_run(tmp_path, free_networks):
 def test_members_at_several_scales(tmp_path, free_networks):
     """Each network is loaded once and sees images at each of the scales."""
     runs = [Run.open(write_run(tmp_path / name)) for name in "ab"]
-    members = inference.load_members(runs, PredictConfig(scales="1,2"))
+    members = networks.load_members(runs, PredictConfig(scales="1,2"))
     assert [member.scale for member in members] == [1, 2, 1, 2]
     assert [member.network_um["lung"] for member in members] == [0.8, 0.4, 0.8, 0.4]
     assert members[0].predict is members[1].predict is not members[2].predict
@@ -310,13 +312,13 @@ def test_members_at_several_scales(tmp_path, free_networks):
 def test_looks_of_a_run(tmp_path, free_networks):
     """An organ has its training images' look, one that had none the look amid all; without any there is a remedy."""
     run = Run.open(write_run(tmp_path / "run"))
-    looks = inference.load_member(run, PredictConfig(stain="reinhard")).looks
+    looks = networks.load_member(run, PredictConfig(stain="reinhard")).looks
     assert set(looks) == set(ORGANS)
     known = [Look("reinhard", tuple(LOOKS[organ])) for organ in ("kidney", "lung")]
     assert [looks["kidney"], looks["lung"]] == known
     assert looks["spleen"] == looks["prostate"] == average(known)
     with pytest.raises(ValueError, match=r"run does not say .* by macenko; predict with --stain none"):
-        inference.load_member(run, PredictConfig(stain="macenko"))
+        networks.load_member(run, PredictConfig(stain="macenko"))
 
 
 def test_least_regions_and_scales_reach_the_masks(data, tmp_path, free_networks, capsys):

@@ -18,14 +18,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import rle
+from .. import rle
+from ..images.rows import MapRows, ScaledRows, open_scaled
+from ..images.scaling import resize, scaled_shape
+from ..images.stain import Look, measure, transfer
+from ..regions import area_px, drop_small
+from ..tiles import Stitcher, pad_to_tile, tile_starts
 from .budget import Budget
-from .images.rows import MapRows, ScaledRows, open_scaled
-from .images.scaling import resize, scaled_shape
-from .images.stain import Look, measure, transfer
-from .members import Geometry, Job, Member, Result, cost, groups_of, predict_augmented
-from .regions import area_px, drop_small
-from .tiles import Stitcher, pad_to_tile, tile_starts
+from .ensemble import Geometry, Job, Member, Result, cost, groups_of, predict_augmented
 
 T = TypeVar("T")
 

@@ -17,13 +17,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .config import PredictConfig
-from .images.augment import augment
-from .images.scaling import scaled_shape
-from .members import Job, Member, groups_of, nearest_scale, networks_of, predict_augmented
-from .steps import assign
+from ..config import PredictConfig
+from ..images.augment import augment
+from ..images.scaling import scaled_shape
+from ..models import assign
+from ..tiles import grid
+from .ensemble import Job, Member, groups_of, nearest_scale, networks_of, predict_augmented
 from .stream import tiles_of
-from .tiles import grid
 
 IMAGES = 24  # of a group, at most, spread over all of it
 TILES = 4  # of an image, at most

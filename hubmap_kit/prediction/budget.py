@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from .images.scaling import scaled_shape
-from .members import Job, Member, cost, groups_of, nearest_scale, networks_of
-from .tiles import tile_starts
+from ..images.scaling import scaled_shape
+from ..tiles import tile_starts
+from .ensemble import Job, Member, cost, groups_of, nearest_scale, networks_of
 
 
 class Budget:

@@ -12,17 +12,19 @@ import pytest
 import tensorflow as tf
 import tifffile
 from keras import layers
-from test_inference import masks_of, write_run
+from test_predict import masks_of, write_run
 
-from hubmap_kit import adaptation, inference, models, submission
-from hubmap_kit.adaptation import adapted, reestimate, sample_tiles, self_train
+from hubmap_kit import models, submission
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig
 from hubmap_kit.images.stain import Look
-from hubmap_kit.members import Job, Member
 from hubmap_kit.models import build_model, describe_model, load_model
+from hubmap_kit.prediction import adaptation, networks
+from hubmap_kit.prediction import predict as inference
+from hubmap_kit.prediction.adaptation import adapted, reestimate, sample_tiles, self_train
+from hubmap_kit.prediction.ensemble import Job, Member
+from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.recipes import recipe
-from hubmap_kit.stream import predict_masks
 
 TILE = 32
 ABOUT = describe_model(recipe("fast", filters=2))
@@ -68,7 +70,7 @@ def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 
 def member_of(network: keras.Model, **changes) -> Member:
     member = Member(
-        predict=inference.make_predictor(network),
+        predict=networks.make_predictor(network),
         network_um=dict.fromkeys(ORGANS, 0.8),
         tile_size=TILE,
         overlap=0.25,

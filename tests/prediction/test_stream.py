@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from hubmap_kit import budget, rle
-from hubmap_kit.budget import Budget, _steps
+from hubmap_kit import rle
 from hubmap_kit.images.scaling import read_image, resize, scaled_shape
 from hubmap_kit.images.stain import Look, measure, transfer
-from hubmap_kit.members import AUGMENTATIONS, Job, Member, groups_of, predict_augmented
-from hubmap_kit.stream import _ahead, predict_masks
+from hubmap_kit.prediction import budget
+from hubmap_kit.prediction.budget import Budget, _steps
+from hubmap_kit.prediction.ensemble import AUGMENTATIONS, Job, Member, groups_of, predict_augmented
+from hubmap_kit.prediction.stream import _ahead, predict_masks
 from hubmap_kit.tiles import predict_tiled
 
 ORGANS = ["kidney", "prostate", "largeintestine", "spleen", "lung"]
@@ -118,7 +119,7 @@ def test_images_take_on_the_look_of_the_training(jobs, method, rng):
 
 def test_a_look_is_measured_on_a_small_copy(jobs, monkeypatch):
     """However large an image, its look is measured once, on a copy of limited size; the file is decoded once."""
-    from hubmap_kit import stream
+    from hubmap_kit.prediction import stream
 
     seen, opened, real = [], [], stream.open_scaled
     monkeypatch.setattr(stream, "LOOK_SIDE", 150)
@@ -189,7 +190,7 @@ def count_batches(job: Job):
 
 def test_shared_tiles_are_cut_once(jobs, monkeypatch):
     """Members of one geometry share reading and tiling, and so do the copies of test-time augmentation."""
-    from hubmap_kit import stream
+    from hubmap_kit.prediction import stream
 
     opened = []
     real = stream.open_scaled
@@ -233,7 +234,7 @@ def test_tiles_without_tissue(tmp_path, rng):
 
 def test_tissue_is_looked_for_in_the_image_itself(tmp_path, monkeypatch):
     """Bare glass is bare glass whatever look the image is given."""
-    from hubmap_kit import stream
+    from hubmap_kit.prediction import stream
 
     monkeypatch.setattr(stream, "transfer", lambda tile, *_: tile // 2)
     tifffile.imwrite(tmp_path / "a.tiff", np.full((97, 131, 3), 240, np.uint8), photometric="rgb")
@@ -400,8 +401,8 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
-from hubmap_kit.members import Job, Member
-from hubmap_kit.stream import predict_masks
+from hubmap_kit.prediction.ensemble import Job, Member
+from hubmap_kit.prediction.stream import predict_masks
 
 def peak():  # MB; not ru_maxrss, which counts the process that started this one
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .files import replacing
-from .members import Job
+from ..files import replacing
+from .ensemble import Job
 
 
 class Journal:

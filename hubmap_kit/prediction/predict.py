@@ -15,131 +15,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import __version__, submission
+from .. import __version__, submission
+from ..competition import Problem, read_sample_submission, scan_images
+from ..config import PredictConfig
+from ..files import replacing, sha256_of
+from ..progress import track
+from ..run import Run, expand
 from .budget import Budget
-from .competition import Problem, read_sample_submission, scan_images
-from .config import STRIDE, PredictConfig
-from .files import replacing, sha256_of
-from .images.stain import Look, average
+from .ensemble import Job, Member, Result, networks_of
 from .journal import Journal
-from .members import Job, Member, Result, networks_of, predict_augmented
-from .progress import track
-from .run import Run, expand
-from .settings import scale_factors
+from .networks import load_members
 from .stream import predict_masks
-from .tiles import Predictor, predict_tiled
 
 WRITE_EVERY = 60.0  # s between two versions of the submission while predicting
 
-# Fits the members' networks to the jobs' images for as long as the context lasts; see `hubmap_kit.adaptation`.
+# Fits the members' networks to the jobs' images while the context lasts; see `hubmap_kit.prediction.adaptation`.
 Adapt = Callable[[Sequence[Member], Sequence[Job], PredictConfig], AbstractContextManager[None]]
-
-
-def make_predictor(model: Callable) -> Predictor:
-    """Compile a network to a predictor; one trace for each batch shape.
-
-    Args:
-        model: ``(B, H, W, 3)`` uint8 to ``(B, H, W)`` float32 logits.
-
-    Returns:
-        ``(B, H, W, 3)`` uint8 to ``(B, H, W)`` float32 in [0, 1].
-    """
-    import tensorflow as tf
-
-    # XLA is several times slower on a CPU, and Keras would turn it on by default.
-    @tf.function(jit_compile=has_gpu(), reduce_retracing=False)
-    def forward(batch: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(model(batch, training=False))
-
-    return lambda batch: forward(tf.constant(batch)).numpy()
-
-
-def has_gpu() -> bool:
-    """Whether TensorFlow sees a GPU."""
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
-def half_type(precision: str) -> str | None:
-    """What a network computes in under a setting of `precision`.
-
-    Returns:
-        ``float16`` or ``bfloat16`` under mixed precision, the first on a GPU alone; None for float32 throughout.
-    """
-    if precision == "float32":
-        return None
-    if has_gpu():
-        return "float16"
-    # Where a CPU multiplies bfloat16 fast (AMX), an epoch takes 0.8 of the time, but it learned worse: README.md.
-    return "bfloat16" if precision == "mixed" else None
-
-
-def default_batch_size() -> int:
-    """Tiles a batch: 16 where TensorFlow sees a GPU, 2 on a CPU, where larger ones gain nothing."""
-    return 16 if has_gpu() else 2
-
-
-def load_member(run: Run, config: PredictConfig) -> Member:
-    """Load a run's network, with what `config` leaves open taken from the run.
-
-    Raises:
-        ValueError: Weights that cannot be loaded, or a run without the looks that `config.stain` needs.
-    """
-    from .models import load_model
-
-    prepare = run.prepare
-    tile = prepare.input_size * (config.tile_size or prepare.patch_size) / prepare.patch_size
-    network = load_model(run.about["network"], run.weights, half=half_type(config.precision))
-    area = config.min_region_um2
-    return Member(
-        predict=make_predictor(network),
-        network_um=prepare.network_um(),
-        tile_size=max(1, round(tile / STRIDE)) * STRIDE,
-        overlap=run.train.overlap if config.overlap is None else config.overlap,
-        batch_size=config.batch_size or default_batch_size(),
-        thresholds=run.thresholds if config.threshold is None else dict.fromkeys(run.thresholds, config.threshold),
-        tta=config.tta,
-        min_region_um2=run.min_region_um2 if area is None else dict.fromkeys(run.min_region_um2, area),
-        looks={} if config.stain == "none" else _looks(run, config.stain),
-        network=network,
-    )
-
-
-def load_members(runs: Sequence[Run], config: PredictConfig) -> list[Member]:
-    """Load runs' networks: a member for each, and for each of ``config.scales``; see `load_member`."""
-    loaded = [load_member(run, config) for run in runs]
-    return [member.at_scale(factor) for member in loaded for factor in scale_factors(config.scales)]
-
-
-def _looks(run: Run, method: str) -> dict[str, Look]:
-    """What the training images of each organ look like; of an organ without any, what all of them look like."""
-    looks = {organ: Look(method, tuple(values)) for organ, values in run.looks.get(method, {}).items() if values}
-    if not looks:
-        raise ValueError(
-            f"{run.folder} does not say what its training images look like by {method}; "
-            "predict with --stain none, or train again"
-        )
-    return dict.fromkeys(run.thresholds, average(list(looks.values()))) | looks
-
-
-def probability_map(image: np.ndarray, member: Member) -> np.ndarray:
-    """Probability map of an image at the network's scale.
-
-    Args:
-        image: ``(h, w, 3)`` uint8 RGB at the network's scale.
-        member: The network.
-
-    Returns:
-        ``(h, w)`` float32 in [0, 1].
-    """
-    return predict_tiled(
-        image,
-        lambda batch: predict_augmented(member, batch),
-        tile_size=member.tile_size,
-        overlap=member.overlap,
-        batch_size=member.batch_size,
-    )
 
 
 def predict(
@@ -168,7 +59,7 @@ def predict(
         config: Settings.
         scheduler: Address of a Dask cluster that predicts, each image on one of its workers; None
             to predict here.
-        adapt: What ``config.adapt`` asks for: `hubmap_kit.adaptation.adapted`.
+        adapt: What ``config.adapt`` asks for: `hubmap_kit.prediction.adaptation.adapted`.
 
     Returns:
         Problems; with `config.on_error` ``stop`` they are errors, with ``empty`` warnings.
@@ -236,7 +127,7 @@ def predict(
 
 def _spread(jobs: list[Job], runs: list[Run], config: PredictConfig, scheduler: str) -> Iterator[Result]:
     """Predict images on a cluster."""
-    from .cluster import spread
+    from ..cluster import spread
 
     tasks = [(job, tuple(run.folder.resolve() for run in runs), config) for job in jobs]
     with closing(spread(predict_alone, tasks, scheduler=scheduler)) as done:
@@ -258,7 +149,7 @@ def predict_jobs(
         jobs: All images. Networks are adapted to those of an organ and source together.
         runs: The runs.
         config: Settings; `split` and `on_error` do not count.
-        adapt: What ``config.adapt`` asks for: `hubmap_kit.adaptation.adapted`.
+        adapt: What ``config.adapt`` asks for: `hubmap_kit.prediction.adaptation.adapted`.
         done: Ids of images to which networks are adapted, so that a prediction that goes on gives the same masks,
             but which are not predicted.
 
@@ -269,7 +160,7 @@ def predict_jobs(
         ValueError: A run that cannot be loaded, or an adaptation without `adapt`.
     """
     if config.adapt != "none" and adapt is None:
-        raise ValueError(f"adapt is {config.adapt}; pass adapt=hubmap_kit.adaptation.adapted too")
+        raise ValueError(f"adapt is {config.adapt}; pass adapt=hubmap_kit.prediction.adaptation.adapted too")
     missing = [job for job in jobs if job.id not in done]
     begin = time.monotonic()
     members = load_members(runs, config)

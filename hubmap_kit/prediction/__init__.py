@@ -1,0 +1,1 @@
+"""Prediction: a competition folder's images to a submission, with one run or an ensemble."""
