@@ -48,8 +48,8 @@ def pipeline(setting: Setting) -> Case:
     albumentations gets the same patches and stands where it usually does, in PyTorch's DataLoader with a process for
     each core; these are started before anything is timed. In threads, as in the kit's pipeline, it is slower.
     """
-    from hubmap_kit.dataset import PatchSampler
-    from hubmap_kit.devices import open_devices
+    from hubmap_kit.training.dataset import PatchSampler
+    from hubmap_kit.training.devices import open_devices
 
     store = make_store(setting, PATCH)
     steps = 2 if setting.quick else 25
@@ -92,11 +92,11 @@ def train(setting: Setting) -> Case:
     import keras
     import tensorflow as tf
 
-    from hubmap_kit.dataset import PatchSampler
-    from hubmap_kit.devices import open_devices
-    from hubmap_kit.losses import make_loss
     from hubmap_kit.models import build_model
     from hubmap_kit.models.blocks import BatchNormalization
+    from hubmap_kit.training.dataset import PatchSampler
+    from hubmap_kit.training.devices import open_devices
+    from hubmap_kit.training.losses import make_loss
 
     size, batch, steps = (96, 2, 2) if setting.quick else (256, 8, 4)
     config = TrainConfig(encoder_weights="none", batch_size=batch, steps_per_epoch=steps)

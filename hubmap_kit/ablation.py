@@ -25,7 +25,6 @@ from . import rle
 from .changes import BASE, CHANGES, plan
 from .competition import ORGANS, image_path, read_train
 from .config import PredictConfig, PrepareConfig, TrainConfig
-from .evaluation import MAPS, SWEEP
 from .files import read_json, replacing, sha256_of, write_json, write_text
 from .metrics import dice_by_organ, mean_dice
 from .prediction.adaptation import adapted
@@ -33,10 +32,10 @@ from .prediction.ensemble import Job
 from .prediction.predict import predict_jobs
 from .preparation.prepare import prepare
 from .preparation.store import PatchStore
-from .pseudo import pseudo_label
-from .run import Run, is_finished
-from .thresholds import choose
-from .training import train
+from .run import MAPS, SWEEP, Run, is_finished
+from .training.pseudo_labels import pseudo_label
+from .training.thresholds import choose
+from .training.train import train
 
 # All rows are compared at the same, plain threshold, so that a row is judged by its network.
 PLAIN = PredictConfig(threshold=0.5, min_region_um2=0.0)

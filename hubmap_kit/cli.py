@@ -84,8 +84,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.all_folds and config.fold is not None:
         raise UsageError("--all-folds trains every fold; leave out --fold")
     _quiet_tensorflow()
-    from .folds import train_folds
-    from .training import train
+    from .training.folds import train_folds
+    from .training.train import train
 
     minutes = arguments.time_limit
     (train_folds if arguments.all_folds else train)(
@@ -137,7 +137,7 @@ def _pseudo(arguments: argparse.Namespace) -> int:
     config = _configure(PredictConfig, arguments)
     _quiet_tensorflow()
     from .preparation.prepare import summary
-    from .pseudo import pseudo_label
+    from .training.pseudo_labels import pseudo_label
 
     store, problems = pseudo_label(arguments.data, arguments.patches, arguments.store, arguments.runs, config)
     print(summary(store))

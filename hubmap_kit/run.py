@@ -14,8 +14,8 @@
 A training that a time limit ended is such a folder with the checkpoint and without scores and results:
 its weights are the best so far, and ``finished`` in ``config.json`` is false.
 
-A folder of folds (see `hubmap_kit.folds`) holds the runs ``fold0``, ``fold1`` and so on; wherever a run is asked
-for, it stands for those that are finished.
+A folder of folds (see `hubmap_kit.training.folds`) holds the runs ``fold0``, ``fold1`` and so on. Wherever a run is
+asked for, it stands for those that are finished.
 """
 
 from __future__ import annotations
@@ -32,8 +32,14 @@ from .files import read_json
 FORMAT = 2
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
+CHECKPOINT = "checkpoint.npz"
+HISTORY, SCORES = "history.csv", "scores.csv"
+RESULTS_TABLE, RESULTS = "results.csv", "results.txt"
+SWEEP = "sweep.csv"
+MAPS = "validation"  # folder
 FOLD = re.compile(r"fold(\d+)")
 FOLDS = "folds.json"
+OUT_OF_FOLD, OUT_OF_FOLD_SCORES = "oof.csv", "oof_scores.csv"
 
 
 @dataclass(frozen=True)

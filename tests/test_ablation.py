@@ -21,7 +21,7 @@ from hubmap_kit.files import write_json
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run
-from hubmap_kit.thresholds import sweep_table
+from hubmap_kit.training.thresholds import sweep_table
 
 GEOMETRY = PrepareConfig(patch_size=128, input_size=64, folds=2, test_size=0, val_size=0, min_mask_share=0.01)
 CONFIG = recipe("fast", filters=2, epochs=1, steps_per_epoch=1, batch_size=4, ema=0.0)

@@ -189,7 +189,7 @@ def test_without_dask_the_error_names_the_extra(monkeypatch):
 def test_predict_on_a_cluster(scheduler, demo, store, tmp_path):
     """Masks predicted by the workers are byte for byte those predicted here; a bad image costs only itself."""
     from hubmap_kit.recipes import recipe
-    from hubmap_kit.training import train
+    from hubmap_kit.training.train import train
 
     train(store, tmp_path / "run", recipe("fast", filters=2, batch_size=4, epochs=1, steps_per_epoch=1))
     data = tmp_path / "data"

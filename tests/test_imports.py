@@ -14,12 +14,11 @@ import hubmap_kit
 PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
-    "rle cluster competition settings config changes recipes files progress metrics tiles regions images thresholds "
-    "submission demo preparation run checkpoints reports kaggle losses devices dataset models prediction pseudo "
-    "evaluation steps training folds ablation cli __main__"
+    "rle cluster competition settings config changes recipes files progress metrics tiles regions images submission "
+    "demo preparation run reports kaggle models prediction training ablation cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}
-MAY_IMPORT_TENSORFLOW = set(LAYERS[LAYERS.index("losses") : LAYERS.index("cli")])
+MAY_IMPORT_TENSORFLOW = set(LAYERS[LAYERS.index("models") : LAYERS.index("cli")])
 
 
 def noun(path: Path) -> str:

@@ -12,10 +12,9 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..checkpoints import FILE as CHECKPOINT
 from ..competition import SLUG
 from ..files import read_json
-from ..run import CONFIG, FOLD, FOLDS, WEIGHTS
+from ..run import CHECKPOINT, CONFIG, FOLD, FOLDS, WEIGHTS
 from .weights import check_run, holds_run
 
 _TABLES = {"test.csv", "sample_submission.csv"}

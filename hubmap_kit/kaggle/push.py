@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..checkpoints import FILE as CHECKPOINT
 from ..files import read_json, sha256_of, size_text
-from ..run import CONFIG, FOLDS, is_finished
+from ..run import CHECKPOINT, CONFIG, FOLDS, is_finished
 from . import bundle, weights
 from .client import Client
 from .failures import KEPT, AnswerLost, KaggleError, Unreachable

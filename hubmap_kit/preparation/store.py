@@ -10,7 +10,7 @@ validation see whole images::
     images/{id}.npy       (h, w, 4) uint8: RGB, and the mask in {0, 1}, or 255 times the probability where it is soft
     images/{id}.json      what that file was made from, so that a second run can skip it
 
-A store of soft masks is one that networks wrote, see `hubmap_kit.pseudo`; its rle is empty.
+A store of soft masks is one that networks wrote, see `hubmap_kit.training.pseudo_labels`; its rle is empty.
 """
 
 from __future__ import annotations

@@ -89,11 +89,11 @@ def main(begin: float) -> None:
     Where the kernel's own earlier output is attached and unfinished, the training goes on from there.
     """
     from hubmap_kit.config import PrepareConfig
-    from hubmap_kit.folds import train_folds
     from hubmap_kit.kaggle.paths import find_competition, find_unfinished
     from hubmap_kit.preparation.prepare import prepare
     from hubmap_kit.recipes import recipe
-    from hubmap_kit.training import train
+    from hubmap_kit.training.folds import train_folds
+    from hubmap_kit.training.train import train
 
     geometry = PrepareConfig(
         patch_size=PATCH_SIZE,

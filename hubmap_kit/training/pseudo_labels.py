@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from .competition import DataError, Problem, image_path, scan_images
-from .config import PredictConfig
-from .files import sha256_of
-from .images.scaling import load_image, resize
-from .images.stain import measure, transfer
-from .prediction.ensemble import Member
-from .prediction.networks import load_members, probability_map
-from .preparation.store import PatchStore, begin_store, finish_store, write_image, write_images
-from .run import Run, expand
+from ..competition import DataError, Problem, image_path, scan_images
+from ..config import PredictConfig
+from ..files import sha256_of
+from ..images.scaling import load_image, resize
+from ..images.stain import measure, transfer
+from ..prediction.ensemble import Member
+from ..prediction.networks import load_members, probability_map
+from ..preparation.store import PatchStore, begin_store, finish_store, write_image, write_images
+from ..run import Run, expand
 
 IMAGES_AT_ONCE = 2  # one is read while another is predicted
 

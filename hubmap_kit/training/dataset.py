@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from .competition import ORGANS, image_path, read_test
-from .config import TrainConfig
+from ..competition import ORGANS, image_path, read_test
+from ..config import TrainConfig
+from ..images.augment import augment, cutmix
+from ..images.scaling import load_image
+from ..images.stain import METHODS, Look, average, measure
+from ..preparation.store import PatchStore
 from .devices import Devices
-from .images.augment import augment, cutmix
-from .images.scaling import load_image
-from .images.stain import METHODS, Look, average, measure
-from .preparation.store import PatchStore
 
 # Drawn per patch beside the seed, epoch and place: the patch itself, or the one that cutmix pastes into it.
 _OWN, _PASTED = 0, 1

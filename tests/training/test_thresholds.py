@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS
-from hubmap_kit.thresholds import LEAST_IMAGES, REGION_UM2, THRESHOLDS, Choice, choose, sweep, sweep_table
+from hubmap_kit.training.thresholds import LEAST_IMAGES, REGION_UM2, THRESHOLDS, Choice, choose, sweep, sweep_table
 
 SHAPE = (len(THRESHOLDS), len(REGION_UM2))
 DEFAULTS = dict.fromkeys(ORGANS, 0.45), dict.fromkeys(ORGANS, 12.0)

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubmap_kit import checkpoints, training
 from hubmap_kit.cli import main
 from hubmap_kit.competition import SLUG
 from hubmap_kit.config import PrepareConfig
@@ -22,8 +21,10 @@ from hubmap_kit.models import build_model
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run
+from hubmap_kit.training import checkpoints
+from hubmap_kit.training import train as training
 
-CLONE = Path(__file__).resolve().parents[1]
+CLONE = Path(__file__).resolve().parents[2]
 TINY = recipe("fast", filters=2, batch_size=4, epochs=3, steps_per_epoch=2, validate_every=2)
 FLAGS = "--recipe fast --filters 2 --batch-size 4 --epochs 3 --steps-per-epoch 2 --validate-every 2".split()
 SETTINGS = {"RECIPE": "fast", "ENCODER_WEIGHTS": "none", "EPOCHS": 2, "STEPS_PER_EPOCH": 1, "INPUT_SIZE": 64}

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from conftest import corner_mask
 
-from hubmap_kit.losses import BY_NAME, auxiliary_loss, make_loss
 from hubmap_kit.settings import LOSSES
+from hubmap_kit.training.losses import BY_NAME, auxiliary_loss, make_loss
 
 SHAPE = (7, 13)
 
@@ -153,7 +153,7 @@ def test_auxiliary_loss():
 
 REPLICAS = """
 import numpy as np, tensorflow as tf
-from hubmap_kit.losses import auxiliary_loss, make_loss
+from hubmap_kit.training.losses import auxiliary_loss, make_loss
 from hubmap_kit.settings import LOSSES
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

@@ -19,27 +19,27 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from . import __version__, checkpoints
-from .competition import ORGANS
-from .config import TrainConfig
+from .. import __version__
+from ..competition import ORGANS
+from ..config import TrainConfig
+from ..files import replacing, write_json, write_text
+from ..metrics import dice_by_organ
+from ..models import assign, build_model, describe_model, masks_alone
+from ..prediction.ensemble import Member
+from ..prediction.networks import default_batch_size, half_type, make_predictor
+from ..preparation.store import PatchStore
+from ..progress import track
+from ..run import CHECKPOINT, CONFIG, FORMAT, HISTORY, MAPS, RESULTS, RESULTS_TABLE, SCORES, SWEEP, WEIGHTS, is_finished
+from ..settings import organ_values
+from . import checkpoints
 from .dataset import PatchSampler
 from .devices import Devices, open_devices
-from .evaluation import MAPS, SWEEP, evaluate, results_by_split
-from .files import replacing, write_json, write_text
+from .evaluation import evaluate, results_by_split
 from .losses import Loss, make_loss
-from .metrics import dice_by_organ
-from .models import assign, build_model, describe_model, masks_alone
-from .prediction.ensemble import Member
-from .prediction.networks import default_batch_size, half_type, make_predictor
-from .preparation.store import PatchStore
-from .progress import track
-from .run import CONFIG, FORMAT, WEIGHTS, is_finished
-from .settings import organ_values
-from .steps import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
+from .step import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
 from .thresholds import choose
 
 SPLITS = ("train", "validation", "test")
-RESULTS = "results.txt"
 
 
 def train(
@@ -75,7 +75,7 @@ def train(
     devices = open_devices(config.devices)
     store = PatchStore.open(patches)
     ids = {split: store.ids(split, config.fold) for split in SPLITS}
-    if (run / CONFIG).exists() or (run / checkpoints.FILE).exists():
+    if (run / CONFIG).exists() or (run / CHECKPOINT).exists():
         if not resume:
             raise ValueError(f"{run} holds a training already; go on with --resume, or name another folder")
         if is_finished(run):
@@ -138,7 +138,7 @@ def train(
             if raw is not None:
                 assign(model.trainable_variables, raw)
             if chief:
-                with replacing(run / "history.csv") as part:
+                with replacing(run / HISTORY) as part:
                     pd.DataFrame(history).to_csv(part, index=False)
                 checkpoints.write(run, model, optimizer, history, about)
             print(_epoch_line(history[-1], config.epochs), flush=True)
@@ -161,7 +161,7 @@ def train(
     about |= _write_results(run, store, ids, member, loss, config, devices)
     if chief:
         write_json(run / CONFIG, about | {"finished": True, "epochs": len(history)})
-        (run / checkpoints.FILE).unlink(missing_ok=True)
+        (run / CHECKPOINT).unlink(missing_ok=True)
         print((run / RESULTS).read_text(encoding="utf-8"))
     return True
 
@@ -293,9 +293,9 @@ def _write_results(
     table = pd.concat(parts, ignore_index=True)
     results = results_by_split(table)
     if devices.worker == 0:
-        with replacing(run / "scores.csv") as part:
+        with replacing(run / SCORES) as part:
             table[["split", "id", "organ", "dice", "loss"]].to_csv(part, index=False, float_format="%.6f")
-        with replacing(run / "results.csv") as part:
+        with replacing(run / RESULTS_TABLE) as part:
             results.to_csv(part, index=False, float_format="%.6f")
         write_text(run / RESULTS, results.to_string(index=False, float_format="%.4f", na_rep="-") + "\n")
     rows = results.to_dict("records")

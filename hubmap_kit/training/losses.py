@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import keras
 import tensorflow as tf
 
-from .settings import loss_terms
+from ..settings import loss_terms
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 

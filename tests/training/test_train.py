@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubmap_kit import training
 from hubmap_kit.config import TrainConfig
-from hubmap_kit.evaluation import MAPS, SWEEP
 from hubmap_kit.recipes import RECIPES, recipe
-from hubmap_kit.run import Run
-from hubmap_kit.thresholds import choose
+from hubmap_kit.run import MAPS, SWEEP, Run
+from hubmap_kit.training import train as training
+from hubmap_kit.training.thresholds import choose
 
 TINY = recipe("fast", filters=2, batch_size=4, epochs=3, steps_per_epoch=2, validate_every=1)
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .files import replacing
-
-FILE = "checkpoint.npz"
+from ..files import replacing
+from ..run import CHECKPOINT
 
 # Settings that say how a computer is used or where a file lies there, and change nothing in the result:
 # the groups act through the splits.
@@ -28,7 +27,7 @@ def write(run: Path, model: Any, optimizer: Any, history: list[dict[str, Any]], 
     }
     arrays: dict[str, Any] = {f"model_{i:05d}": np.asarray(v) for i, v in enumerate(model.variables)}
     arrays |= {f"optimizer_{i:05d}": np.asarray(v) for i, v in enumerate(optimizer.variables)}
-    with replacing(run / FILE) as part:
+    with replacing(run / CHECKPOINT) as part:
         np.savez(part, state=np.array(json.dumps(state)), **arrays)
 
 
@@ -45,7 +44,7 @@ def read(run: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         ValueError: It cannot be read, or is of other settings.
     """
-    path = run / FILE
+    path = run / CHECKPOINT
     if not path.is_file():
         return None
     try:

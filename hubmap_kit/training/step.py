@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .config import TrainConfig
+from ..config import TrainConfig
 from .devices import Devices
 from .losses import Loss, auxiliary_loss
 

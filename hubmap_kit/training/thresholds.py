@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import correlate1d
 
-from . import rle
-from .regions import area_px, region_areas
+from .. import rle
+from ..regions import area_px, region_areas
 
 THRESHOLDS = tuple(percent / 100 for percent in range(10, 95, 5))
 # The units are larger: a crypt has some 5000 um², an alveolus 8000, a glomerulus 25 000.

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import rle
-from .config import TrainConfig
-from .evaluation import MAPS, SWEEP, mask_runs, read_map
-from .files import replacing, write_json, write_text
-from .images.scaling import resize
-from .metrics import score_text
-from .preparation.store import PatchStore
-from .run import CONFIG, FOLDS, Run
+from .. import rle
+from ..config import TrainConfig
+from ..files import replacing, write_json, write_text
+from ..images.scaling import resize
+from ..metrics import score_text
+from ..preparation.store import PatchStore
+from ..run import CONFIG, FOLDS, MAPS, OUT_OF_FOLD, OUT_OF_FOLD_SCORES, RESULTS, SWEEP, Run
+from .evaluation import mask_runs, read_map
 from .thresholds import choose
-from .training import RESULTS, train
+from .train import train
 
 
 def train_folds(
@@ -104,9 +104,9 @@ def join_folds(store: PatchStore, runs: Path) -> str:
             masks.append((image_id, rle.encode_runs(found)))
             scores.append((fold, image_id, row["organ"], dice))
     table = pd.DataFrame(scores, columns=["fold", "id", "organ", "dice"])
-    with replacing(runs / "oof.csv") as part:
+    with replacing(runs / OUT_OF_FOLD) as part:
         pd.DataFrame(masks, columns=["id", "rle"]).to_csv(part, index=False)
-    with replacing(runs / "oof_scores.csv") as part:
+    with replacing(runs / OUT_OF_FOLD_SCORES) as part:
         table.to_csv(part, index=False, float_format="%.6f")
     write_json(runs / FOLDS, {"folds": len(opened), "finished": True} | settings)
     text = f"out of {len(opened)} folds\n{score_text(table)}\n"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubmap_kit.devices import Devices, open_devices
+from hubmap_kit.training.devices import Devices, open_devices
 
 # Trains a small network whose every part must look at the whole batch: BatchNormalization, Dice, clipping, the average.
 TRAIN = """
@@ -25,7 +25,7 @@ if devices == "mirrored":
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from hubmap_kit.recipes import recipe
-from hubmap_kit.training import train
+from hubmap_kit.training.train import train
 config = recipe("fast", filters=2, batch_size=4, epochs=2, steps_per_epoch=3, validate_every=1, loss="bce+dice+lovasz",
     ema=0.9, clip_norm=0.5, auxiliary=0.1, cutmix=0.5, warmup_steps=2, devices=devices)
 train(Path(store), Path(run), config)

@@ -9,22 +9,18 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from . import rle
+from .. import rle
+from ..files import replacing
+from ..images.scaling import resize
+from ..metrics import dice_by_organ
+from ..prediction.ensemble import Member
+from ..prediction.networks import probability_map
+from ..preparation.store import PatchStore
+from ..progress import track
+from ..regions import area_px, drop_small
 from .devices import Devices
-from .files import replacing
-from .images.scaling import resize
 from .losses import Loss
-from .metrics import dice_by_organ
-from .prediction.ensemble import Member
-from .prediction.networks import probability_map
-from .preparation.store import PatchStore
-from .progress import track
-from .regions import area_px, drop_small
 from .thresholds import REGION_UM2, THRESHOLDS, sweep, sweep_table
-
-# In a run folder: the probability maps of its validation images, and the sweep over them.
-MAPS = "validation"
-SWEEP = "sweep.csv"
 
 
 @dataclass(frozen=True)
@@ -34,8 +30,8 @@ class Evaluation:
     Attributes:
         scores: Columns ``id``, ``organ``, ``dice`` in [0, 1] by the member's thresholds and least region sizes, and
             ``loss``, the training's loss on the image's blended probability map at the network's scale.
-        sweep: Dice of each image by threshold and least region size, see `hubmap_kit.thresholds`; empty unless asked
-            for.
+        sweep: Dice of each image by threshold and least region size, see `thresholds.sweep`; empty unless
+            asked for.
     """
 
     scores: pd.DataFrame

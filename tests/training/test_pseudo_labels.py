@@ -20,8 +20,8 @@ from hubmap_kit.images.stain import Look, measure, transfer
 from hubmap_kit.prediction import networks
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore
-from hubmap_kit.pseudo import pseudo_label
 from hubmap_kit.run import FORMAT, Run
+from hubmap_kit.training.pseudo_labels import pseudo_label
 
 CONFIG = PredictConfig(overlap=0.0, batch_size=2)
 LOOK = Look("reinhard", (0.5, 0.1, 0.0, 0.2, 0.1, 0.1))

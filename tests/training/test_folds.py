@@ -11,13 +11,13 @@ import pytest
 from hubmap_kit.cli import main
 from hubmap_kit.competition import read_train
 from hubmap_kit.config import PrepareConfig
-from hubmap_kit.folds import train_folds
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run, expand
 from hubmap_kit.submission import score
-from hubmap_kit.thresholds import choose
+from hubmap_kit.training.folds import train_folds
+from hubmap_kit.training.thresholds import choose
 
 TINY = recipe("fast", filters=2, batch_size=4, epochs=1, steps_per_epoch=2)
 

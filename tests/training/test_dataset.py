@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 
 from hubmap_kit.competition import ORGANS
-from hubmap_kit.dataset import PatchSampler
-from hubmap_kit.devices import Devices
 from hubmap_kit.files import write_json
 from hubmap_kit.images.augment import augment
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
+from hubmap_kit.training.dataset import PatchSampler
+from hubmap_kit.training.devices import Devices
 
 ONE = Devices(tf.distribute.get_strategy())
 

@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 from hubmap_kit.config import TrainConfig
-from hubmap_kit.devices import Devices
-from hubmap_kit.losses import make_loss
-from hubmap_kit.models import build_model, describe_model
+from hubmap_kit.models import assign, build_model, describe_model
 from hubmap_kit.recipes import recipe
-from hubmap_kit.steps import Phase, assign, average_weights, freeze_encoder, make_optimizer, make_step, phases
+from hubmap_kit.training.devices import Devices
+from hubmap_kit.training.losses import make_loss
+from hubmap_kit.training.step import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases
 
 ONE = Devices(tf.distribute.get_strategy())
 PHASE = Phase(0, 10, 1e-2, False)

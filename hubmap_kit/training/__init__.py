@@ -1,0 +1,1 @@
+"""Training: a patch store to a run folder."""
