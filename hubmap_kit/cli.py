@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .changes import BASE, CHANGES, plan
+from .ablation.rows import BASE, CHANGES, plan
 from .competition import DataError, Problem
 from .config import PredictConfig, PrepareConfig, TrainConfig
 from .recipes import RECIPES, recipe
@@ -110,7 +110,7 @@ def _ablation(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(error) from error
     _quiet_tensorflow()
-    from .ablation import ablation
+    from .ablation.table import ablation
 
     ablation(arguments.data, arguments.out, geometry, config, rows=rows, seeds=arguments.seeds)
     print((arguments.out / "ablation.md").read_text(encoding="utf-8"))

@@ -14,8 +14,8 @@ import hubmap_kit
 PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
-    "rle cluster competition settings config changes recipes files progress metrics tiles regions images submission "
-    "demo preparation run reports kaggle models prediction training ablation cli __main__"
+    "rle cluster competition settings config recipes files progress metrics tiles regions images submission demo "
+    "preparation run reports kaggle models prediction training ablation cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}
 MAY_IMPORT_TENSORFLOW = set(LAYERS[LAYERS.index("models") : LAYERS.index("cli")])

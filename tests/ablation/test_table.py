@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubmap_kit import ablation as module
-from hubmap_kit.ablation import PLAIN, ablation
-from hubmap_kit.changes import CHANGES
+from hubmap_kit.ablation import table as module
+from hubmap_kit.ablation.rows import CHANGES
+from hubmap_kit.ablation.table import PLAIN, ablation
 from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PrepareConfig

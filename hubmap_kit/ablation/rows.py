@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .config import STRIDE, PrepareConfig, TrainConfig
+from ..config import STRIDE, PrepareConfig, TrainConfig
 
 BASE = "base"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hubmap_kit.changes import BASE, CHANGES, plan
+from hubmap_kit.ablation.rows import BASE, CHANGES, plan
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 
 GEOMETRIES = [

@@ -1,6 +1,6 @@
 """The ablation table: what each part of a recipe brings, on validation images, one row a change.
 
-Every row of `hubmap_kit.changes` is trained (or, where only prediction changes, predicted) with the same budget and
+Every row of `hubmap_kit.ablation.rows` is trained (or, where only prediction changes, predicted) with the same budget and
 with several seeds, and scored at threshold 0.5 on the same validation images. What is done is kept, so that a stopped
 command goes on where it was::
 
@@ -21,21 +21,21 @@ from typing import Any
 
 import pandas as pd
 
-from . import rle
-from .changes import BASE, CHANGES, plan
-from .competition import ORGANS, image_path, read_train
-from .config import PredictConfig, PrepareConfig, TrainConfig
-from .files import read_json, replacing, sha256_of, write_json, write_text
-from .metrics import dice_by_organ, mean_dice
-from .prediction.adaptation import adapted
-from .prediction.ensemble import Job
-from .prediction.predict import predict_jobs
-from .preparation.prepare import prepare
-from .preparation.store import PatchStore
-from .run import MAPS, SWEEP, Run, is_finished
-from .training.pseudo_labels import pseudo_label
-from .training.thresholds import choose
-from .training.train import train
+from .. import rle
+from ..competition import ORGANS, image_path, read_train
+from ..config import PredictConfig, PrepareConfig, TrainConfig
+from ..files import read_json, replacing, sha256_of, write_json, write_text
+from ..metrics import dice_by_organ, mean_dice
+from ..prediction.adaptation import adapted
+from ..prediction.ensemble import Job
+from ..prediction.predict import predict_jobs
+from ..preparation.prepare import prepare
+from ..preparation.store import PatchStore
+from ..run import MAPS, SWEEP, Run, is_finished
+from ..training.pseudo_labels import pseudo_label
+from ..training.thresholds import choose
+from ..training.train import train
+from .rows import BASE, CHANGES, plan
 
 # All rows are compared at the same, plain threshold, so that a row is judged by its network.
 PLAIN = PredictConfig(threshold=0.5, min_region_um2=0.0)
@@ -57,7 +57,7 @@ def ablation(
         out: Folder to write; see the module's docstring.
         geometry: Settings of the patches; with folds.
         config: Settings of the base; `fold` is the one it is validated on (0 by default).
-        rows: Names of `hubmap_kit.changes.CHANGES`; all by default. The base always comes first, and a row that
+        rows: Names of `hubmap_kit.ablation.rows.CHANGES`; all by default. The base always comes first, and a row that
             changes nothing of it is left out.
         seeds: Trainings a row.
 

@@ -1,0 +1,1 @@
+"""The ablation: what each part of a recipe brings, measured on a validation fold."""
