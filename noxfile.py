@@ -45,7 +45,7 @@ def tests(session: nox.Session) -> None:
 def rehearse(session: nox.Session) -> None:
     """Rehearse the competition offline with the kernels that Kaggle will run: nox -s rehearse -- [--run RUN ...]."""
     session.install("-r", "kernels/kaggle-image.txt")
-    session.run("python", "-m", "hubmap_kit.kaggle.rehearsal", "rehearsal", *session.posargs)
+    session.run("python", "-m", "hubmap_kit.rehearsal.rehearse", "rehearsal", *session.posargs)
 
 
 @nox.session(default=False)

@@ -15,7 +15,7 @@ PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
     "rle cluster competition settings config recipes files progress metrics tiles regions images submission demo "
-    "preparation run reports kaggle models prediction training ablation cli __main__"
+    "preparation run reports kaggle rehearsal models prediction training ablation cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}
 MAY_IMPORT_TENSORFLOW = set(LAYERS[LAYERS.index("models") : LAYERS.index("cli")])

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from hubmap_kit.competition import SLUG
-from hubmap_kit.kaggle import isolation
 from hubmap_kit.kaggle.bundle import MANIFEST, WHEELS, build_bundle
-from hubmap_kit.kaggle.paths import find_competition, find_runs
+from hubmap_kit.kaggle.session import find_competition, find_runs
+from hubmap_kit.rehearsal import isolation
 
 CLONE = Path(__file__).resolve().parents[1]
 KERNELS = ("train", "infer")

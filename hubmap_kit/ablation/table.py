@@ -1,8 +1,8 @@
 """The ablation table: what each part of a recipe brings, on validation images, one row a change.
 
-Every row of `hubmap_kit.ablation.rows` is trained (or, where only prediction changes, predicted) with the same budget and
-with several seeds, and scored at threshold 0.5 on the same validation images. What is done is kept, so that a stopped
-command goes on where it was::
+Every row of `hubmap_kit.ablation.rows` is trained (or, where only prediction changes, predicted) with the same
+budget and with several seeds, and scored at threshold 0.5 on the same validation images. What is done is kept, so
+that a stopped command goes on where it was::
 
     ablation.json              settings of the base
     stores/                    patch stores, one for each geometry, and one of soft masks for each seed

@@ -3,7 +3,7 @@
 It holds ``<run>.zip`` for every run, ``dataset-metadata.json`` and the manifest ``hubmap-weights.json``
 (for every run its validation Dice and the SHA-256 of each file); the runs of a folder of folds ``cv`` are
 ``cv-fold0.zip`` and so on. Kaggle unpacks an archive into a
-folder of its name, or leaves it as it is; `hubmap_kit.kaggle.paths.find_runs` takes both.
+folder of its name, or leaves it as it is; `hubmap_kit.kaggle.session.find_runs` takes both.
 """
 
 from __future__ import annotations

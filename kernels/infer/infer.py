@@ -83,7 +83,7 @@ def bootstrap() -> None:
 def main(begin: float) -> None:
     """Predict, then check what was written."""
     from hubmap_kit.config import PredictConfig
-    from hubmap_kit.kaggle.paths import find_competition, find_runs
+    from hubmap_kit.kaggle.session import find_competition, find_runs
     from hubmap_kit.prediction.predict import predict
     from hubmap_kit.submission import validate
 

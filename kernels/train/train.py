@@ -89,7 +89,7 @@ def main(begin: float) -> None:
     Where the kernel's own earlier output is attached and unfinished, the training goes on from there.
     """
     from hubmap_kit.config import PrepareConfig
-    from hubmap_kit.kaggle.paths import find_competition, find_unfinished
+    from hubmap_kit.kaggle.session import find_competition, find_unfinished
     from hubmap_kit.preparation.prepare import prepare
     from hubmap_kit.recipes import recipe
     from hubmap_kit.training.folds import train_folds

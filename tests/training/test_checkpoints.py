@@ -14,12 +14,12 @@ import pytest
 from hubmap_kit.cli import main
 from hubmap_kit.competition import SLUG
 from hubmap_kit.config import PrepareConfig
-from hubmap_kit.kaggle import isolation
 from hubmap_kit.kaggle.bundle import build_bundle
-from hubmap_kit.kaggle.paths import find_unfinished
+from hubmap_kit.kaggle.session import find_unfinished
 from hubmap_kit.models import build_model
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.recipes import recipe
+from hubmap_kit.rehearsal import isolation
 from hubmap_kit.run import Run
 from hubmap_kit.training import checkpoints
 from hubmap_kit.training import train as training

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hubmap_kit.kaggle import isolation
+from hubmap_kit.rehearsal import isolation
 
-CLONE = Path(__file__).resolve().parents[1]
+CLONE = Path(__file__).resolve().parents[2]
 OBSTACLE = isolation.obstacle()
 
 needs_namespaces = pytest.mark.skipif(OBSTACLE is not None, reason=f"no isolation here: {OBSTACLE}")

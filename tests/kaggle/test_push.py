@@ -23,7 +23,7 @@ from hubmap_kit.files import sha256_of
 from hubmap_kit.kaggle import bundle, client, failures, push, submit
 from hubmap_kit.kaggle.records import Records
 
-CLONE = Path(__file__).resolve().parents[1]
+CLONE = Path(__file__).resolve().parents[2]
 WRITES = {"StartBlobUpload", "PUT", "CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmission"}
 SUBMISSION = b"id,rle\n10078,12 34\n"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hubmap_kit.kaggle.paths import find_runs
+from hubmap_kit.kaggle.session import find_runs
 from hubmap_kit.kaggle.weights import MANIFEST, build_weights, unpack
 from hubmap_kit.run import FORMAT
 
-CLONE = Path(__file__).resolve().parents[1]
+CLONE = Path(__file__).resolve().parents[2]
 
 
 def make_run(folder: Path, *, finished: bool = True) -> Path:

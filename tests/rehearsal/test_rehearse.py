@@ -19,14 +19,14 @@ import pytest
 from hubmap_kit import rle, submission
 from hubmap_kit.competition import SLUG, image_path, read_test
 from hubmap_kit.images import read_image
-from hubmap_kit.kaggle import isolation, rehearsal
+from hubmap_kit.rehearsal import isolation, rehearse as rehearsal
 from hubmap_kit.kaggle.bundle import MANIFEST
-from hubmap_kit.kaggle.hidden import CORRUPT, HiddenImage
-from hubmap_kit.kaggle.isolation import Outcome
-from hubmap_kit.kaggle.rehearsal import KAGGLE_IMAGE, differing_versions, main, rehearse
-from hubmap_kit.kaggle.stage import sources
+from hubmap_kit.rehearsal.hidden_set import CORRUPT, HiddenImage
+from hubmap_kit.rehearsal.isolation import Outcome
+from hubmap_kit.rehearsal.rehearse import KAGGLE_IMAGE, differing_versions, main, rehearse
+from hubmap_kit.rehearsal.kernels import sources
 
-CLONE = Path(__file__).resolve().parents[1]
+CLONE = Path(__file__).resolve().parents[2]
 DEMO = {"source": CLONE, "train": 10, "size": 256, "extras": False}
 TINY = {
     "smoke": {"RECIPE": "fast", "INPUT_SIZE": 64},
@@ -425,5 +425,5 @@ def test_versions(monkeypatch):
 
 def test_rehearsal_does_not_import_tensorflow():
     """The process that directs a rehearsal leaves TensorFlow to the kernels."""
-    code = "import sys, hubmap_kit.kaggle.rehearsal; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, hubmap_kit.rehearsal.rehearse; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0

@@ -2,7 +2,7 @@
 
 Demo competition, bundle, training kernel, its output as a dataset, inference kernel on a public test set of one
 image, then again on a hidden one as in Kaggle's scoring rerun; validation, score, pictures, verdict. The kernels run
-in `hubmap_kit.kaggle.isolation`, offline, within Kaggle's limits, and see only the sources that their
+in `hubmap_kit.rehearsal.isolation`, offline, within Kaggle's limits, and see only the sources that their
 ``kernel-metadata.json`` names. Nothing here imports TensorFlow.
 """
 
@@ -34,11 +34,11 @@ from ..reports.report import write_report
 from ..run import Run, expand
 from ..submission import score
 from . import isolation
-from .bundle import CLONE, MANIFEST, WHEELS, build_bundle
-from .hidden import CORRUPT, HIDDEN, HiddenImage, write_hidden
-from .records import now
-from .stage import REMEDIES, Failure, Stage
-from .weights import build_weights, unpack
+from ..kaggle.bundle import CLONE, MANIFEST, WHEELS, build_bundle
+from .hidden_set import CORRUPT, HIDDEN, HiddenImage, write_hidden
+from ..kaggle.records import now
+from .kernels import REMEDIES, Failure, Stage
+from ..kaggle.weights import build_weights, unpack
 
 LEAST_DICE = 0.75  # mean Dice on the drawn hidden set that shows that the network learned
 
@@ -330,9 +330,9 @@ def _clear(out: Path) -> None:
 
 
 def main() -> int:
-    """The command ``python -m hubmap_kit.kaggle.rehearsal OUT``, run in a clone; 0 passed, 1 failed."""
+    """The command ``python -m hubmap_kit.rehearsal.rehearse OUT``, run in a clone; 0 passed, 1 failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m hubmap_kit.kaggle.rehearsal", description="Rehearse the competition on this machine."
+        prog="python -m hubmap_kit.rehearsal.rehearse", description="Rehearse the competition on this machine."
     )
     add = parser.add_argument
     add("out", metavar="OUT", type=Path, help="folder to make; an earlier rehearsal is replaced")

@@ -13,7 +13,7 @@ import tifffile
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS, SOURCES, image_path, read_sample_submission, read_test
 from hubmap_kit.images import read_image
-from hubmap_kit.kaggle.hidden import CORRUPT, FORMS, HIDDEN, IMAGES, HiddenImage, write_hidden
+from hubmap_kit.rehearsal.hidden_set import CORRUPT, FORMS, HIDDEN, IMAGES, HiddenImage, write_hidden
 
 SHAPE = (293, 211)
 
@@ -114,7 +114,7 @@ def test_writing_needs_no_imagecodecs():
     code = (
         "import sys; sys.modules['imagecodecs'] = None\n"
         "import numpy as np, pathlib, tempfile\n"
-        "from hubmap_kit.kaggle.hidden import FORMS\n"
+        "from hubmap_kit.rehearsal.hidden_set import FORMS\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    for write in FORMS.values(): write(pathlib.Path(folder, 'x.tiff'), np.zeros((64, 72, 3), np.uint8))\n"
     )
