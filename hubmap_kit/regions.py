@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 
-def drop_small(runs: np.ndarray, shape: tuple[int, int], least_px: int) -> np.ndarray:
-    """Drop the regions of a mask that are smaller than an area.
+def drop_small(runs: npt.NDArray[np.int64], shape: tuple[int, int], least_px: int) -> npt.NDArray[np.int64]:
+    """Drop the regions of a mask that are smaller than an area; see `Regions`."""
+    return Regions(runs, shape).at_least(least_px)
 
-    Args:
-        runs: ``(n, 2)`` int64, ``[start, stop)``, 0-based, column-major, sorted, not overlapping.
-        shape: ``(height, width)`` of the mask in px.
-        least_px: Least area of a region that stays, in px.
 
-    Returns:
-        Runs of what stays, likewise; neighbours joined.
+class Regions:
+    """The regions of a mask and their areas; found once, on the first question about them.
+
+    Pixels that share an edge belong to one region (4-connected), as in ``scipy.ndimage.label``.
+
+    Example:
+        >>> regions = Regions(np.array([[0, 2], [3, 4], [6, 8]]), (3, 3))  # columns 110, 100, 110
+        >>> regions.at_least(6).tolist()
+        []
+        >>> regions.at_least(5).tolist()
+        [[0, 2], [3, 4], [6, 8]]
     """
-    if least_px <= 1:  # a region holds a pixel at least
-        return _joined(runs)
-    pieces, areas = region_areas(runs, shape)
-    return _joined(pieces[areas >= least_px])
+
+    def __init__(self, runs: npt.NDArray[np.int64], shape: tuple[int, int]) -> None:
+        """Take a mask.
+
+        Args:
+            runs: ``(n, 2)`` int64, ``[start, stop)``, 0-based, column-major, sorted, not overlapping.
+            shape: ``(height, width)`` of the mask in px.
+        """
+        self._runs, self._shape = _joined(runs), shape
+
+    @cached_property
+    def _areas(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        return region_areas(self._runs, self._shape)
+
+    def at_least(self, least_px: int) -> npt.NDArray[np.int64]:
+        """Keep the regions of at least `least_px` pixels: runs as in `__init__`, neighbours joined."""
+        if least_px <= 1:  # a region has at least one pixel
+            return self._runs
+        pieces, areas = self._areas
+        return _joined(pieces[areas >= least_px])
 
 
 def region_areas(runs: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

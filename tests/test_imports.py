@@ -14,7 +14,7 @@ import hubmap_kit
 PACKAGE = Path(hubmap_kit.__file__).parent
 # Top to bottom: a module imports only from those above it.
 LAYERS = (
-    "rle cluster competition settings config recipes files progress metrics tiles regions images submission demo "
+    "rle cluster competition settings config recipes files progress metrics tiles regions masks images submission demo "
     "preparation run reports kaggle rehearsal models prediction training ablation cli __main__"
 ).split()
 HEAVY = {"tensorflow", "keras", "segmentation_models"}

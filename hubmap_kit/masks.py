@@ -1,0 +1,186 @@
+"""From a probability map to a mask: a threshold, then a least area of regions, both by organ.
+
+Validation, the choice of thresholds, out-of-fold masks and prediction all use `MaskRule`, so that the same map gives
+the same mask everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import rle
+from .competition import ORGANS
+from .regions import Regions, area_px
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """How a run turns the probability maps of each organ into masks.
+
+    Attributes:
+        thresholds: Probability from which a pixel is foreground, by organ.
+        min_region_um2: Area in µm² below which a region of the mask is dropped, by organ; 0 for an organ without one.
+
+    Example:
+        >>> rule = MaskRule({"lung": 0.5}, {"lung": 2.0})
+        >>> probability = np.array([[0.9, 0.1, 0.2], [0.8, 0.3, 0.6]], np.float32)
+        >>> rule.runs(probability, "lung", pixel_size_um=1.0).tolist()  # the region of one pixel, 1 µm², is dropped
+        [[0, 2]]
+        >>> rule.runs(probability, "lung", pixel_size_um=2.0).tolist()
+        [[0, 2], [5, 6]]
+    """
+
+    thresholds: Mapping[str, float]
+    min_region_um2: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def uniform(cls, threshold: float, min_region_um2: float = 0.0) -> MaskRule:
+        """The same threshold and least area for every organ.
+
+        >>> MaskRule.uniform(0.5).thresholds["kidney"]
+        0.5
+        """
+        return cls(dict.fromkeys(ORGANS, threshold), dict.fromkeys(ORGANS, min_region_um2))
+
+    @classmethod
+    def mean(cls, rules: Sequence[MaskRule]) -> MaskRule:
+        """The rule of an ensemble: the means of its members' thresholds and least areas.
+
+        Args:
+            rules: One rule a member, at least one.
+
+        Returns:
+            The means, for the organs that every rule knows.
+
+        >>> MaskRule.mean([MaskRule({"lung": 0.4}, {"lung": 100.0}), MaskRule({"lung": 0.5, "spleen": 0.3})])
+        MaskRule(thresholds={'lung': 0.45}, min_region_um2={'lung': 50.0})
+        """
+        organs = [organ for organ in rules[0].thresholds if all(organ in rule.thresholds for rule in rules)]
+        return cls(
+            {organ: float(np.mean([rule.thresholds[organ] for rule in rules])) for organ in organs},
+            {organ: float(np.mean([rule.min_region_um2.get(organ, 0.0) for rule in rules])) for organ in organs},
+        )
+
+    def override(self, threshold: float | None = None, min_region_um2: float | None = None) -> MaskRule:
+        """The rule with one number for every organ in the place of its own; None keeps its own.
+
+        >>> MaskRule({"lung": 0.4}, {"lung": 100.0}).override(min_region_um2=0.0).min_region_um2["lung"]
+        0.0
+        """
+        given = MaskRule.uniform(threshold or 0.0, min_region_um2 or 0.0)
+        return MaskRule(
+            self.thresholds if threshold is None else given.thresholds,
+            self.min_region_um2 if min_region_um2 is None else given.min_region_um2,
+        )
+
+    def runs(self, probability: npt.NDArray[np.float32], organ: str, pixel_size_um: float) -> npt.NDArray[np.int64]:
+        """RLE runs of the mask of a whole probability map.
+
+        Args:
+            probability: ``(H, W)`` float32 in [0, 1], at the image's own size.
+            organ: The image's organ.
+            pixel_size_um: Size of the image's own pixels, in µm.
+
+        Returns:
+            ``(n, 2)`` int64, see `hubmap_kit.rle.mask_to_runs`.
+
+        Raises:
+            ValueError: The rule does not know the organ.
+        """
+        builder = self.builder(organ, (probability.shape[0], probability.shape[1]), pixel_size_um)
+        builder.add(probability)
+        return builder.runs()
+
+    def builder(self, organ: str, shape: tuple[int, int], pixel_size_um: float, *, maps: int = 1) -> MaskBuilder:
+        """Begin the mask of a probability map that comes in bands of rows.
+
+        Args:
+            organ: The image's organ.
+            shape: ``(height, width)`` of the image, in px.
+            pixel_size_um: Size of the image's own pixels, in µm.
+            maps: How many maps are added up in the rows; their sum is compared with the threshold times this number.
+
+        Raises:
+            ValueError: The rule does not know the organ.
+        """
+        if organ not in self.thresholds:
+            raise ValueError(
+                f"the run has no threshold for organ {organ!r}, only for {', '.join(self.thresholds)}; "
+                f"train a run with this version, or give one threshold for all organs, such as --threshold 0.5"
+            )
+        area_um2 = self.min_region_um2.get(organ, 0.0)
+        return MaskBuilder(shape, pixel_size_um, self.thresholds[organ] * maps, area_um2)
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        """The rule as JSON values: two objects, ``thresholds`` and ``min_region_um2``, by organ."""
+        return {"thresholds": dict(self.thresholds), "min_region_um2": dict(self.min_region_um2)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> MaskRule:
+        """The rule that `to_json` wrote; other keys of `value` are ignored.
+
+        Raises:
+            ValueError: A key is missing, or a value is no number.
+
+        >>> MaskRule.from_json(MaskRule({"lung": 0.5}).to_json())
+        MaskRule(thresholds={'lung': 0.5}, min_region_um2={})
+        """
+        try:
+            return cls(*({str(k): float(v) for k, v in value[key].items()} for key in cls.__dataclass_fields__))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"no rule for masks in {value!r}; it needs thresholds and min_region_um2, a number by organ each"
+            ) from error
+
+
+class MaskBuilder:
+    """The mask of a probability map that comes in bands of rows, from the top; only the mask's edges are kept.
+
+    Example:
+        >>> builder = MaskBuilder((2, 3), pixel_size_um=1.0, threshold=0.5)
+        >>> builder.add(np.array([[0.9, 0.1, 0.2]], np.float32))
+        >>> builder.add(np.array([[0.8, 0.3, 0.6]], np.float32))
+        >>> builder.runs().tolist()
+        [[0, 2], [5, 6]]
+        >>> builder.runs(min_region_um2=2.0).tolist()
+        [[0, 2]]
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], pixel_size_um: float, threshold: float, min_region_um2: float = 0.0
+    ) -> None:
+        """Begin a mask.
+
+        Args:
+            shape: ``(height, width)`` of the image, in px.
+            pixel_size_um: Size of the image's own pixels, in µm.
+            threshold: Value from which a pixel is foreground.
+            min_region_um2: Area in µm² below which `runs` drops a region.
+        """
+        self._shape, self._um = shape, pixel_size_um
+        self._threshold, self._area_um2 = threshold, min_region_um2
+        self._rows = rle.RunBuilder(shape)
+        self._regions: Regions | None = None
+
+    def add(self, rows: npt.NDArray[np.float32]) -> None:
+        """Add the next rows of the map, ``(n, width)`` float32; n may be 0."""
+        self._rows.add(rows >= self._threshold)
+
+    def runs(self, min_region_um2: float | None = None) -> npt.NDArray[np.int64]:
+        """RLE runs of the mask, once all rows were added.
+
+        Args:
+            min_region_um2: Drop the regions below this area; the builder's own area by default. With several areas,
+                one after the other, the regions are looked for only once.
+
+        Returns:
+            ``(n, 2)`` int64, see `hubmap_kit.rle.mask_to_runs`.
+        """
+        if self._regions is None:
+            self._regions = Regions(self._rows.runs(), self._shape)
+        return self._regions.at_least(area_px(self._area_um2 if min_region_um2 is None else min_region_um2, self._um))
