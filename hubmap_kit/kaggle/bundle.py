@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +129,7 @@ def build_bundle(source: Path, out: Path, *, cache: Path | None = None, extras: 
             shutil.copyfile(cached, part / wheel.file)
             entries.append({"file": wheel.file, "module": wheel.module, "sha256": wheel.sha256})
         shutil.copyfile(metadata, part / METADATA)
-        version = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+        version = own.name.split("-")[1]
         manifest = {"name": "hubmap-kit", "version": version, "commit": commit, "dirty": dirty, "wheels": entries}
         write_json(part / MANIFEST, manifest)
         shutil.rmtree(out, ignore_errors=True)
