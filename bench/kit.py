@@ -14,6 +14,7 @@ import pandas as pd
 
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.files import write_json
+from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction import networks
 from hubmap_kit.prediction.ensemble import Job, Member
 from hubmap_kit.prediction.stream import predict_masks
@@ -32,7 +33,7 @@ def make_member(predict: Predictor, tile: int, network_um: float, batch_size: in
         tile_size=tile,
         overlap=OVERLAP,
         batch_size=batch_size,
-        thresholds=organ_values(0.5, 0.5),
+        rule=MaskRule.uniform(0.5),
     )
 
 

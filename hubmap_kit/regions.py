@@ -10,11 +10,6 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 
-def drop_small(runs: npt.NDArray[np.int64], shape: tuple[int, int], least_px: int) -> npt.NDArray[np.int64]:
-    """Drop the regions of a mask that are smaller than an area; see `Regions`."""
-    return Regions(runs, shape).at_least(least_px)
-
-
 class Regions:
     """The regions of a mask and their areas; found once, on the first question about them.
 

@@ -90,3 +90,13 @@ def test_json_form():
             MaskRule.from_json(damaged)
     with pytest.raises(ValueError, match="it needs thresholds"):
         MaskRule.from_json({"thresholds": {"lung": "much"}, "min_region_um2": {}})
+
+
+def test_least_area_is_in_um2_of_the_images_own_pixels():
+    """A region below the least area, in µm² at the image's own pixel size, is not in the mask."""
+    probability = np.zeros((23, 29), np.float32)
+    probability[2:7, 3:8] = 0.9  # 25 px of 4 µm²: 100 µm²
+    probability[12:20, 11:20] = 0.9  # 72 px: 288 µm²
+    for least_um2, pixels in ((0.0, 97), (100.0, 97), (104.0, 72), (294.0, 0)):
+        assert rle.area(MaskRule({"lung": 0.5}, {"lung": least_um2}).runs(probability, "lung", 2.0)) == pixels
+    assert len(MaskRule({"lung": 0.95}).runs(probability, "lung", 2.0)) == 0

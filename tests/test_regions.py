@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from hubmap_kit import rle
-from hubmap_kit.regions import area_px, drop_small, region_areas
+from hubmap_kit.regions import Regions, area_px, region_areas
 
 MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=17), elements=st.integers(0, 1))
 
@@ -38,7 +38,7 @@ def spiral() -> np.ndarray:
 @example(spiral(), 60)
 def test_small_regions_are_dropped(mask, least_px):
     """What stays is what labelling the mask and counting its pixels leaves, as the runs of that mask."""
-    found = drop_small(rle.mask_to_runs(mask), mask.shape, least_px)
+    found = Regions(rle.mask_to_runs(mask), mask.shape).at_least(least_px)
     np.testing.assert_array_equal(found, rle.mask_to_runs(without_small(mask, least_px)))
 
 
@@ -48,7 +48,7 @@ def test_a_full_image_of_prime_sides(rng):
         mask = (rng.random((211, 307)) < share).astype(np.uint8)
         mask[[0, 0, -1, -1], [0, -1, 0, -1]] = 1
         for least_px in (2, 7, 100, 10_000):
-            found = drop_small(rle.mask_to_runs(mask), mask.shape, least_px)
+            found = Regions(rle.mask_to_runs(mask), mask.shape).at_least(least_px)
             np.testing.assert_array_equal(found, rle.mask_to_runs(without_small(mask, least_px)))
 
 
@@ -56,7 +56,7 @@ def test_a_full_image_of_prime_sides(rng):
 def test_runs_that_touch(least_px):
     """Runs that an RLE writes in two are one, and count as one."""
     runs = np.array([[0, 2], [2, 3], [3, 5], [34, 40]])
-    assert drop_small(runs, (11, 13), least_px).tolist() == [[0, 5], [34, 40]]
+    assert Regions(runs, (11, 13)).at_least(least_px).tolist() == [[0, 5], [34, 40]]
 
 
 def test_area_of_each_part():

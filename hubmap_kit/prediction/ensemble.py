@@ -12,6 +12,7 @@ import numpy as np
 
 from ..competition import image_path
 from ..images.stain import Look
+from ..masks import MaskRule
 from ..tiles import Predictor, check_prediction
 
 
@@ -58,9 +59,8 @@ class Member:
         tile_size: Side of a tile in px at the network's scale.
         overlap: Least overlap of tiles, a fraction.
         batch_size: Tiles a batch.
-        thresholds: Probability from which a pixel is foreground, by organ.
+        rule: How its probability maps become masks.
         tta: Test-time augmentation, of `AUGMENTATIONS`.
-        min_region_um2: Area in µm² below which a region of the mask is dropped, by organ; 0 where none is given.
         looks: What its training images of each organ look like, to which an image's colours are brought first;
             none to take them as they are.
         scale: How much larger than in training it sees an image; `network_um` is with it.
@@ -72,9 +72,8 @@ class Member:
     tile_size: int
     overlap: float
     batch_size: int
-    thresholds: dict[str, float]
+    rule: MaskRule
     tta: str = "none"
-    min_region_um2: dict[str, float] = field(default_factory=dict)
     looks: dict[str, Look] = field(default_factory=dict)
     scale: float = 1.0
     network: Any = None

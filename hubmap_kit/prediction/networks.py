@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..competition import ORGANS
 from ..config import STRIDE, PredictConfig
 from ..images.stain import Look, average
+from ..masks import MaskRule
 from ..run import Run
 from ..settings import scale_factors
 from ..tiles import Predictor, predict_tiled
@@ -70,16 +72,14 @@ def load_member(run: Run, config: PredictConfig) -> Member:
     prepare = run.prepare
     tile = prepare.input_size * (config.tile_size or prepare.patch_size) / prepare.patch_size
     network = load_model(run.about["network"], run.weights, half=half_type(config.precision))
-    area = config.min_region_um2
     return Member(
         predict=make_predictor(network),
         network_um=prepare.network_um(),
         tile_size=max(1, round(tile / STRIDE)) * STRIDE,
         overlap=run.train.overlap if config.overlap is None else config.overlap,
         batch_size=config.batch_size or default_batch_size(),
-        thresholds=run.thresholds if config.threshold is None else dict.fromkeys(run.thresholds, config.threshold),
+        rule=MaskRule(run.thresholds, run.min_region_um2).override(config.threshold, config.min_region_um2),
         tta=config.tta,
-        min_region_um2=run.min_region_um2 if area is None else dict.fromkeys(run.min_region_um2, area),
         looks={} if config.stain == "none" else _looks(run, config.stain),
         network=network,
     )
@@ -99,7 +99,7 @@ def _looks(run: Run, method: str) -> dict[str, Look]:
             f"{run.folder} does not say what its training images look like by {method}; "
             "predict with --stain none, or train again"
         )
-    return dict.fromkeys(run.thresholds, average(list(looks.values()))) | looks
+    return dict.fromkeys(ORGANS, average(list(looks.values()))) | looks
 
 
 def probability_map(image: np.ndarray, member: Member) -> np.ndarray:

@@ -22,7 +22,7 @@ from .. import rle
 from ..images.rows import MapRows, ScaledRows, open_scaled
 from ..images.scaling import resize, scaled_shape
 from ..images.stain import Look, measure, transfer
-from ..regions import area_px, drop_small
+from ..masks import MaskRule
 from ..tiles import Stitcher, pad_to_tile, tile_starts
 from .budget import Budget
 from .ensemble import Geometry, Job, Member, Result, cost, groups_of, predict_augmented
@@ -38,18 +38,19 @@ LOOK_SIDE = 1024  # px of the longer side, at most, of the copy on which an imag
 class _Image:
     """An image on its way: what its tiles add up to, for every group of members that share tiles."""
 
-    def __init__(self, job: Job, members: Sequence[Member], groups: dict[Geometry, list[Member]]) -> None:
+    def __init__(self, job: Job, members: Sequence[Member]) -> None:
         self.job = job
         self.members = members
         # Each stage has its own, since they run in threads of their own.
         self.read_seconds = self.network_seconds = self.write_seconds = 0.0
         self.error: Exception | None = None
         self.told = False  # whether its result went out
-        threshold = float(np.mean([member.thresholds[job.organ] for member in members]))
-        self._least = threshold * len(members)
-        area = float(np.mean([member.min_region_um2.get(job.organ, 0.0) for member in members]))
-        self._least_px = area_px(area, job.pixel_size_um)
-        self._runs = rle.RunBuilder(job.shape)
+
+    def begin(self, groups: dict[Geometry, list[Member]]) -> None:
+        """Prepare for tiles; ValueError where the members do not know the organ."""
+        job, members = self.job, self.members
+        rule = MaskRule.mean([member.rule for member in members])
+        self._mask = rule.builder(job.organ, job.shape, job.pixel_size_um, maps=len(members))
         self._parts = []
         for geometry, sharing in groups.items():
             shape = scaled_shape(job.shape, job.pixel_size_um, geometry.um)
@@ -68,7 +69,7 @@ class _Image:
             rows = self._combine(part, rows * np.float32(weight))
         elif weight > 1:
             rows *= np.float32(weight)
-        self._runs.add(rows >= self._least)
+        self._mask.add(rows)
 
     def _combine(self, part: int, rows: np.ndarray) -> np.ndarray:
         """Add rows of a group; returns those that all groups have given."""
@@ -91,7 +92,7 @@ class _Image:
         begin = time.monotonic()
         text = None
         if not self.error:
-            text = rle.encode_runs(drop_small(self._runs.runs(), self.job.shape, self._least_px))
+            text = rle.encode_runs(self._mask.runs())
         self.write_seconds += time.monotonic() - begin
         seconds = self.read_seconds + self.network_seconds + self.write_seconds
         return Result(self.job.id, text, self.error, seconds, self.members)
@@ -146,11 +147,12 @@ def _cut(
         if chosen is not using:  # what follows is predicted otherwise
             yield from _flush(open_batches)
             using = chosen
-        groups = groups_of(using, job.organ)
-        image = _Image(job, using, groups)
+        image = _Image(job, using)
         try:
             if budget and budget.over:
                 raise TimeoutError("not predicted, since the time limit is over; its mask is empty")
+            groups = groups_of(using, job.organ)
+            image.begin(groups)
             parts = list(groups.items())
             for part, tile in _timed(tiles_of(job, list(groups), skip_background), image):
                 geometry, sharing = parts[part]

@@ -17,7 +17,6 @@ from ..prediction.ensemble import Member
 from ..prediction.networks import probability_map
 from ..preparation.store import PatchStore
 from ..progress import track
-from ..regions import area_px, drop_small
 from .devices import Devices
 from .losses import Loss
 from .thresholds import REGION_UM2, THRESHOLDS, sweep, sweep_table
@@ -28,7 +27,7 @@ class Evaluation:
     """What came of scoring images.
 
     Attributes:
-        scores: Columns ``id``, ``organ``, ``dice`` in [0, 1] by the member's thresholds and least region sizes, and
+        scores: Columns ``id``, ``organ``, ``dice`` in [0, 1] by the member's rule, and
             ``loss``, the training's loss on the image's blended probability map at the network's scale.
         sweep: Dice of each image by threshold and least region size, see `thresholds.sweep`; empty unless
             asked for.
@@ -71,7 +70,7 @@ def evaluate(
         values[number, 1] = float(loss(pixels[None, ..., 3].astype(np.float32), logits[None]))
         large = resize(small, shape)
         um = float(row["pixel_size"])
-        found = mask_runs(large, row["organ"], um, member.thresholds, member.min_region_um2)
+        found = member.rule.runs(large, row["organ"], um)
         values[number, 0] = rle.dice_of_runs(found, truth)
         if maps:
             write_map(maps / f"{ids[number]}.png", small)
@@ -80,29 +79,6 @@ def evaluate(
     organs = list(store.images.loc[ids, "organ"])
     scores = pd.DataFrame({"id": ids, "organ": organs, "dice": values[:, 0], "loss": values[:, 1]})
     return Evaluation(scores, sweep_table(ids, organs, swept) if maps else pd.DataFrame())
-
-
-def mask_runs(
-    large: np.ndarray,
-    organ: str,
-    pixel_size_um: float,
-    thresholds: dict[str, float],
-    min_region_um2: dict[str, float],
-) -> np.ndarray:
-    """Runs of the mask of a probability map at the image's own size.
-
-    Args:
-        large: ``(H, W)`` float32 in [0, 1].
-        organ: The image's organ.
-        pixel_size_um: Of the image.
-        thresholds: Probability from which a pixel is foreground, by organ.
-        min_region_um2: Area below which a region is dropped, by organ.
-
-    Returns:
-        ``(n, 2)`` int64, see `rle.mask_to_runs`.
-    """
-    runs = rle.mask_to_runs(large >= thresholds[organ])
-    return drop_small(runs, (large.shape[0], large.shape[1]), area_px(min_region_um2.get(organ, 0.0), pixel_size_um))
 
 
 def write_map(path: Path, small: np.ndarray) -> None:

@@ -22,10 +22,11 @@ from .. import rle
 from ..config import TrainConfig
 from ..files import replacing, write_json, write_text
 from ..images.scaling import resize
+from ..masks import MaskRule
 from ..metrics import score_text
 from ..preparation.store import PatchStore
 from ..run import CONFIG, FOLDS, MAPS, OUT_OF_FOLD, OUT_OF_FOLD_SCORES, RESULTS, SWEEP, Run
-from .evaluation import mask_runs, read_map
+from .evaluation import read_map
 from .thresholds import choose
 from .train import train
 
@@ -99,7 +100,7 @@ def join_folds(store: PatchStore, runs: Path) -> str:
             row = store.images.loc[image_id]
             shape = (int(row["img_height"]), int(row["img_width"]))
             large = resize(read_map(run.folder / MAPS / f"{image_id}.png"), shape)
-            found = mask_runs(large, row["organ"], float(row["pixel_size"]), **settings)
+            found = MaskRule(**settings).runs(large, row["organ"], float(row["pixel_size"]))
             dice = rle.dice_of_runs(found, rle.parse(row["rle"], shape))
             masks.append((image_id, rle.encode_runs(found)))
             scores.append((fold, image_id, row["organ"], dice))

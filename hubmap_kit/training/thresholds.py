@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.ndimage import correlate1d
 
 from .. import rle
-from ..regions import area_px, region_areas
+from ..masks import MaskBuilder
 
 THRESHOLDS = tuple(percent / 100 for percent in range(10, 95, 5))
 # The units are larger: a crypt has some 5000 um², an alveolus 8000, a glomerulus 25 000.
@@ -62,13 +62,11 @@ def sweep(probability: np.ndarray, truth: np.ndarray, pixel_size_um: float) -> n
     Returns:
         ``(len(THRESHOLDS), len(REGION_UM2))`` float64 in [0, 1].
     """
-    shape = (probability.shape[0], probability.shape[1])
-    least = [area_px(area, pixel_size_um) for area in REGION_UM2]
-    dice = np.empty((len(THRESHOLDS), len(least)))
+    dice = np.empty((len(THRESHOLDS), len(REGION_UM2)))
     for row, threshold in zip(dice, THRESHOLDS, strict=True):
-        # Split at the columns' ends the runs are as many pixels as before.
-        runs, areas = region_areas(rle.mask_to_runs(probability >= threshold), shape)
-        row[:] = [rle.dice_of_runs(runs[areas >= px], truth) for px in least]
+        mask = MaskBuilder((probability.shape[0], probability.shape[1]), pixel_size_um, threshold)
+        mask.add(probability)
+        row[:] = [rle.dice_of_runs(mask.runs(area), truth) for area in REGION_UM2]
     return dice
 
 

@@ -23,6 +23,7 @@ from .. import __version__
 from ..competition import ORGANS
 from ..config import TrainConfig
 from ..files import replacing, write_json, write_text
+from ..masks import MaskRule
 from ..metrics import dice_by_organ
 from ..models import assign, build_model, describe_model, masks_alone
 from ..prediction.ensemble import Member
@@ -203,8 +204,7 @@ def _evaluation_member(model: keras.Model, store: PatchStore, config: TrainConfi
         tile_size=store.config.input_size,
         overlap=config.overlap,
         batch_size=default_batch_size(),
-        thresholds=organ_values(config.threshold, config.threshold),
-        min_region_um2=dict.fromkeys(ORGANS, 0.0),
+        rule=MaskRule.uniform(config.threshold),
     )
 
 
@@ -280,8 +280,8 @@ def _write_results(
         validation = evaluate(store, ids["validation"], member, loss, devices, maps=run / MAPS)
         scores["validation"] = validation.scores
         if config.tune:
-            chosen = choose(validation.sweep, member.thresholds, member.min_region_um2)
-            member = replace(member, **asdict(chosen))
+            chosen = choose(validation.sweep, member.rule.thresholds, member.rule.min_region_um2)
+            member = replace(member, rule=MaskRule(**asdict(chosen)))
             scores["validation"] = validation.scores.assign(dice=chosen.dice(validation.sweep))
         if devices.worker == 0:
             with replacing(run / SWEEP) as part:
@@ -300,8 +300,7 @@ def _write_results(
         write_text(run / RESULTS, results.to_string(index=False, float_format="%.4f", na_rep="-") + "\n")
     rows = results.to_dict("records")
     return {
-        "thresholds": member.thresholds,
-        "min_region_um2": member.min_region_um2,
+        **member.rule.to_json(),
         "results": {
             str(row.pop("split")): {str(key): round(value, 6) for key, value in row.items() if pd.notna(value)}
             for row in rows

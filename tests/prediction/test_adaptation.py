@@ -18,6 +18,7 @@ from hubmap_kit import models, submission
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig
 from hubmap_kit.images.stain import Look
+from hubmap_kit.masks import MaskRule
 from hubmap_kit.models import build_model, describe_model, load_model
 from hubmap_kit.prediction import adaptation, networks
 from hubmap_kit.prediction import predict as inference
@@ -75,7 +76,7 @@ def member_of(network: keras.Model, **changes) -> Member:
         tile_size=TILE,
         overlap=0.25,
         batch_size=2,
-        thresholds=dict.fromkeys(ORGANS, 0.5),
+        rule=MaskRule.uniform(0.5),
         network=network,
     )
     return replace(member, **changes)

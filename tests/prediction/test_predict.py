@@ -18,6 +18,7 @@ from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.files import write_json
 from hubmap_kit.images import read_image
 from hubmap_kit.images.stain import Look, average
+from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction import networks
 from hubmap_kit.prediction import predict as inference
 from hubmap_kit.prediction.stream import predict_masks
@@ -293,11 +294,10 @@ def test_what_a_member_takes_from_its_run(tmp_path, free_networks):
     thresholds, areas = ({organ: base + i for i, organ in enumerate(ORGANS)} for base in (0.1, 100.0))
     run = Run.open(write_run(tmp_path / "run", thresholds=thresholds, min_region_um2=areas))
     own = networks.load_member(run, PredictConfig())
-    assert (own.thresholds, own.min_region_um2, own.looks) == (thresholds, areas, {})
+    assert (own.rule, own.looks) == (MaskRule(thresholds, areas), {})
     assert callable(own.network)
     other = networks.load_member(run, PredictConfig(threshold=0.25, min_region_um2=7.0))
-    assert other.thresholds == dict.fromkeys(ORGANS, 0.25)
-    assert other.min_region_um2 == dict.fromkeys(ORGANS, 7.0)
+    assert other.rule == MaskRule.uniform(0.25, 7.0)
 
 
 def test_members_at_several_scales(tmp_path, free_networks):

@@ -16,6 +16,7 @@ import tifffile
 from hubmap_kit import rle
 from hubmap_kit.images.scaling import read_image, resize, scaled_shape
 from hubmap_kit.images.stain import Look, measure, transfer
+from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction import budget
 from hubmap_kit.prediction.budget import Budget, _steps
 from hubmap_kit.prediction.ensemble import AUGMENTATIONS, Job, Member, groups_of, predict_augmented
@@ -38,7 +39,7 @@ def pixelwise(batch: np.ndarray) -> np.ndarray:
 
 
 def member(um: float = 0.5, predict=smooth, **changes) -> Member:
-    settings = {"tile_size": 64, "overlap": 0.25, "batch_size": 3, "thresholds": dict.fromkeys(ORGANS, 0.5)}
+    settings = {"tile_size": 64, "overlap": 0.25, "batch_size": 3, "rule": MaskRule.uniform(0.5)}
     return Member(predict=predict, network_um=dict.fromkeys(ORGANS, um), **settings | changes)
 
 
@@ -148,7 +149,8 @@ def test_small_regions_are_dropped(tmp_path, um, least):
     path = tmp_path / "a.tiff"
     tifffile.imwrite(path, np.dstack([image] * 3), photometric="rgb")
     areas = [{} if px is None else {"lung": px * um**2, "spleen": 1e9} for px in least]
-    networks = [member(um, predict=pixelwise, min_region_um2=area) for area in areas]
+    rules = [MaskRule(dict.fromkeys(ORGANS, 0.5), area) for area in areas]
+    networks = [member(um, predict=pixelwise, rule=rule) for rule in rules]
     (result,) = predict_masks([Job(1, path, "lung", um, image.shape)], networks)
     image[:, :20] = 0
     assert result.rle == rle.encode(image)
@@ -158,9 +160,9 @@ def test_an_ensemble_averages_maps_and_thresholds(jobs):
     """Two members that answer 0.2 and 0.6 are together at 0.4, whether or not they share their tiles."""
     for um in (0.5, 1.0):
         for threshold, foreground in ((0.39, True), (0.41, False)):
-            thresholds = dict.fromkeys(ORGANS, threshold)
+            rule = MaskRule.uniform(threshold)
             networks = [
-                member(scale, predict=lambda b, v=v: np.full(b.shape[:3], v, np.float32), thresholds=thresholds)
+                member(scale, predict=lambda b, v=v: np.full(b.shape[:3], v, np.float32), rule=rule)
                 for v, scale in ((0.2, 0.5), (0.6, um))
             ]
             for result in predict_masks(jobs, networks):
@@ -241,6 +243,15 @@ def test_tissue_is_looked_for_in_the_image_itself(tmp_path, monkeypatch):
     network = member(predict=lambda _: pytest.fail("a network saw glass"), looks={"lung": PALE})
     (result,) = predict_masks([Job(1, tmp_path / "a.tiff", "lung", 0.5, (97, 131))], [network], skip_background=True)
     assert result.rle == ""
+
+
+def test_an_organ_that_a_network_does_not_know(jobs):
+    """An organ that was added after the training costs its images alone, with an error that names it and the remedy."""
+    old = member(rule=MaskRule({organ: 0.5 for organ in ORGANS if organ != "lung"}))
+    results = {result.id: result for result in predict_masks(jobs, [member(), old])}
+    assert [job.organ for job in jobs if results[job.id].error] == ["lung"]
+    assert "no threshold for organ 'lung'" in str(results[4].error)
+    assert "train a run with this version" in str(results[4].error)
 
 
 def test_bad_images_cost_only_themselves(jobs):
@@ -401,6 +412,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
+from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction.ensemble import Job, Member
 from hubmap_kit.prediction.stream import predict_masks
 
@@ -410,7 +422,7 @@ def peak():  # MB; not ru_maxrss, which counts the process that started this one
 
 def predict(path, shape):
     light = lambda batch: batch[..., 1] * np.float32(1 / 255)
-    members = [Member(light, {"lung": float(um)}, 512, 0.25, 2, {"lung": 0.5}) for um in sys.argv[2:]]
+    members = [Member(light, {"lung": float(um)}, 512, 0.25, 2, MaskRule({"lung": 0.5})) for um in sys.argv[2:]]
     (result,) = predict_masks([Job(1, Path(path), "lung", 1.0, shape)], members)
     assert result.rle, result.error
 

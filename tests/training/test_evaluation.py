@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 
 from hubmap_kit import rle
+from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction.ensemble import Member
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.training.devices import Devices
-from hubmap_kit.training.evaluation import evaluate, mask_runs, read_map, write_map
+from hubmap_kit.training.evaluation import evaluate, read_map, write_map
 from hubmap_kit.training.losses import make_loss
 from hubmap_kit.training.thresholds import REGION_UM2, THRESHOLDS
 
@@ -19,8 +20,7 @@ ONE = Devices(tf.distribute.get_strategy())
 
 def flat_member(opened: PatchStore, value: float, threshold: float) -> Member:
     """A network that answers one probability everywhere."""
-    thresholds = dict.fromkeys(opened.images["organ"], threshold)
-    return Member(lambda b: np.full(b.shape[:3], value, np.float32), {}, 64, 0.25, 2, thresholds)
+    return Member(lambda b: np.full(b.shape[:3], value, np.float32), {}, 64, 0.25, 2, MaskRule.uniform(threshold))
 
 
 def all_foreground(store) -> PatchStore:
@@ -74,14 +74,3 @@ def test_map_round_trip(tmp_path, rng):
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(ValueError, match=r"1\.png is missing or no PNG"):
         read_map(path)
-
-
-def test_small_regions_are_dropped_by_area():
-    """A region below the least area, in um² at the image's own pixel size, is not in the mask."""
-    large = np.zeros((23, 29), np.float32)
-    large[2:7, 3:8] = 0.9  # 25 px of 4 um²: 100 um²
-    large[12:20, 11:20] = 0.9  # 72 px: 288 um²
-    for least, pixels in ((0.0, 97), (100.0, 97), (104.0, 72), (294.0, 0)):
-        runs = mask_runs(large, "lung", 2.0, {"lung": 0.5}, {"lung": least})
-        assert (runs[:, 1] - runs[:, 0]).sum() == pixels, least
-    assert len(mask_runs(large, "lung", 2.0, {"lung": 0.95}, {})) == 0
