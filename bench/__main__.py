@@ -70,7 +70,7 @@ def machine(quick: bool, rounds: int) -> list[str]:
     ]
 
 
-def write(out: Path, notes: list[str], results: list[Result], turns: list[tuple]) -> None:
+def write(out: Path, notes: list[str], results: list[Result], turns: list[tuple[str, ...]]) -> None:
     """Write ``table.md``, ``table.csv`` and every figure of every round in ``rounds.csv``."""
     cells = [HEADER, *(result.cells() for result in results)]
     (out / "table.md").write_text(markdown_table(cells) + "\n\n" + "\n\n".join(notes) + "\n", encoding="utf-8")
@@ -94,7 +94,7 @@ def main() -> None:
     notes = machine(arguments.quick, rounds)
     print("\n".join(notes), flush=True)
     results: list[Result] = []
-    all_turns: list[tuple] = []
+    all_turns: list[tuple[str, ...]] = []
     for name in arguments.only:
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
@@ -104,7 +104,7 @@ def main() -> None:
             case.after(turns)
         new = judge(case, turns)
         results += new
-        all_turns += [(name, t.call, t.round, f"{t.figure:.6g}", case.unit, f"{t.cpu_seconds:.6g}") for t in turns]
+        all_turns += [(name, t.call, str(t.round), f"{t.figure:.6g}", case.unit, f"{t.cpu_seconds:.6g}") for t in turns]
         write(out, notes, results, all_turns)
         print(f"\n{name}: {time.perf_counter() - begin:.0f} s", flush=True)
         for result in new:

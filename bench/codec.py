@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
 from hubmap_kit import rle, submission
 
-from .harness import Case, Row, Setting, peer
+from .harness import Call, Case, Row, Setting, peer
 from .inputs import masks
 
 QUICK = 4  # masks
@@ -47,7 +49,7 @@ def encode(setting: Setting) -> Case:
             if coco:
                 assert np.array_equal(coco.decode(coco.encode(np.asfortranarray(mask))), mask)
 
-    calls = {"kit": lambda: [rle.encode(mask) for mask in pixels]}
+    calls: dict[str, Call] = {"kit": lambda: [rle.encode(mask) for mask in pixels]}
     if coco:
         calls["pycocotools"] = lambda: [coco.encode(np.asfortranarray(mask)) for mask in pixels]
     calls["notebook idiom"] = lambda: [notebook_encode(mask) for mask in pixels]
@@ -72,14 +74,14 @@ def decode(setting: Setting) -> Case:
             assert np.array_equal(mask, notebook_decode(*pair))
             assert not coco or np.array_equal(mask, coco.decode(packed[i]))
 
-    def each(function: object) -> object:
+    def each(function: Callable[[str, tuple[int, int]], object]) -> Call:
         def call() -> None:
             for text, shape in zip(texts, shapes, strict=True):
                 function(text, shape)
 
         return call
 
-    calls = {"kit": each(rle.decode)}
+    calls: dict[str, Call] = {"kit": each(rle.decode)}
     if coco:
 
         def call() -> None:
@@ -117,10 +119,10 @@ def score(setting: Setting) -> Case:
             pairs.append([coco.encode(np.asfortranarray(rle.decode(text, shape))) for text in (a, b)])
 
     def kit() -> float:
-        return submission.score(guess, truth)["dice"].mean()
+        return float(submission.score(guess, truth)["dice"].mean())
 
     def dice(a: np.ndarray, b: np.ndarray) -> float:
-        return 2 * (a & b).sum() / (a.sum() + b.sum())
+        return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
     def decode_and_sum() -> float:
         a, b = (pd.read_csv(path, index_col="id", keep_default_na=False) for path in (guess, truth))
@@ -128,7 +130,7 @@ def score(setting: Setting) -> Case:
         rows = zip(both["rle_guess"], both["rle"], both["img_height"], both["img_width"], strict=True)
         return float(np.mean([dice(rle.decode(x, (h, w)), rle.decode(y, (h, w))) for x, y, h, w in rows]))
 
-    calls = {"kit": kit, "decode with the kit and sum": decode_and_sum}
+    calls: dict[str, Call] = {"kit": kit, "decode with the kit and sum": decode_and_sum}
     if coco:
         calls["pycocotools, decode and sum"] = lambda: float(
             np.mean([dice(coco.decode(a), coco.decode(b)) for a, b in pairs])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ MEASURES: dict[str, Callable[[float, float, int], float]] = {
     "rate": lambda ours, peer, items: items / ours,
 }
 AT_LEAST = {"faster", "rate"}
+Call = Callable[[], Any]  # what is measured; few look at what it returns
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,12 @@ class Case:
         after: Called with all turns at the end.
     """
 
-    calls: dict[str, Callable[[], object]]
+    calls: dict[str, Call]
     rows: list[Row]
     items: int = 1
     item: str = ""
     check: Callable[[], None] = lambda: None
-    measure: Callable[[Callable[[], object]], float] = field(default=lambda call: seconds(call))
+    measure: Callable[[Call], float] = field(default=lambda call: seconds(call))
     unit: str = "s"
     rounds: int | None = None
     needs: str = ""
@@ -171,7 +173,7 @@ def peer(name: str) -> ModuleType | None:
         return None
 
 
-def seconds(call: Callable[[], object]) -> float:
+def seconds(call: Call) -> float:
     """Wall time of a call, without the garbage collector's."""
     gc.collect()
     gc.disable()

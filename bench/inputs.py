@@ -32,7 +32,7 @@ def masks(count: int | None) -> tuple[str, pd.DataFrame]:
     csv.field_size_limit(2**31 - 1)
     root = os.environ.get("HUBMAP_DATA")
     if root and (path := Path(root) / "competition" / "train.csv").is_file():
-        table = pd.read_csv(path, keep_default_na=False)[["id", "rle", "img_height", "img_width"]].head(count)
+        table = pd.read_csv(path, keep_default_na=False)[["id", "rle", "img_height", "img_width"]][:count]
         return f"{len(table)} real masks", table
 
     def draw_mask(seed: int) -> str:

@@ -49,10 +49,11 @@ def predict_all(files: list[Path], table: pd.DataFrame, member: Member) -> dict[
     for file, (_, row) in zip(files, table.iterrows(), strict=True):
         shape = (int(row["img_height"]), int(row["img_width"]))
         jobs.append(Job(int(row["id"]), file, row["organ"], float(row["pixel_size"]), shape))
-    masks = {}
+    masks: dict[int, str] = {}
     for result in predict_masks(jobs, [member]):
         if result.error:
             raise result.error
+        assert result.rle is not None
         masks[result.id] = result.rle
     return {job.id: masks[job.id] for job in jobs}
 

@@ -22,7 +22,7 @@ from hubmap_kit.tiles import Predictor, grid, pad_to_tile, predict_tiled
 
 from . import kit
 from .codec import notebook_encode
-from .harness import Case, Row, Setting, peer
+from .harness import Call, Case, Row, Setting, peer
 from .inputs import drawn, table_of, write_tiff
 from .pixels import AUGMENT, CORES, PATCH, SCALE, AlbumentationsPatches, one_thread
 
@@ -59,12 +59,12 @@ def pipeline(setting: Setting) -> Case:
     count = sampler.steps * sampler.batch_size
     files = {i: store.folder / "images" / f"{i}.npy" for i in ids}
 
-    def drain(batches: Iterable) -> None:
+    def drain(batches: Iterable[tuple[Any, ...]]) -> None:
         seen = sum(len(images) for images, *_ in batches)
         assert seen == count, (seen, count)
 
     one = open_devices("one")
-    calls: dict[str, Callable[[], None]] = {"kit": lambda: drain(sampler.batches(0, one))}
+    calls: dict[str, Call] = {"kit": lambda: drain(sampler.batches(0, one))}
     work = f"input pipeline, {PATCH}², default augmentation"
     rows = [Row(work, "kit", "", "rate", 400, "patches/s")]
     loaders = peer("torch.utils.data") if peer("albumentations") else None
@@ -80,7 +80,7 @@ def pipeline(setting: Setting) -> Case:
                 multiprocessing_context="spawn",
                 persistent_workers=True,
             )
-            calls[name] = lambda loader=loader: drain(loader)
+            calls[name] = functools.partial(drain, loader)
     return Case(calls, rows, count, "patch")
 
 
@@ -108,14 +108,14 @@ def train(setting: Setting) -> Case:
         optimizer, variables = keras.optimizers.Adam(1e-4), model.trainable_variables
         optimizer.build(variables)
 
-        @tf.function(jit_compile=False)
         def step(images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 value = loss(tf.cast(masks, tf.float32) / 255, model(images, training=True))
             optimizer.apply(tape.gradient(value, variables), variables)
             return value
 
-        return step
+        compiled: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.function(step, jit_compile=False)
+        return compiled
 
     model, keras_model = (build_model(describe_network(setting.quick))[0] for _ in range(2))
     (unet,) = (layer for layer in keras_model.layers if isinstance(layer, keras.Model))
@@ -125,7 +125,7 @@ def train(setting: Setting) -> Case:
     step, keras_step = make_step(model), make_step(keras_model)
     one = open_devices("one")
     kept = next(iter(sampler.batches(0, one)))[:2]
-    calls = {
+    calls: dict[str, Call] = {
         "batches of the pipeline": lambda: [float(step(*batch[:2])) for batch in sampler.batches(0, one)],
         "batch in memory": lambda: [float(step(*kept)) for _ in range(steps)],
         "Keras's BatchNormalization": lambda: [float(keras_step(*kept)) for _ in range(steps)],
@@ -243,7 +243,7 @@ def predict_case(
             assert wanted, "an empty mask compares nothing"
             assert rle.dice(text, wanted, image.shape[:2]) > 0.999, "the pipeline's mask is another"
 
-    calls: dict[str, Callable[[], object]] = {
+    calls: dict[str, Call] = {
         "kit": lambda: kit.predict_all(files["none"], table, member),
         "bare forward": bare,
     }
@@ -284,7 +284,7 @@ def native(setting: Setting) -> Case:
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float()
     constant = torch.from_numpy(free(np.empty((batch, 0)))[:, None])
 
-    def monai(predict: Callable = lambda tiles: constant[: len(tiles)]) -> object:
+    def monai(predict: Callable[[Any], Any] = lambda tiles: constant[: len(tiles)]) -> Any:
         with torch.inference_mode():
             return inferers.sliding_window_inference(
                 tensor, (tile, tile), batch, predict, overlap=kit.OVERLAP, mode="gaussian"
@@ -301,7 +301,7 @@ def native(setting: Setting) -> Case:
             batches["kit"] += 1
             return batch[..., 0].astype(np.float32) / 255
 
-        def see_tensor(batch: object) -> object:
+        def see_tensor(batch: Any) -> Any:
             batches["monai"] += 1
             return batch[:, :1] / 255
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Callable
@@ -21,28 +22,36 @@ from hubmap_kit.images.augment import COARSENING, GAMMA
 from hubmap_kit.images.augment import augment as augment_patch
 from hubmap_kit.preparation.prepare import prepare as prepare_store
 
-from .harness import Case, Row, Setting, peer
+from .harness import Call, Case, Row, Setting, peer
 from .inputs import COMPRESSIONS, drawn, table_of, write_tiff
 
 CORES = os.cpu_count() or 1
 PATCH = 256
+Augment = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 # What `albumentations_list` comes nearest to.
 AUGMENT = "flip,turn,scale,stain=0.75,coarse=0.25"
 SHARES, SCALE = TrainConfig(augment=AUGMENT).augment_shares(), 1.33
 DISTINCT = 10  # files to prepare; the others are links to them
 
 
+def opencv_read(path: Path) -> np.ndarray:
+    """An image as RGB, by OpenCV alone."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    assert image is not None, path
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
 def tiff(setting: Setting) -> Case:
     """A 3000² image to RGB, with all cores for everyone: tifffile is told to, OpenCV's decoder takes one."""
     image = drawn(700 if setting.quick else 3000)[0]
-    calls: dict[str, Callable[[], np.ndarray]] = {}
+    calls: dict[str, Call] = {}
     rows = []
     for kind in COMPRESSIONS:
         path = write_tiff(setting.folder / f"{kind}.tiff", image, kind)
         ours, theirs, others = f"kit, {kind}", f"tifffile, {kind}", f"cv2, {kind}"
-        calls[ours] = lambda path=path: read_image(path)
-        calls[theirs] = lambda path=path: tifffile.imread(path, maxworkers=CORES)
-        calls[others] = lambda path=path: cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        calls[ours] = functools.partial(read_image, path)
+        calls[theirs] = functools.partial(tifffile.imread, path, maxworkers=CORES)
+        calls[others] = functools.partial(opencv_read, path)
         rows += [Row(f"read {image.shape[0]}², {kind}", ours, other, "share") for other in (theirs, others)]
 
     def check() -> None:
@@ -58,7 +67,7 @@ def prepare(setting: Setting) -> Case:
     """Folder to patch store, against decoding the same files, one a thread on all cores; cv2 does not check them."""
     side, count = (700, 2) if setting.quick else (3000, 40)
     image, mask = drawn(side)
-    calls: dict[str, Callable[[], object]] = {}
+    calls: dict[str, Call] = {}
     rows = []
     numbers = itertools.count()
     for kind in ("LZW", "deflate"):
@@ -98,7 +107,7 @@ def prepare(setting: Setting) -> Case:
     return Case(calls, rows, count, "image")
 
 
-def albumentations_list(stain: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None:
+def albumentations_list(stain: str) -> Augment | None:
     """The default augmentation with albumentations, as near as it goes; None where that is not installed.
 
     What differs: it gets the patch cut out, and turns it about its own middle, so that corners are mirrored patch
@@ -158,7 +167,7 @@ class AlbumentationsPatches:
 
     def __init__(self, files: dict[int, Path], chosen: np.ndarray, stain: str):
         self.files, self.chosen, self.stain = files, chosen, stain
-        self.apply: Callable | None = None  # made in each process
+        self.apply: Augment | None = None  # made in each process
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -166,6 +175,7 @@ class AlbumentationsPatches:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if self.apply is None:
             self.apply = albumentations_list(self.stain)
+            assert self.apply is not None, "albumentations is not installed"
             self.pixels = {i: np.load(path) for i, path in self.files.items()}
         _, image_id, y, x = self.chosen[index]
         patch = self.pixels[int(image_id)][y : y + PATCH, x : x + PATCH]
@@ -190,22 +200,23 @@ def augment(setting: Setting) -> Case:
         for i, (y, x) in enumerate(corners):
             augment_patch(pixels, (float(y), float(x)), PATCH, SHARES, np.random.default_rng([0, i]), scale_range=SCALE)
 
-    def theirs(apply: Callable) -> None:
+    def theirs(apply: Augment) -> None:
         for y, x in corners:
             patch = pixels[y : y + PATCH, x : x + PATCH]
             apply(np.ascontiguousarray(patch[..., :3]), np.ascontiguousarray(patch[..., 3]))
 
-    calls: dict[str, Callable[[], None]] = {"kit": ours}
+    calls: dict[str, Call] = {"kit": ours}
     rows = []
     for stain in ("HEStain", "ColorJitter"):
         name = f"albumentations, {stain}"
         if apply := albumentations_list(stain):
-            calls[name] = lambda apply=apply: theirs(apply)
+            calls[name] = functools.partial(theirs, apply)
         rows.append(Row("augment, one patch after the other", "kit", name))
 
     def check() -> None:
         made = augment_patch(pixels, (5.0, 7.0), PATCH, SHARES, rng)[:2]
-        assert [(m.shape, m.dtype) for m in made] == [((PATCH, PATCH, 3), np.uint8), ((PATCH, PATCH), np.uint8)]
+        assert [m.shape for m in made] == [(PATCH, PATCH, 3), (PATCH, PATCH)]
+        assert all(m.dtype == np.uint8 for m in made)
         if apply := albumentations_list("HEStain"):
             both = apply(image[:PATCH, :PATCH].copy(), mask[:PATCH, :PATCH].copy())
             assert [(m.shape, m.dtype) for m in both] == [(m.shape, m.dtype) for m in made]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from hubmap_kit.demo.write import write_test_tables
 
-from .harness import Case, Row, Setting, Turn, peer
+from .harness import Call, Case, Row, Setting, Turn, peer
 from .inputs import table_of, write_large_tiff
 from .kit import write_free_run
 
@@ -25,7 +26,7 @@ def run(*arguments: str) -> None:
 
 def startup(setting: Setting) -> Case:
     """The command line's help against an import of pandas, each a new process."""
-    calls = {
+    calls: dict[str, Call] = {
         "hubmap-kit validate --help": lambda: run("-m", "hubmap_kit", "validate", "--help"),
         'python -c "import pandas"': lambda: run("-c", "import pandas"),
     }
@@ -58,6 +59,7 @@ def peak_and_seconds(arguments: list[str]) -> tuple[float, float]:
         time.sleep(0.01)
     took = time.perf_counter() - begin
     if process.returncode:
+        assert process.stderr is not None
         raise RuntimeError(process.stderr.read().decode(errors="replace"))
     return peak / 1e6, took
 
@@ -77,13 +79,13 @@ def memory(setting: Setting) -> Case:
         times.setdefault(name, []).append(took)
         return peak
 
-    calls = {}
+    calls: dict[str, Call] = {}
     for side in sides if peer("psutil") else ():
         data = setting.folder / str(side)
         (data / "test_images").mkdir(parents=True)
         write_large_tiff(data / "test_images" / "1.tiff", side)
         write_test_tables(data, table_of({1: (side, side)}))
-        calls[f"{side}²"] = lambda side=side: call(side)
+        calls[f"{side}²"] = functools.partial(call, side)
 
     def after(turns: list[Turn]) -> None:
         peaks: dict[str, float] = {}
