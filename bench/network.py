@@ -213,7 +213,7 @@ def predict_case(
         loop: Whether the idiom of notebooks runs too.
         packed: Whether the same with LZW files runs too.
     """
-    from hubmap_kit.prediction.networks import default_batch_size
+    from hubmap_kit.models.hardware import default_batch_size
 
     model, predict = make_network(setting.quick)
     batch = default_batch_size()

@@ -120,16 +120,10 @@ def _ablation(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     config = _configure(PredictConfig, arguments)
     _quiet_tensorflow()
-    from .prediction.predict import Adapt, predict
-
-    adapt: Adapt | None = None
-    if config.adapt != "none":
-        from .prediction.adaptation import adapted
-
-        adapt = adapted
+    from .prediction.predict import predict
 
     return _report_problems(
-        predict(arguments.data, arguments.runs, arguments.out, config, scheduler=arguments.scheduler, adapt=adapt)
+        predict(arguments.data, arguments.runs, arguments.out, config, scheduler=arguments.scheduler)
     )
 
 

@@ -26,7 +26,6 @@ from ..competition import ORGANS, image_path, read_train
 from ..config import PredictConfig, PrepareConfig, TrainConfig
 from ..files import read_json, replacing, sha256_of, write_json, write_text
 from ..metrics import dice_by_organ, mean_dice
-from ..prediction.adaptation import adapted
 from ..prediction.ensemble import Job
 from ..prediction.predict import predict_jobs
 from ..preparation.prepare import prepare
@@ -204,7 +203,7 @@ class _Work:
         images = store.images.loc[store.ids("validation", self.config.fold)]
         jobs = [Job.of_row(self.data, "train", image_id, row) for image_id, row in images.iterrows()]
         dice = {}
-        for result in predict_jobs(jobs, [Run.open(run) for run in runs], config, adapt=adapted):
+        for result in predict_jobs(jobs, [Run.open(run) for run in runs], config):
             if result.rle is None:
                 raise ValueError(f"image {result.id} cannot be predicted: {result.error}") from result.error
             row = images.loc[result.id]

@@ -27,38 +27,14 @@ def make_predictor(model: Callable) -> Predictor:
     """
     import tensorflow as tf
 
+    from ..models.hardware import has_gpu
+
     # XLA is several times slower on a CPU, and Keras would turn it on by default.
     @tf.function(jit_compile=has_gpu(), reduce_retracing=False)
     def forward(batch: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(model(batch, training=False))
 
     return lambda batch: forward(tf.constant(batch)).numpy()
-
-
-def has_gpu() -> bool:
-    """Whether TensorFlow sees a GPU."""
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
-def half_type(precision: str) -> str | None:
-    """What a network computes in under a setting of `precision`.
-
-    Returns:
-        ``float16`` or ``bfloat16`` under mixed precision, the first on a GPU alone; None for float32 throughout.
-    """
-    if precision == "float32":
-        return None
-    if has_gpu():
-        return "float16"
-    # Where a CPU multiplies bfloat16 fast (AMX), an epoch takes 0.8 of the time, but it learned worse: README.md.
-    return "bfloat16" if precision == "mixed" else None
-
-
-def default_batch_size() -> int:
-    """Tiles a batch: 16 where TensorFlow sees a GPU, 2 on a CPU, where larger ones gain nothing."""
-    return 16 if has_gpu() else 2
 
 
 def load_member(run: Run, config: PredictConfig) -> Member:
@@ -68,10 +44,11 @@ def load_member(run: Run, config: PredictConfig) -> Member:
         ValueError: Weights that cannot be loaded, or a run without the looks that `config.stain` needs.
     """
     from ..models import load_model
+    from ..models.hardware import compute_dtype, default_batch_size
 
     prepare = run.prepare
     tile = prepare.input_size * (config.tile_size or prepare.patch_size) / prepare.patch_size
-    network = load_model(run.about["network"], run.weights, half=half_type(config.precision))
+    network = load_model(run.about["network"], run.weights, half=compute_dtype(config.precision))
     return Member(
         predict=make_predictor(network),
         network_um=prepare.network_um(),

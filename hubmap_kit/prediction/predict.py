@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from collections.abc import Container, Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -29,9 +29,6 @@ from .stream import predict_masks
 
 WRITE_EVERY = 60.0  # s between two versions of the submission while predicting
 
-# Fits the members' networks to the jobs' images while the context lasts; see `hubmap_kit.prediction.adaptation`.
-Adapt = Callable[[Sequence[Member], Sequence[Job], PredictConfig], AbstractContextManager[None]]
-
 
 def predict(
     data: Path,
@@ -40,7 +37,6 @@ def predict(
     config: PredictConfig,
     *,
     scheduler: str | None = None,
-    adapt: Adapt | None = None,
 ) -> list[Problem]:
     """Predict a competition folder's images with one run or an ensemble.
 
@@ -59,7 +55,6 @@ def predict(
         config: Settings.
         scheduler: Address of a Dask cluster that predicts, each image on one of its workers; None
             to predict here.
-        adapt: What ``config.adapt`` asks for: `hubmap_kit.prediction.adaptation.adapted`.
 
     Returns:
         Problems; with `config.on_error` ``stop`` they are errors, with ``empty`` warnings.
@@ -95,7 +90,7 @@ def predict(
     if scheduler:
         results = _spread(missing, opened, config, scheduler)
     else:
-        results = predict_jobs(list(jobs.values()), opened, config, adapt=adapt, done=set(masks))
+        results = predict_jobs(list(jobs.values()), opened, config, done=set(masks))
     timings = []
     for result in track(results, len(missing), "predict"):
         if result.rle is None:
@@ -140,7 +135,6 @@ def predict_jobs(
     runs: Sequence[Run],
     config: PredictConfig,
     *,
-    adapt: Adapt | None = None,
     done: Container[int] = (),
 ) -> Iterator[Result]:
     """Predict images with one run or an ensemble.
@@ -149,7 +143,6 @@ def predict_jobs(
         jobs: All images. Networks are adapted to those of an organ and source together.
         runs: The runs.
         config: Settings; `split` and `on_error` do not count.
-        adapt: What ``config.adapt`` asks for: `hubmap_kit.prediction.adaptation.adapted`.
         done: Ids of images to which networks are adapted, so that a prediction that goes on gives the same masks,
             but which are not predicted.
 
@@ -157,10 +150,8 @@ def predict_jobs(
         One result an image.
 
     Raises:
-        ValueError: A run that cannot be loaded, or an adaptation without `adapt`.
+        ValueError: A run that cannot be loaded.
     """
-    if config.adapt != "none" and adapt is None:
-        raise ValueError(f"adapt is {config.adapt}; pass adapt=hubmap_kit.prediction.adaptation.adapted too")
     missing = [job for job in jobs if job.id not in done]
     begin = time.monotonic()
     members = load_members(runs, config)
@@ -177,9 +168,11 @@ def predict_jobs(
         if not todo:
             continue
         with ExitStack() as until_predicted:
-            if adapt is not None and config.adapt != "none" and (budget is None or budget.pause_fits()):
+            if config.adapt != "none" and (budget is None or budget.pause_fits()):
+                from . import adaptation
+
                 with nullcontext() if budget is None else budget.pause():
-                    until_predicted.enter_context(adapt(members, group, config))
+                    until_predicted.enter_context(adaptation.adapted(members, group, config))
             yield from predict_masks(todo, members, budget=budget, skip_background=config.skip_background)
 
 

@@ -26,8 +26,9 @@ from ..files import replacing, write_json, write_text
 from ..masks import MaskRule
 from ..metrics import dice_by_organ
 from ..models import assign, build_model, describe_model, masks_alone
+from ..models.hardware import compute_dtype, default_batch_size
 from ..prediction.ensemble import Member
-from ..prediction.networks import default_batch_size, half_type, make_predictor
+from ..prediction.networks import make_predictor
 from ..preparation.store import PatchStore
 from ..progress import track
 from ..run import CHECKPOINT, CONFIG, FORMAT, HISTORY, MAPS, RESULTS, RESULTS_TABLE, SCORES, SWEEP, WEIGHTS, is_finished
@@ -90,7 +91,7 @@ def train(
     # Resuming, all weights come from the checkpoint.
     checkpoint = checkpoints.read(run, about) if resume else None
     weights = config.encoder_weights if pretrained(config) and checkpoint is None else None
-    half = half_type(config.precision)
+    half = compute_dtype(config.precision)
     with devices.strategy.scope():
         model, encoder = build_model(about["network"], weights, half=half)
     chief = devices.worker == 0

@@ -101,14 +101,11 @@ def main(begin: float) -> None:
         time_limit=None if TIME_LIMIT is None else max(0.0, 60 * TIME_LIMIT - (time.monotonic() - begin) / 60),
         on_error=ON_ERROR,
     )
-    adapt = None
-    if config.adapt != "none":
-        from hubmap_kit.prediction.adaptation import adapted as adapt
     data = find_competition(KAGGLE / "input")
     runs = find_runs(KAGGLE / "input", RUNS)
     print("runs:", *runs, flush=True)
     submission = KAGGLE / "working" / "submission.csv"
-    problems = predict(data, runs, submission, config, adapt=adapt) + validate(submission, data)
+    problems = predict(data, runs, submission, config) + validate(submission, data)
     for problem in problems:
         print(problem)
     if any(problem.severity == "error" for problem in problems):

@@ -290,9 +290,9 @@ def test_prediction(demo, tmp_path, monkeypatch, adapt):
         monkeypatch.setattr(models, "load_model", lambda *_, half: tiny())
     config = PredictConfig(adapt=adapt, adapt_steps=2, threshold=0.5)
     out, whole, real = tmp_path / "out.csv", tmp_path / "whole.csv", inference.Journal.add
-    inference.predict(data, [run], whole, config, adapt=adapted)
+    inference.predict(data, [run], whole, config)
     assert not [problem for problem in submission.validate(whole, data) if problem.severity == "error"]
-    inference.predict(data, [run], tmp_path / "plain.csv", replace(config, adapt="none"), adapt=adapted)
+    inference.predict(data, [run], tmp_path / "plain.csv", replace(config, adapt="none"))
     assert masks_of(whole) != masks_of(tmp_path / "plain.csv")
 
     def killed(journal, job, mask):
@@ -301,7 +301,7 @@ def test_prediction(demo, tmp_path, monkeypatch, adapt):
 
     monkeypatch.setattr(inference.Journal, "add", killed)
     with pytest.raises(KeyboardInterrupt):
-        inference.predict(data, [run], out, config, adapt=adapted)
+        inference.predict(data, [run], out, config)
     monkeypatch.setattr(inference.Journal, "add", real)
-    inference.predict(data, [run], out, config, adapt=adapted)
+    inference.predict(data, [run], out, config)
     assert masks_of(out) == masks_of(whole)

@@ -19,7 +19,7 @@ from hubmap_kit.files import write_json
 from hubmap_kit.images import read_image
 from hubmap_kit.images.stain import Look, average
 from hubmap_kit.masks import MaskRule
-from hubmap_kit.prediction import networks
+from hubmap_kit.prediction import adaptation, networks
 from hubmap_kit.prediction import predict as inference
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.recipes import recipe
@@ -186,23 +186,6 @@ def test_time_limit(data, run, tmp_path):
     assert len(problems) == 5
     assert all("the time limit is over" in problem.rule for problem in problems)
     assert not [p for p in submission.validate(tmp_path / "out.csv", data) if p.severity == "error"]
-
-
-@pytest.mark.parametrize(
-    ("precision", "gpu", "expected"),
-    [
-        ("auto", True, "float16"),
-        ("auto", False, None),
-        ("mixed", True, "float16"),
-        ("mixed", False, "bfloat16"),
-        ("float32", True, None),
-        ("float32", False, None),
-    ],
-)
-def test_precision_follows_the_hardware(precision, gpu, expected, monkeypatch):
-    """Half precision is float16 on a GPU, bfloat16 elsewhere, where it has to be asked for."""
-    monkeypatch.setattr(networks, "has_gpu", lambda: gpu)
-    assert networks.half_type(precision) == expected
 
 
 def test_half_precision(real_run):
@@ -381,6 +364,7 @@ class Adaptation:
         self.groups: list[dict] = []
         self.now: dict | None = None
         monkeypatch.setattr(inference, "predict_masks", self.watch)
+        monkeypatch.setattr(adaptation, "adapted", self.adapted)
 
     @contextmanager
     def adapted(self, members, jobs, config):
@@ -414,10 +398,10 @@ def test_networks_are_adapted_by_organ_and_source(data, sources, tmp_path, free_
     """Images of an organ and source are predicted together, while the networks are adapted to just these."""
     spy, config = Adaptation(monkeypatch), PredictConfig(adapt="batchnorm")
     runs = [write_run(tmp_path / "run")]
-    inference.predict(data, runs, tmp_path / "out.csv", config, adapt=spy.adapted)
+    inference.predict(data, runs, tmp_path / "out.csv", config)
     assert {next(iter(group["of"])): group["ids"] for group in spy.groups} == sources
     assert all(group["predicted"] == group["ids"] for group in spy.groups)
-    inference.predict(data, runs, tmp_path / "plain.csv", PredictConfig(), adapt=spy.adapted)
+    inference.predict(data, runs, tmp_path / "plain.csv", PredictConfig())
     assert len(spy.groups) == len(sources)
     assert masks_of(tmp_path / "out.csv") == masks_of(tmp_path / "plain.csv")
 
@@ -436,9 +420,9 @@ def test_a_prediction_that_goes_on_adapts_to_all(data, sources, tmp_path, free_n
 
     monkeypatch.setattr(inference.Journal, "add", killed)
     with pytest.raises(KeyboardInterrupt):
-        inference.predict(data, runs, tmp_path / "out.csv", config, adapt=spy.adapted)
+        inference.predict(data, runs, tmp_path / "out.csv", config)
     spy.groups, spy.now = [], None
-    inference.predict(data, runs, tmp_path / "out.csv", config, adapt=spy.adapted)
+    inference.predict(data, runs, tmp_path / "out.csv", config)
     assert [group["ids"] for group in spy.groups if added[0] in group["ids"]] == [sources["lung", "HPA"]]
     assert set().union(*(group["predicted"] for group in spy.groups)) == set().union(*sources.values()) - {added[0]}
 
@@ -447,16 +431,14 @@ def test_no_adaptation_when_the_time_is_over(data, sources, tmp_path, free_netwo
     """Once a time limit is over nothing is spent on adapting either."""
     spy = Adaptation(monkeypatch)
     config = PredictConfig(adapt="batchnorm", time_limit=0.0, on_error="empty")
-    problems = inference.predict(data, [write_run(tmp_path / "run")], tmp_path / "out.csv", config, adapt=spy.adapted)
+    problems = inference.predict(data, [write_run(tmp_path / "run")], tmp_path / "out.csv", config)
     assert len(problems) == 5
     assert not spy.groups
 
 
 def test_adaptation_needs_all_images(data, tmp_path, free_networks, capsys):
-    """A cluster, whose workers see single images, cannot adapt; nor can a call without what does it."""
+    """A cluster cannot adapt networks, since each of its workers sees single images."""
     run, out = write_run(tmp_path / "run"), tmp_path / "out.csv"
     flags = ["--adapt", "batchnorm", "--scheduler", "tcp://127.0.0.1:1"]
     assert main(["predict", str(data), str(run), "--out", str(out), *flags]) == 1
     assert "predict without --scheduler, or with --adapt none" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="pass adapt="):
-        inference.predict(data, [run], out, PredictConfig(adapt="batchnorm"))
