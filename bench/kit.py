@@ -7,6 +7,7 @@ is seen is the kit's own time and memory.
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,12 @@ def write_free_run(folder: Path, tile: int) -> None:
     """A run folder for `main`: the geometry is real, the weights are not."""
     folder.mkdir(parents=True)
     prepare = PrepareConfig(patch_size=tile, input_size=tile)
-    about = {"format": FORMAT, "prepare": vars(prepare), "train": vars(TrainConfig(overlap=OVERLAP)), "network": {}}
+    about = {
+        "format": FORMAT,
+        "prepare": vars(prepare),
+        "train": vars(TrainConfig(overlap=OVERLAP)),
+        "network": asdict(TrainConfig().network()),
+    }
     write_json(folder / CONFIG, about | {"thresholds": organ_values(0.5, 0.5), "min_region_um2": {}, "looks": {}})
     (folder / WEIGHTS).touch()
 

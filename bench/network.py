@@ -16,6 +16,7 @@ from hubmap_kit import rle
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.demo.write import write_table
 from hubmap_kit.images.scaling import load_image, resize
+from hubmap_kit.models.network_config import NetworkConfig
 from hubmap_kit.preparation.prepare import prepare as prepare_store
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.tiles import Predictor, grid, pad_to_tile, predict_tiled
@@ -92,11 +93,11 @@ def train(setting: Setting) -> Case:
     import keras
     import tensorflow as tf
 
-    from hubmap_kit.models import build_model
     from hubmap_kit.models.blocks import BatchNormalization
+    from hubmap_kit.models.losses import make_loss
+    from hubmap_kit.models.network import build_model
     from hubmap_kit.training.dataset import PatchSampler
     from hubmap_kit.training.devices import open_devices
-    from hubmap_kit.training.losses import make_loss
 
     size, batch, steps = (96, 2, 2) if setting.quick else (256, 8, 4)
     config = TrainConfig(encoder_weights="none", batch_size=batch, steps_per_epoch=steps)
@@ -136,11 +137,9 @@ def train(setting: Setting) -> Case:
     return Case(calls, rows, steps, "step")
 
 
-def describe_network(quick: bool) -> dict[str, Any]:
+def describe_network(quick: bool) -> NetworkConfig:
     """The EfficientNet-B0 U-Net; a small plain U-Net, which is built in a second, where figures mean nothing."""
-    from hubmap_kit.models import describe_model
-
-    return describe_model(TrainConfig(model="unet", filters=4) if quick else TrainConfig(encoder="efficientnetb0"))
+    return (TrainConfig(model="unet", filters=4) if quick else TrainConfig(encoder="efficientnetb0")).network()
 
 
 @functools.cache
@@ -152,7 +151,7 @@ def make_network(quick: bool) -> tuple[Any, Predictor]:
     """
     import keras
 
-    from hubmap_kit.models import build_model
+    from hubmap_kit.models.network import build_model
     from hubmap_kit.prediction.networks import make_predictor
 
     keras.utils.set_random_seed(0)

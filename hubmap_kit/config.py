@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .settings import LOSSES, check_bounds, loss_terms, named_numbers, organ_values, scale_factors, setting
+from .models.encoders import ENCODERS, IMAGENET
+from .models.losses import LOSSES, loss_terms
+from .models.network_config import MODELS, NetworkConfig
+from .settings import check_bounds, named_numbers, organ_values, scale_factors, setting
 
 STRIDE = 32  # the networks': the sides of what they see are multiples of it
-ENCODERS = (
-    *(f"efficientnetb{i}" for i in range(8)),
-    *(f"efficientnetv2{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")),
-    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
-    *("mobilenet", "mobilenetv2"),
-    *(f"convnext{size}" for size in ("tiny", "small", "base", "large")),
-)
 # What `TrainConfig.augment` may list, in the order in which it is done; see `hubmap_kit.images.augment`.
 GEOMETRY_STEPS = ("flip", "quarter", "turn", "scale", "elastic")
 COLOUR_STEPS = ("reinhard", "macenko", "stain", "hed", "colour", "brightness")
@@ -90,9 +86,9 @@ class TrainConfig:
     model: str = setting(
         "efficientnet-unet",
         "U-Net with a pretrainable encoder, or the plain one",
-        choices=("efficientnet-unet", "unet"),
+        choices=MODELS,
     )
-    encoder: str = setting("efficientnetb0", "encoder of the efficientnet-unet", choices=ENCODERS)
+    encoder: str = setting("efficientnetb0", "encoder of the efficientnet-unet", choices=tuple(ENCODERS))
     encoder_weights: str = setting("imagenet", "imagenet (a download), none, or the path of a weights file")
     decoder_filters: int = setting(
         256,
@@ -171,6 +167,14 @@ class TrainConfig:
     def augment_shares(self) -> dict[str, float]:
         """Augmentation to the share of patches it is done to, in the order in which it is done."""
         return named_numbers(self.augment, AUGMENT_STEPS, "augmentation")
+
+    def network(self) -> NetworkConfig:
+        """Layout of the network that is trained."""
+        auxiliary = self.auxiliary > 0
+        if self.model == "unet":
+            return NetworkConfig(self.model, None, self.filters, auxiliary, *IMAGENET)
+        encoder = ENCODERS[self.encoder]
+        return NetworkConfig(self.model, self.encoder, self.decoder_filters, auxiliary, encoder.mean, encoder.std)
 
 
 @dataclass(frozen=True)

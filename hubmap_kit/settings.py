@@ -9,8 +9,6 @@ from typing import Any
 
 from .competition import ORGANS
 
-LOSSES = ("bce", "dice", "focal", "tversky", "lovasz")
-
 
 def setting(default: Any, help: str, **more: Any) -> Any:
     """A dataclass field with the text, and optionally the choices and bounds, of its flag."""
@@ -87,33 +85,6 @@ def named_numbers(text: str, names: tuple[str, ...], what: str) -> dict[str, flo
         if not 0 <= found[name] <= 1:
             raise ValueError(f"{what} {part!r}: the number must be a share from 0 to 1, as in {name}=0.5")
     return {name: found[name] for name in names if name in found}
-
-
-def loss_terms(text: str) -> dict[str, float]:
-    """Parse a weighted sum of losses such as ``"bce+dice"`` or ``"bce+0.5*lovasz"``.
-
-    Returns:
-        Loss to its weight.
-
-    Raises:
-        ValueError: An unknown loss, one that comes twice, or a weight that is not above 0.
-    """
-    terms: dict[str, float] = {}
-    for part in text.split("+"):
-        weight, sep, name = part.strip().rpartition("*")
-        name = name.strip()
-        if name not in LOSSES or name in terms:
-            raise ValueError(
-                f"{part.strip()!r} is not a loss, or comes twice; write a sum of {', '.join(LOSSES)}, "
-                "such as bce+dice or bce+0.5*lovasz"
-            )
-        try:
-            terms[name] = float(weight) if sep else 1.0
-        except ValueError:
-            terms[name] = math.nan
-        if not (math.isfinite(terms[name]) and terms[name] > 0):
-            raise ValueError(f"{part.strip()!r}: the weight must be a number above 0")
-    return terms
 
 
 def scale_factors(text: str) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from ..config import PredictConfig
 from ..images.augment import augment
 from ..images.scaling import scaled_shape
-from ..models import assign
+from ..models.network import assign
 from ..tiles import grid
 from .ensemble import Job, Member, groups_of, nearest_scale, networks_of, predict_augmented
 from .stream import tiles_of

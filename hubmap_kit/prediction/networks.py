@@ -10,6 +10,7 @@ from ..competition import ORGANS
 from ..config import STRIDE, PredictConfig
 from ..images.stain import Look, average
 from ..masks import MaskRule
+from ..models.network_config import NetworkConfig
 from ..run import Run
 from ..settings import scale_factors
 from ..tiles import Predictor, predict_tiled
@@ -43,12 +44,13 @@ def load_member(run: Run, config: PredictConfig) -> Member:
     Raises:
         ValueError: Weights that cannot be loaded, or a run without the looks that `config.stain` needs.
     """
-    from ..models import load_model
     from ..models.hardware import compute_dtype, default_batch_size
+    from ..models.network import load_model
 
     prepare = run.prepare
     tile = prepare.input_size * (config.tile_size or prepare.patch_size) / prepare.patch_size
-    network = load_model(run.about["network"], run.weights, half=compute_dtype(config.precision))
+    layout = NetworkConfig.from_json(run.about["network"])
+    network = load_model(layout, run.weights, compute_dtype=compute_dtype(config.precision))
     return Member(
         predict=make_predictor(network),
         network_um=prepare.network_um(),

@@ -13,12 +13,12 @@ from .. import rle
 from ..files import replacing
 from ..images.scaling import resize
 from ..metrics import dice_by_organ
+from ..models.losses import Loss
 from ..prediction.ensemble import Member
 from ..prediction.networks import probability_map
 from ..preparation.store import PatchStore
 from ..progress import track
 from .devices import Devices
-from .losses import Loss
 from .thresholds import REGION_UM2, THRESHOLDS, sweep, sweep_table
 
 

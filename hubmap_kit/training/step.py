@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from ..config import TrainConfig
+from ..models.losses import Loss, auxiliary_loss
 from .devices import Devices
-from .losses import Loss, auxiliary_loss
 
 
 @dataclass(frozen=True)

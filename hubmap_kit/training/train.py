@@ -25,8 +25,9 @@ from ..config import TrainConfig
 from ..files import replacing, write_json, write_text
 from ..masks import MaskRule
 from ..metrics import dice_by_organ
-from ..models import assign, build_model, describe_model, masks_alone
 from ..models.hardware import compute_dtype, default_batch_size
+from ..models.losses import Loss, make_loss
+from ..models.network import assign, build_model, without_heads
 from ..prediction.ensemble import Member
 from ..prediction.networks import make_predictor
 from ..preparation.store import PatchStore
@@ -37,7 +38,6 @@ from . import checkpoints
 from .dataset import PatchSampler
 from .devices import Devices, open_devices
 from .evaluation import evaluate, results_by_split
-from .losses import Loss, make_loss
 from .step import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
 from .thresholds import choose
 
@@ -93,7 +93,7 @@ def train(
     weights = config.encoder_weights if pretrained(config) and checkpoint is None else None
     half = compute_dtype(config.precision)
     with devices.strategy.scope():
-        model, encoder = build_model(about["network"], weights, half=half)
+        model, encoder = build_model(config.network(), weights, compute_dtype=half)
     chief = devices.worker == 0
     if chief:
         run.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def _describe_run(
         "recipe": recipe,
         "prepare": asdict(store.config),
         "train": asdict(config),
-        "network": describe_model(config),
+        "network": asdict(config.network()),
         "context_um": store.config.contexts(),
         "network_um": store.config.network_um(),
         "thresholds": organ_values(config.threshold, config.threshold),
@@ -200,7 +200,7 @@ def _describe_run(
 
 def _evaluation_member(model: keras.Model, store: PatchStore, config: TrainConfig) -> Member:
     return Member(
-        predict=make_predictor(masks_alone(model)),
+        predict=make_predictor(without_heads(model)),
         network_um=store.config.network_um(),
         tile_size=store.config.input_size,
         overlap=config.overlap,

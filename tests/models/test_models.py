@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,21 +18,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hubmap_kit import config
 from hubmap_kit.config import TrainConfig
-from hubmap_kit.models import MEAN, STD, build_model, describe_model, load_model
-from hubmap_kit.models.encoder_unet import ENCODERS
+from hubmap_kit.models.encoders import ENCODERS, IMAGENET
+from hubmap_kit.models.network import build_model, load_model
+from hubmap_kit.models.network_config import NetworkConfig
 
 # The smallest encoder of each family.
 FAMILIES = ("efficientnetb0", "efficientnetv2b0", "resnet18", "mobilenet", "mobilenetv2", "convnexttiny")
 
 
-def encoder_about(encoder, **more):
-    return describe_model(TrainConfig(encoder=encoder, decoder_filters=16, **more))
+MEAN, STD = IMAGENET
 
 
-def unet_about(filters, **more):
-    return describe_model(TrainConfig(model="unet", filters=filters, **more))
+def encoder_config(encoder, **more):
+    return TrainConfig(encoder=encoder, decoder_filters=16, **more).network()
+
+
+def unet_config(filters, **more):
+    return TrainConfig(model="unet", filters=filters, **more).network()
 
 
 def forward(model, image):
@@ -51,7 +55,7 @@ def shaken(model, rng):
 @pytest.mark.parametrize("encoder", ["", *FAMILIES])
 def test_networks_take_any_multiple_of_32(encoder, rng):
     """uint8 images of any multiple of 32 give float32 logits of their size."""
-    model, layers = build_model(encoder_about(encoder) if encoder else unet_about(4))
+    model, layers = build_model(encoder_config(encoder) if encoder else unet_config(4))
     assert bool(layers) == bool(encoder)
     for shape in (64, 96), (96, 32):
         logits = forward(model, rng.integers(0, 256, (*shape, 3), np.uint8))
@@ -71,31 +75,30 @@ def test_networks_take_any_multiple_of_32(encoder, rng):
 @pytest.mark.parametrize("encoder", ["resnet18", "convnexttiny"])
 def test_weights_are_kept(encoder, rng, tmp_path):
     """A network that is built again from its description and its weights file gives the same logits."""
-    about = encoder_about(encoder)
-    model = shaken(build_model(about)[0], rng)
+    config = encoder_config(encoder)
+    model = shaken(build_model(config)[0], rng)
     image = rng.integers(0, 256, (64, 96, 3), np.uint8)
     model.save_weights(tmp_path / "model.weights.h5")
-    again = load_model(json.loads(json.dumps(about)), tmp_path / "model.weights.h5")
+    again = load_model(NetworkConfig.from_json(json.loads(json.dumps(asdict(config)))), tmp_path / "model.weights.h5")
     np.testing.assert_allclose(forward(again, image), forward(model, image), rtol=1e-4, atol=1e-5)
 
 
 def test_plain_unet_has_the_classic_width():
     """64 filters give 31 million parameters, 64 to 1024 filters deep."""
-    model, _ = build_model(unet_about(64))
+    model, _ = build_model(unet_config(64))
     assert 30e6 < model.count_params() < 32e6
 
 
 @pytest.mark.parametrize(("first", "stages"), [(256, [256, 128, 64, 32, 16]), (40, [40, 20, 16, 16, 16])])
 def test_decoder_filters(first, stages):
     """Each decoder stage has half the filters of the one before, and at least 16."""
-    model, _ = build_model(describe_model(TrainConfig(encoder="mobilenet", decoder_filters=first)))
+    model, _ = build_model(TrainConfig(encoder="mobilenet", decoder_filters=first).network())
     network = network_of(model)
     assert [network.get_layer(f"decoder_stage{i}b_conv").filters for i in range(5)] == stages
 
 
 def test_every_encoder_is_known():
     """Each encoder that can be chosen is in the table, with the span of values black and white had in its training."""
-    assert set(ENCODERS) == set(config.ENCODERS)
     imagenet = [(-np.array(MEAN) / STD).tolist(), ((1 - np.array(MEAN)) / STD).tolist()]
     spans = {
         "efficientnetb": imagenet,
@@ -105,16 +108,16 @@ def test_every_encoder_is_known():
         "mobilenet": [[-1] * 3, [1] * 3],
         "convnext": imagenet,
     }
-    for name in config.ENCODERS:
-        normalisation = encoder_about(name)["normalisation"]
-        mean, std = np.array(normalisation["mean"]), np.array(normalisation["std"])
+    for name in ENCODERS:
+        config = encoder_config(name)
+        mean, std = np.array(config.mean), np.array(config.std)
         (span,) = (span for family, span in spans.items() if name.startswith(family))
         np.testing.assert_allclose([(0 - mean) / std, (1 - mean) / std], span, atol=1e-12, err_msg=name)
 
 
 def test_normalisation_is_part_of_the_network():
     """The network itself turns uint8 into ImageNet's normalised values."""
-    model, _ = build_model(unet_about(1))
+    model, _ = build_model(unet_config(1))
     layer = model.get_layer("normalisation")
     image = np.array([[[[0, 128, 255]]]], np.uint8)
     np.testing.assert_allclose(layer(image)[0, 0, 0], (image[0, 0, 0] / 255 - MEAN) / STD, rtol=1e-5)
@@ -134,7 +137,7 @@ def test_encoder_weights_from_keras_own_file(encoder, published, preprocess, rng
     source = shaken(getattr(keras.applications, published)(include_top=False, weights=None), rng)
     path = tmp_path / "encoder.weights.h5"
     source.save_weights(path)
-    model, layers = build_model(encoder_about(encoder), str(path))
+    model, layers = build_model(encoder_config(encoder), str(path))
     image = rng.integers(0, 256, (1, 64, 64, 3), np.uint8)
     _, features = network_of(model)(model.get_layer("normalisation")(image))
     assert layers[-1].output.shape[-1] == features.shape[-1]
@@ -153,10 +156,10 @@ def test_encoder_weights_from_keras_own_file(encoder, published, preprocess, rng
 )
 def test_encoder_weights_from_file(encoder, preprocess, rng, tmp_path):
     """A weights file of another library's encoder fills it, which then gives that library's features."""
-    source = shaken(ENCODERS[encoder].build(weights=None), rng)
+    source = shaken(ENCODERS[encoder].build(None), rng)
     path = tmp_path / "encoder.weights.h5"
     source.save_weights(path)
-    model, _ = build_model(encoder_about(encoder), str(path))
+    model, _ = build_model(encoder_config(encoder), str(path))
     image = rng.integers(0, 256, (1, 64, 64, 3), np.uint8)
     _, features = network_of(model)(model.get_layer("normalisation")(image))
     expected = np.asarray(source(preprocess(image.astype(np.float32))))
@@ -165,16 +168,16 @@ def test_encoder_weights_from_file(encoder, preprocess, rng, tmp_path):
 
 def test_bad_weights_are_named(tmp_path):
     """A missing file, a file of another network and a damaged one are each an error naming the file."""
-    about = encoder_about("mobilenet")
+    config = encoder_config("mobilenet")
     with pytest.raises(ValueError, match=r"no weights file .*none\.h5"):
-        build_model(about, str(tmp_path / "none.h5"))
-    other, _ = build_model(unet_about(2))
+        build_model(config, str(tmp_path / "none.h5"))
+    other, _ = build_model(unet_config(2))
     other.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(ValueError, match=r"other\.weights\.h5 does not hold weights of mobilenet"):
-        build_model(about, str(tmp_path / "other.weights.h5"))
+        build_model(config, str(tmp_path / "other.weights.h5"))
     (tmp_path / "model.weights.h5").write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match=r"model\.weights\.h5 cannot be loaded"):
-        load_model(unet_about(2), tmp_path / "model.weights.h5")
+        load_model(unet_config(2), tmp_path / "model.weights.h5")
 
 
 @pytest.mark.parametrize("encoder", ["efficientnetb0", "efficientnetv2b0", "resnet18"])
@@ -188,7 +191,7 @@ def test_imagenet_weights_are_downloaded(encoder, tmp_path, monkeypatch):
     if encoder == "efficientnetv2b0":
         source = keras.applications.EfficientNetV2B0(include_top=False, weights=None)
     else:
-        source = ENCODERS[encoder].build(weights=None)
+        source = ENCODERS[encoder].build(None)
     name = {
         "efficientnetb0": "efficientnet-b0_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5",
         "efficientnetv2b0": "efficientnetv2-b0_notop.h5",
@@ -214,7 +217,7 @@ def test_imagenet_weights_are_downloaded(encoder, tmp_path, monkeypatch):
                 monkeypatch.setitem(weights, "url", address + name)
                 monkeypatch.setitem(weights, "md5", hashlib.md5(content).hexdigest())
         monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(cache))
-        _, loaded = build_model(encoder_about(encoder), "imagenet")
+        _, loaded = build_model(encoder_config(encoder), "imagenet")
         server.shutdown()
     weighted = [layer.get_weights() for layer in loaded if layer.weights]
     originals = [layer.get_weights() for layer in source.layers if layer.weights]
@@ -224,18 +227,18 @@ def test_imagenet_weights_are_downloaded(encoder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(empty))
     with pytest.raises(ValueError, match=r"cannot be downloaded.*--encoder-weights"):
-        build_model(encoder_about(encoder), "imagenet")
+        build_model(encoder_config(encoder), "imagenet")
 
 
 @pytest.mark.parametrize("encoder", ["efficientnetb0", "efficientnetv2b0"])
 def test_half_precision_and_xla(encoder, tmp_path, rng):
     """Loaded for a GPU, in float16 and through XLA, a network gives what it gives in float32, nearly."""
-    about = encoder_about(encoder)
-    model, _ = build_model(about)
+    config = encoder_config(encoder)
+    model, _ = build_model(config)
     model.save_weights(tmp_path / "model.weights.h5")
     batch = tf.constant(rng.integers(0, 256, (1, 64, 64, 3), np.uint8))
     plain = tf.sigmoid(model(batch, training=False)).numpy()
-    half = load_model(about, tmp_path / "model.weights.h5", half="float16")
+    half = load_model(config, tmp_path / "model.weights.h5", compute_dtype="float16")
     assert network_of(half).get_layer("final_conv").compute_dtype == "float16"
     found = tf.function(lambda x: tf.sigmoid(half(x, training=False)), jit_compile=True)(batch)
     assert found.dtype == tf.float32
@@ -246,9 +249,9 @@ def test_half_precision_and_xla(encoder, tmp_path, rng):
 @pytest.mark.parametrize(("encoder", "half"), [("", None), ("mobilenet", "bfloat16")])
 def test_auxiliary_heads(encoder, half, tmp_path, rng):
     """With heads a network tells organ and pixel size too, from the mean of its deepest features, in float32."""
-    about = encoder_about(encoder, auxiliary=0.1) if encoder else unet_about(2, auxiliary=0.1)
-    assert about["auxiliary"]
-    model, encoder_layers = build_model(about, half=half)
+    config = encoder_config(encoder, auxiliary=0.1) if encoder else unet_config(2, auxiliary=0.1)
+    assert config.auxiliary
+    model, encoder_layers = build_model(config, compute_dtype=half)
     images = rng.integers(0, 256, (3, 64, 96, 3), np.uint8)
     outputs = model(images, training=False)
     assert {key: (tuple(value.shape), value.dtype) for key, value in outputs.items()} == {
@@ -267,24 +270,24 @@ def test_auxiliary_heads(encoder, half, tmp_path, rng):
         np.testing.assert_allclose(outputs[head], expected.reshape(outputs[head].shape), atol=1e-4)
 
     model.save_weights(tmp_path / "model.weights.h5")
-    loaded = load_model(about, tmp_path / "model.weights.h5", half=half)
+    loaded = load_model(config, tmp_path / "model.weights.h5", compute_dtype=half)
     np.testing.assert_allclose(loaded(images, training=False), outputs["logits"], atol=1e-3 if half else 1e-5)
 
 
 REPLICAS = """
 import keras, numpy as np, tensorflow as tf
 from hubmap_kit.config import TrainConfig
-from hubmap_kit.models import build_model, describe_model
+from hubmap_kit.models.network import build_model
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-about = describe_model(TrainConfig(model="unet", filters=2))
-single, _ = build_model(about)
+config = TrainConfig(model="unet", filters=2).network()
+single, _ = build_model(config)
 rng = np.random.default_rng(0)
 single.set_weights([value + rng.uniform(0, 0.5, value.shape) for value in single.get_weights()])
 with strategy.scope():
-    several, _ = build_model(about)
+    several, _ = build_model(config)
     several.set_weights(single.get_weights())
 
 def normalisations(model):

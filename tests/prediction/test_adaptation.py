@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import keras
 import numpy as np
@@ -14,12 +14,13 @@ import tifffile
 from keras import layers
 from test_predict import masks_of, write_run
 
-from hubmap_kit import models, submission
+from hubmap_kit import submission
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig
 from hubmap_kit.images.stain import Look
 from hubmap_kit.masks import MaskRule
-from hubmap_kit.models import build_model, describe_model, load_model
+from hubmap_kit.models import network as models
+from hubmap_kit.models.network import build_model, load_model
 from hubmap_kit.prediction import adaptation, networks
 from hubmap_kit.prediction import predict as inference
 from hubmap_kit.prediction.adaptation import adapted, reestimate, sample_tiles, self_train
@@ -28,7 +29,7 @@ from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.recipes import recipe
 
 TILE = 32
-ABOUT = describe_model(recipe("fast", filters=2))
+NETWORK = recipe("fast", filters=2).network()
 LOOK = Look("reinhard", (0.5, 0.1, 0.0, 0.2, 0.1, 0.1))
 
 
@@ -245,11 +246,11 @@ def entropy(network: keras.Model, tiles: np.ndarray, masks: np.ndarray) -> float
 def test_self_training_sharpens_what_is_sure(tiles, tmp_path):
     """Of its pixels a network, in float16 here, gets surer of those it was sure of; BatchNormalization stays."""
     keras.utils.set_random_seed(3)
-    model, _ = build_model(ABOUT)
+    model, _ = build_model(NETWORK)
     *_, kernel, _ = model.trainable_variables
     kernel.assign(kernel * 8)
     model.save_weights(tmp_path / "model.weights.h5")
-    network = load_model(ABOUT, tmp_path / "model.weights.h5", half="float16")
+    network = load_model(NETWORK, tmp_path / "model.weights.h5", compute_dtype="float16")
     member = member_of(network)
     maps = np.concatenate([member.predict(tiles[i : i + 2]) for i in range(0, 11, 2)])
     masks = np.select([maps >= 0.9, maps <= 0.1], [np.float32(1), np.float32(0)], np.float32(np.nan))
@@ -283,11 +284,11 @@ def test_prediction(demo, tmp_path, monkeypatch, adapt):
     shutil.copytree(demo, data, ignore=shutil.ignore_patterns("train*"))
     table = pd.read_csv(data / "test.csv", dtype=str).assign(data_source="HPA")
     table.assign(organ=["lung", "lung", "kidney", "lung", "kidney"]).to_csv(data / "test.csv", index=False)
-    run = write_run(tmp_path / "run", network=ABOUT)
+    run = write_run(tmp_path / "run", network=asdict(NETWORK))
     keras.utils.set_random_seed(2)
-    build_model(ABOUT)[0].save_weights(run / "model.weights.h5")
+    build_model(NETWORK)[0].save_weights(run / "model.weights.h5")
     if adapt == "self-training":  # compiled anew each time
-        monkeypatch.setattr(models, "load_model", lambda *_, half: tiny())
+        monkeypatch.setattr(models, "load_model", lambda *_, compute_dtype: tiny())
     config = PredictConfig(adapt=adapt, adapt_steps=2, threshold=0.5)
     out, whole, real = tmp_path / "out.csv", tmp_path / "whole.csv", inference.Journal.add
     inference.predict(data, [run], whole, config)

@@ -36,7 +36,12 @@ def write_run(folder, bias: float = 0.0, **about):
     """A run folder without a training; the weights are a number that is added to the logits of `free_networks`."""
     folder.mkdir(parents=True)
     settings = {"prepare": asdict(PrepareConfig(patch_size=128, input_size=64)), "train": asdict(TrainConfig())}
-    settings |= {"format": FORMAT, "network": {}, "finished": True, "looks": {"reinhard": LOOKS}}
+    settings |= {
+        "format": FORMAT,
+        "network": asdict(TrainConfig().network()),
+        "finished": True,
+        "looks": {"reinhard": LOOKS},
+    }
     settings |= {"thresholds": dict.fromkeys(ORGANS, 0.5), "min_region_um2": dict.fromkeys(ORGANS, 0.0)}
     write_json(folder / "config.json", settings | about)
     (folder / "model.weights.h5").write_text(str(bias))
@@ -48,9 +53,9 @@ def free_networks(monkeypatch):
     """Networks to which dark is foreground."""
     import tensorflow as tf
 
-    from hubmap_kit import models
+    from hubmap_kit.models import network as models
 
-    def load_model(network, weights, *, half):
+    def load_model(network, weights, *, compute_dtype):
         bias = float(weights.read_text())
         return lambda batch, training: bias + 4 - tf.cast(batch[..., 1], tf.float32) / 32
 
@@ -66,10 +71,10 @@ def run(tmp_path, free_networks):
 @pytest.fixture(scope="module")
 def real_run(tmp_path_factory):
     """A run with a real network, which has learned nothing."""
-    from hubmap_kit.models import build_model, describe_model
+    from hubmap_kit.models.network import build_model
 
-    network = describe_model(recipe("fast", filters=2))
-    folder = write_run(tmp_path_factory.mktemp("real") / "run", network=network)
+    network = recipe("fast", filters=2).network()
+    folder = write_run(tmp_path_factory.mktemp("real") / "run", network=asdict(network))
     build_model(network)[0].save_weights(folder / "model.weights.h5")
     return folder
 

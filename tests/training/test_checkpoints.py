@@ -16,7 +16,8 @@ from hubmap_kit.competition import SLUG
 from hubmap_kit.config import PrepareConfig
 from hubmap_kit.kaggle.bundle import build_bundle
 from hubmap_kit.kaggle.session import find_unfinished
-from hubmap_kit.models import build_model
+from hubmap_kit.models.network import build_model
+from hubmap_kit.models.network_config import NetworkConfig
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.recipes import recipe
 from hubmap_kit.rehearsal import isolation
@@ -39,7 +40,7 @@ def names(folder: Path) -> set[str]:
 
 def weights(folder: Path) -> list[np.ndarray]:
     run = Run.open(folder)
-    model, _ = build_model(run.about["network"])
+    model, _ = build_model(NetworkConfig.from_json(run.about["network"]))
     model.load_weights(run.weights)
     return model.get_weights()
 
@@ -176,7 +177,7 @@ def test_a_network_built_otherwise_is_refused(stopped):
     """Values that do not fit the network, as after a change of the library, are refused, not put where they fit."""
     about = json.loads((stopped / "config.json").read_text())
     checkpoint = checkpoints.read(stopped, about)
-    other, _ = build_model(about["network"] | {"filters": 3})
+    other, _ = build_model(NetworkConfig.from_json(about["network"] | {"filters": 3}))
     with pytest.raises(ValueError, match="model is built otherwise"):
         checkpoints.restore(checkpoint, other, None)
 

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from hubmap_kit import rle
 from hubmap_kit.masks import MaskRule
+from hubmap_kit.models.losses import make_loss
 from hubmap_kit.prediction.ensemble import Member
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.training.devices import Devices
 from hubmap_kit.training.evaluation import evaluate, read_map, write_map
-from hubmap_kit.training.losses import make_loss
 from hubmap_kit.training.thresholds import REGION_UM2, THRESHOLDS
 
 ONE = Devices(tf.distribute.get_strategy())

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import tifffile
 
-from hubmap_kit import models
 from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS, DataError, read_test
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
@@ -32,7 +31,9 @@ def _colours_for_networks(monkeypatch):
     """A run's weights file holds the number of the colour channel that is its probability."""
     import tensorflow as tf
 
-    def load_model(about, weights, **_):
+    from hubmap_kit.models import network as models
+
+    def load_model(config, weights, **_):
         channel = int(weights.read_text())
 
         def network(batch, training):
@@ -46,7 +47,12 @@ def _colours_for_networks(monkeypatch):
 
 def make_run(folder, channel, config):
     folder.mkdir()
-    about = {"format": FORMAT, "prepare": asdict(config), "train": asdict(TrainConfig()), "network": {}}
+    about = {
+        "format": FORMAT,
+        "prepare": asdict(config),
+        "train": asdict(TrainConfig()),
+        "network": asdict(TrainConfig().network()),
+    }
     about |= {"thresholds": dict.fromkeys(ORGANS, 0.5), "min_region_um2": dict.fromkeys(ORGANS, 0.0)}
     about["looks"] = {"reinhard": {"kidney": LOOK.values}}
     (folder / "config.json").write_text(json.dumps(about))

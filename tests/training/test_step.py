@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 
 from hubmap_kit.config import TrainConfig
-from hubmap_kit.models import assign, build_model, describe_model
+from hubmap_kit.models.losses import make_loss
+from hubmap_kit.models.network import assign, build_model
 from hubmap_kit.recipes import recipe
 from hubmap_kit.training.devices import Devices
-from hubmap_kit.training.losses import make_loss
 from hubmap_kit.training.step import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases
 
 ONE = Devices(tf.distribute.get_strategy())
@@ -31,7 +31,7 @@ def tiny(**changes) -> TrainConfig:
 def stepper(config: TrainConfig, phase: Phase = PHASE, steps: int = 1, half: str | None = None):
     """A small network, its optimizer and its step."""
     keras.utils.set_random_seed(0)
-    model, _ = build_model(describe_model(config), half=half)
+    model, _ = build_model(config.network(), compute_dtype=half)
     optimizer = make_optimizer(phase, config, steps, half)
     optimizer.build(model.trainable_variables)
     return model, optimizer, make_step(model, optimizer, config, ONE, make_loss(config.loss))
@@ -54,7 +54,7 @@ def test_phases():
 def test_freezing(with_batchnorm, rng):
     """A frozen encoder keeps its weights through a step; its BatchNormalization as well, or not, as chosen."""
     config = recipe("default", encoder="efficientnetb0", freeze_epochs=1, auxiliary=0.0)
-    model, encoder = build_model(describe_model(config))
+    model, encoder = build_model(config.network())
     freeze_encoder(encoder, True, with_batchnorm)
     optimizer = make_optimizer(phases(config)[0], config, 1, False)
     before = {id(layer): layer.get_weights() for layer in encoder}

@@ -8,14 +8,19 @@ of one process.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import keras
-import tensorflow as tf
+from ..lazy import Lazy
 
-from ..settings import loss_terms
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+else:
+    keras, tf = Lazy("keras"), Lazy("tensorflow")
 
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Loss = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 
 # Lin et al. 2017 (arXiv 1708.02002), table 1b: the best pair there.
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2
@@ -138,7 +143,7 @@ def lovasz_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return _mean(tf.reduce_sum(tf.nn.relu(errors) * growth, 1))
 
 
-BY_NAME: dict[str, Loss] = {
+LOSSES: dict[str, Loss] = {
     "bce": binary_cross_entropy,
     "dice": dice_loss,
     "focal": focal_loss,
@@ -147,11 +152,38 @@ BY_NAME: dict[str, Loss] = {
 }
 
 
+def loss_terms(text: str) -> dict[str, float]:
+    """Parse a weighted sum of losses such as ``"bce+dice"`` or ``"bce+0.5*lovasz"``.
+
+    Returns:
+        Loss to its weight.
+
+    Raises:
+        ValueError: An unknown loss, one that comes twice, or a weight that is not above 0.
+    """
+    terms: dict[str, float] = {}
+    for part in text.split("+"):
+        weight, sep, name = part.strip().rpartition("*")
+        name = name.strip()
+        if name not in LOSSES or name in terms:
+            raise ValueError(
+                f"{part.strip()!r} is not a loss, or comes twice; write a sum of {', '.join(LOSSES)}, "
+                "such as bce+dice or bce+0.5*lovasz"
+            )
+        try:
+            terms[name] = float(weight) if sep else 1.0
+        except ValueError:
+            terms[name] = math.nan
+        if not (math.isfinite(terms[name]) and terms[name] > 0):
+            raise ValueError(f"{part.strip()!r}: the weight must be a number above 0")
+    return terms
+
+
 def make_loss(text: str) -> Loss:
     """The loss of a `TrainConfig`: a weighted sum such as ``bce+0.5*lovasz``.
 
     Args:
-        text: See `hubmap_kit.settings.loss_terms`.
+        text: See `loss_terms`.
 
     Returns:
         Function of masks ``(B, H, W)`` in [0, 1] and logits ``(B, H, W)``, of any type of number, to a
@@ -164,7 +196,7 @@ def make_loss(text: str) -> Loss:
 
     def loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         masks, logits = tf.cast(masks, tf.float32), tf.cast(logits, tf.float32)
-        return tf.add_n([weight * BY_NAME[name](masks, logits) for name, weight in terms.items()])
+        return tf.add_n([weight * LOSSES[name](masks, logits) for name, weight in terms.items()])
 
     return loss
 
