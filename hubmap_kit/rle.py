@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+__all__ = ["decode", "dice", "encode"]  # the public interface; the kit itself uses more
+
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _PIECE = 2**19  # px compared at once: what comes of them stays in the processor's cache
 _PART = 2**16  # runs written at once: a list of Python's numbers takes many times the memory of the text

@@ -12,6 +12,8 @@ from . import rle
 from .competition import DataError, Problem, check_ids, check_sizes, read_cells, read_test
 from .files import replacing
 
+__all__ = ["score", "validate"]  # the public interface; the kit itself uses more
+
 COLUMNS = ("id", "rle")
 
 

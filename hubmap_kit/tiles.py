@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+__all__ = ["predict_tiled"]  # the public interface; the kit itself uses more
+
 PIECE = 64  # rows blended at once: what is done to them stays in the processor's cache
 
 Predictor = Callable[[np.ndarray], np.ndarray]

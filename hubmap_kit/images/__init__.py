@@ -1,3 +1,5 @@
 """Images: any TIFF to RGB, brought to the working pixel size; stain; augmentation."""
 
-from .tiff import read_image as read_image
+from .tiff import read_image
+
+__all__ = ["read_image"]
