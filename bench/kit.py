@@ -17,10 +17,11 @@ from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.files import write_json
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction import networks
-from hubmap_kit.prediction.ensemble import Job, Member
+from hubmap_kit.prediction.ensemble import Member
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.run import CONFIG, FORMAT, WEIGHTS, Run
 from hubmap_kit.settings import organ_values
+from hubmap_kit.tables import Image
 from hubmap_kit.tiles import Predictor
 
 OVERLAP = 0.25
@@ -49,7 +50,9 @@ def predict_all(files: list[Path], table: pd.DataFrame, member: Member) -> dict[
     jobs = []
     for file, (_, row) in zip(files, table.iterrows(), strict=True):
         shape = (int(row["img_height"]), int(row["img_width"]))
-        jobs.append(Job(int(row["id"]), file, row["organ"], float(row["pixel_size"]), shape))
+        jobs.append(
+            Image(int(row["id"]), row["organ"], "HPA", shape, float(row["pixel_size"]), 4.0, file, len(jobs) + 2)
+        )
     masks: dict[int, str] = {}
     for result in predict_masks(jobs, [member]):
         if result.error:

@@ -14,9 +14,9 @@ from typing import Any
 
 from . import __version__
 from .ablation.rows import BASE, CHANGES, plan
-from .competition import DataError, Problem
 from .config import PredictConfig, PrepareConfig, TrainConfig
 from .recipes import RECIPES, recipe
+from .tables import DataError, Problem
 
 OK, BAD_INPUT = 0, 1
 # What of a prediction's settings a soft mask depends on.

@@ -1,11 +1,12 @@
-"""Writing files so that a killed process never leaves half of one, and telling their size and content."""
+"""Files: written so that a killed process never leaves half of one; their size and their SHA-256."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and rename it to `path` when all went well.
+    """Yield a path beside `path` to write to, and rename it to `path` at the end.
 
-    The new name ends like the old one, since writers look at it. On an exception the new file is removed
-    and the old one, if any, is left as it was.
+    It has the same suffix as `path`, because some writers choose a format by it. After an exception the new file is
+    removed, and an old one is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}.part.{path.name}")
@@ -52,13 +53,30 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV, whole or not at all; None is written as an empty cell."""
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV as text; none if there is no file."""
+    if not path.is_file():
+        return []
+    csv.field_size_limit(2**31 - 1)  # a long RLE exceeds the usual limit of 128 KiB per field
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def size_text(size: float) -> str:
-    """A number of bytes as people write it."""
+    """A number of bytes for people: ``1.5 MiB``."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from .competition import ORGAN, SOURCE
+
 
 def mean_dice(scores: pd.DataFrame) -> float:
     """Mean of the column ``dice`` over images, the competition's score, in [0, 1]; NaN without images."""
@@ -12,15 +14,15 @@ def mean_dice(scores: pd.DataFrame) -> float:
 
 def dice_by_organ(scores: pd.DataFrame) -> dict[str, float]:
     """Mean Dice of each organ's images; without a column ``organ``, nothing."""
-    if "organ" not in scores:
+    if ORGAN not in scores:
         return {}
-    return {str(organ): float(dice) for organ, dice in scores.groupby("organ")["dice"].mean().items()}
+    return {str(organ): float(dice) for organ, dice in scores.groupby(ORGAN)["dice"].mean().items()}
 
 
 def score_text(scores: pd.DataFrame) -> str:
     """Lines ``organ  dice  (n images)`` and likewise of each source, then ``mean Dice <number>`` as the last one."""
     lines = []
-    for column in ("organ", "data_source"):
+    for column in (ORGAN, SOURCE):
         if column in scores:
             for name, dice in scores.groupby(column)["dice"]:
                 lines.append(f"{name:<15} {dice.mean():.4f}  ({len(dice)} images)")

@@ -1,138 +1,238 @@
-"""A submission: writing it, validating it, scoring it. No mask is decoded and no image read."""
+"""A submission: writing, validating and scoring it, and the files beside it.
+
+::
+
+    submission.csv                  id, rle
+    submission.csv.problems.csv     what was wrong with the input, see `hubmap_kit.tables.Problem`; only if anything was
+    submission.csv.timings.csv      seconds and settings of each image, see `Timing`
+    submission.csv.progress.jsonl   the masks predicted so far, while a prediction runs, see
+                                    `hubmap_kit.prediction.journal`
+
+No mask is decoded and no image is read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from . import rle
-from .competition import DataError, Problem, check_ids, check_sizes, read_cells, read_test
-from .files import replacing
+from .competition import HEIGHT, ID, ORGAN, RLE, SOURCE, WIDTH
+from .files import read_rows, replacing, write_rows
+from .tables import DataError, Problem, check_ids, check_sizes, read_cells, read_images
 
 __all__ = ["score", "validate"]  # the public interface; the kit itself uses more
 
-COLUMNS = ("id", "rle")
+COLUMNS = (ID, RLE)
 
 
-def write(path: Path, masks: Mapping[int, str], order: pd.Index) -> None:
+@dataclass(frozen=True)
+class Timing:
+    """What the prediction of an image took.
+
+    Attributes:
+        id: The image's id.
+        seconds: Seconds in all stages together; the stages of different images overlap.
+        networks: Number of networks that saw it; None if it was not predicted here.
+        scales: Number of scales at which each network saw it.
+        tta: Test-time augmentation.
+        overlap: Overlap of neighbouring tiles, a fraction.
+    """
+
+    id: int
+    seconds: float
+    networks: int | None = None
+    scales: int | None = None
+    tta: str | None = None
+    overlap: float | None = None
+
+
+def problems_path(submission: Path) -> Path:
+    """Where the problems of a prediction are listed."""
+    return submission.with_name(f"{submission.name}.problems.csv")
+
+
+def timings_path(submission: Path) -> Path:
+    """Where the timings of a prediction are listed."""
+    return submission.with_name(f"{submission.name}.timings.csv")
+
+
+def progress_path(submission: Path) -> Path:
+    """Where a running prediction keeps its masks."""
+    return submission.with_name(f"{submission.name}.progress.jsonl")
+
+
+def write_problems(submission: Path, problems: Iterable[Problem]) -> None:
+    """Write the problems of a prediction beside its submission; without any, remove an older list."""
+    path, rows = problems_path(submission), [asdict(problem) for problem in problems]
+    if rows:
+        write_rows(path, [field.name for field in fields(Problem)], rows)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_problems(submission: Path) -> list[Problem]:
+    """Read the problems of a prediction from beside its submission; none if there is no list."""
+    return [
+        Problem(
+            "warning" if cell["severity"] == "warning" else "error",
+            cell["file"],
+            int(cell["row"]) if cell["row"] else None,
+            cell["rule"],
+            cell["remedy"],
+            int(cell["image_id"]) if cell["image_id"] else None,
+        )
+        for cell in read_rows(problems_path(submission))
+    ]
+
+
+def write_timings(submission: Path, timings: Iterable[Timing]) -> None:
+    """Write the timings of a prediction beside its submission."""
+    rows = [asdict(timing) | {"seconds": round(timing.seconds, 4)} for timing in timings]
+    write_rows(timings_path(submission), [field.name for field in fields(Timing)], rows)
+
+
+def read_timings(submission: Path) -> list[Timing]:
+    """Read the timings of a prediction from beside its submission; none if there is no list."""
+    return [
+        Timing(
+            int(cell["id"]),
+            float(cell["seconds"]),
+            int(cell["networks"]) if cell["networks"] else None,
+            int(cell["scales"]) if cell["scales"] else None,
+            cell["tta"] or None,
+            float(cell["overlap"]) if cell["overlap"] else None,
+        )
+        for cell in read_rows(timings_path(submission))
+    ]
+
+
+def write(path: Path, masks: Mapping[int, str], ids: Iterable[int]) -> None:
     """Write ``submission.csv``.
 
-    The rows are `order`'s, whatever `masks` holds, so that no row can be missing.
-
     Args:
-        path: Where to; written beside and renamed.
-        masks: RLE by image id; an id without one gets an empty mask.
-        order: Image ids in the order of the rows.
+        path: The file; it is written beside and renamed.
+        masks: RLE by image id. An id without one gets an empty mask.
+        ids: Image ids in the order of the rows. They alone decide which rows there are, so that none can be missing.
     """
     with replacing(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
         file.write(",".join(COLUMNS) + "\n")
-        for image_id in order:
-            # Piece by piece: the mask of a large image is not to be copied, and nothing in a row needs quoting.
-            file.writelines((f"{image_id},", masks.get(int(image_id), ""), "\n"))
+        for image_id in ids:
+            # In pieces, because the mask of a large image should not be copied; nothing in a row needs quoting.
+            file.writelines((f"{image_id},", masks.get(image_id, ""), "\n"))
 
 
 def validate(submission: str | Path, data: str | Path) -> list[Problem]:
     """Check a submission as Kaggle's scorer would, and more.
 
-    The header is exactly ``id,rle``; each id of ``test.csv`` stands once and no other; each RLE
-    is well formed and inside its image.
+    The header is exactly ``id,rle``; each id of ``test.csv`` appears once, and no other id does; each RLE is well
+    formed and inside its image.
 
     Args:
         submission: The CSV.
         data: Competition folder; its ``test.csv`` is read.
 
     Returns:
-        Every problem, sorted by row; no ``error`` among them means that it is valid. An empty
-        mask is a ``warning``. What is wrong with ``test.csv`` itself is reported alike.
+        Every problem, sorted by row. The submission is valid if none of them is an ``error``. An empty mask is a
+        ``warning``. Problems of ``test.csv`` itself are reported alike.
     """
     try:
-        test = read_test(Path(data), check_images=False)
+        images = read_images(Path(data), "test", check_files=False)
     except DataError as error:
         return error.problems
-    return _check(Path(submission), test)[1]
+    return _check(Path(submission), {image.id: image.shape for image in images})[1]
 
 
 def score(submission: str | Path, truth: str | Path) -> pd.DataFrame:
-    """Score a submission by the competition's rule: Dice of each image, on its runs.
+    """Score a submission by the competition's rule: Dice of each image, computed on its RLE runs.
 
     Args:
         submission: The CSV.
-        truth: A CSV with ``id,rle,img_height,img_width`` and, where known, ``organ`` and ``data_source``.
+        truth: A CSV with ``id,rle,img_height,img_width`` and, if known, ``organ`` and ``data_source``.
 
     Returns:
-        Columns ``id``, ``organ`` and ``data_source`` (where known) and ``dice`` in [0, 1], in the truth's order.
+        Columns ``id``, ``organ`` and ``data_source`` (if known) and ``dice`` in [0, 1], in the truth's order.
 
     Raises:
         DataError: Every problem of the truth, or every error of the submission.
     """
-    answers, true_runs = _read_truth(Path(truth))
-    runs, problems = _check(Path(submission), answers)
+    answers, shapes, true_runs = _read_truth(Path(truth))
+    runs, problems = _check(Path(submission), shapes)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise DataError(errors)
-    scores = answers[[column for column in ("organ", "data_source") if column in answers]].copy()
-    scores["dice"] = [rle.dice_of_runs(runs[i], true_runs[i]) for i in answers.index]
-    return scores.reset_index()
+    scores = answers[[ID, *(column for column in (ORGAN, SOURCE) if column in answers)]].astype({ID: "int64"})
+    scores["dice"] = [rle.dice_of_runs(runs[image_id], true_runs[image_id]) for image_id in scores[ID]]
+    return scores.reset_index(drop=True)
 
 
-def _read_truth(path: Path) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
-    """Rows of the truth indexed by id, sizes as int64, and its runs by id."""
-    cells = read_cells(path, ("id", "rle", "img_height", "img_width"))
-    problems = check_ids(path.name, cells["id"])
-    problems += check_sizes(path.name, cells)
+def _read_truth(path: Path) -> tuple[pd.DataFrame, dict[int, tuple[int, int]], dict[int, np.ndarray]]:
+    """The truth's text cells; the shape of each image by id; and the RLE runs of each true mask by id."""
+    cells = read_cells(path, (ID, RLE, HEIGHT, WIDTH))
+    problems = [*check_ids(path.name, cells[ID]), *check_sizes(path.name, cells)]
     if cells.empty:
-        problems.append(Problem("error", path.name, None, "has no rows", "it needs one row an image"))
-    runs = {}
-    if not problems:
-        for row, cell in cells.iterrows():
-            try:
-                runs[int(cell["id"])] = rle.parse(cell["rle"], (int(cell["img_height"]), int(cell["img_width"])))
-            except ValueError as error:
-                problems.append(Problem("error", path.name, int(row), str(error), "correct the mask's runs"))
+        problems.append(Problem("error", path.name, None, "has no rows", "it needs one row for each image"))
+    shapes, runs = {}, {}
+    for row, cell in zip(cells.index, cells.to_dict("records"), strict=True) if not problems else ():
+        image_id = int(cell[ID])
+        shapes[image_id] = int(cell[HEIGHT]), int(cell[WIDTH])
+        try:
+            runs[image_id] = rle.parse(cell[RLE], shapes[image_id])
+        except ValueError as error:
+            remedy = "correct the mask's runs"
+            problems.append(Problem("error", path.name, row, str(error), remedy, image_id))
     if problems:
         raise DataError(problems)
-    return cells.astype({"id": "int64", "img_height": "int64", "img_width": "int64"}).set_index("id"), runs
+    return cells, shapes, runs
 
 
-def _check(path: Path, images: pd.DataFrame) -> tuple[dict[int, np.ndarray], list[Problem]]:
-    """Runs by id of all good rows, and every problem of the file against these images."""
+def _check(path: Path, shapes: Mapping[int, tuple[int, int]]) -> tuple[dict[int, np.ndarray], list[Problem]]:
+    """Check a submission against the images that it should hold.
+
+    Args:
+        path: The submission.
+        shapes: ``(height, width)`` in px of each image, by id.
+
+    Returns:
+        RLE runs of every good row by id, and every problem of the file.
+    """
     file = path.name
     try:
         cells = read_cells(path, COLUMNS)
     except DataError as error:
         return {}, error.problems
-    problems = check_ids(file, cells["id"])
+    problems = check_ids(file, cells[ID])
     header = ",".join(cells.columns)
-    if header != "id,rle":
+    if header != ",".join(COLUMNS):
         problems.append(Problem("error", file, 1, f"the header is {header!r}", "make it exactly id,rle"))
-    runs: dict[int, np.ndarray] = {}
     bad_rows = {problem.row for problem in problems}
-    shapes = dict(zip(images.index, zip(images["img_height"], images["img_width"], strict=True), strict=True))
-    for row, text_id, text in zip(cells.index, cells["id"], cells["rle"], strict=True):
+    runs: dict[int, np.ndarray] = {}
+    named = set()
+    for row, text_id, text in zip(cells.index, cells[ID], cells[RLE], strict=True):
         if row in bad_rows:
+            named |= {int(text_id)} if text_id.isdigit() else set()
             continue
         image_id = int(text_id)
+        named.add(image_id)
         if image_id not in shapes:
-            rule = f"id {image_id} is not in the test set"
-            problems.append(
-                Problem("error", file, row, rule, "delete the row, or predict with the data's own test.csv")
-            )
+            rule, remedy = f"id {image_id} is not in the test set", "delete the row, or predict with the right test.csv"
+            problems.append(Problem("error", file, row, rule, remedy, image_id))
             continue
         try:
             runs[image_id] = rle.parse(text, shapes[image_id])
         except ValueError as error:
-            problems.append(Problem("error", file, row, f"id {image_id}: {error}", "write the mask with rle.encode"))
+            rule = f"id {image_id}: {error}"
+            problems.append(Problem("error", file, row, rule, "write the mask with hubmap_kit.rle.encode", image_id))
             continue
         if not text.strip():
-            problems.append(
-                Problem("warning", file, row, f"id {image_id} has an empty mask, which scores 0", "predict it again")
-            )
-    present = set(cells["id"])
-    for image_id in images.index:
-        if str(image_id) not in present and image_id not in runs:
-            problems.append(Problem("error", file, None, f"id {image_id} is missing", "add a row for it"))
+            rule = f"id {image_id} has an empty mask, which scores 0"
+            problems.append(Problem("warning", file, row, rule, "predict it again", image_id))
+    for image_id in shapes:
+        if image_id not in named:
+            problems.append(Problem("error", file, None, f"id {image_id} is missing", "add a row for it", image_id))
     problems.sort(key=lambda problem: (problem.row is None, problem.row or 0))
     return runs, problems

@@ -18,9 +18,9 @@ import pytest
 from hubmap_kit import cluster
 from hubmap_kit.cli import main
 from hubmap_kit.cluster import spread
-from hubmap_kit.competition import DataError
 from hubmap_kit.config import PrepareConfig
 from hubmap_kit.preparation.prepare import prepare
+from hubmap_kit.tables import DataError
 
 SMALL = PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,50 +13,85 @@ import pytest
 import hubmap_kit
 
 PACKAGE = Path(hubmap_kit.__file__).parent
-# Top to bottom: a module imports only from those above it.
-LAYERS = (
-    "lazy rle cluster competition settings models config recipes files progress metrics tiles regions masks images "
-    "submission demo preparation run reports kaggle rehearsal prediction training ablation cli __main__"
+# Folders and top-level files, from the top of the house down: each imports only from those that stand after it.
+HOUSE = (
+    "__main__ cli ablation/ training/ rehearsal/ kaggle/ prediction/ reports/ preparation/ demo/ submission run "
+    "recipes images/ config models/ settings masks regions tiles tables metrics progress files competition cluster "
+    "rle lazy"
 ).split()
+TENSORFLOW_FOLDERS = {"models", "prediction", "training", "ablation"}
 HEAVY = {"tensorflow", "keras", "segmentation_models"}
-MAY_IMPORT_TENSORFLOW = {"models", "prediction", "training", "ablation"}
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
 
-def noun(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def imports(path: Path, *, lazy: bool) -> set[str]:
+    """Everything that a module imports, by absolute name; if `lazy`, inside its functions too.
 
-
-def imports(path: Path, *, top_level: bool) -> set[tuple[str, int]]:
-    """Modules imported, with the level of a relative import; top level only, or anywhere."""
+    A name imported from a package of ours counts as a module if there is a file of that name.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = ["hubmap_kit", *path.relative_to(PACKAGE).parent.parts]
     found = set()
-    for node in tree.body if top_level else ast.walk(tree):
+    for node in ast.walk(tree) if lazy else tree.body:
         if isinstance(node, ast.Import):
-            found |= {(alias.name.split(".")[0], 0) for alias in node.names}
+            assert not any(alias.name.startswith("hubmap_kit") for alias in node.names), "imports of ours are relative"
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-            found |= {(name, node.level) for name in names}
+            assert node.level or not (node.module or "").startswith("hubmap_kit"), "imports of ours are relative"
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base += node.module.split(".") if node.module else []
+            for alias in node.names:
+                inside = PACKAGE.joinpath(*base[1:], alias.name)
+                is_module = node.level and (inside.with_suffix(".py").is_file() or inside.is_dir())
+                found.add(".".join([*base, alias.name] if is_module else base))
     return found
 
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+def room(name: str) -> str:
+    """The folder or top-level file of a module of ours, as `HOUSE` names it."""
+    first = name.split(".")[1]
+    return f"{first}/" if (PACKAGE / first).is_dir() else first
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_modules_import_from_above(path):
-    """A module of the package imports only from modules that stand above it."""
-    depth = len(path.relative_to(PACKAGE).parts)
-    for name, level in imports(path, top_level=True):
-        assert name != "hubmap_kit", "imports within the package are relative"
-        if level == depth and name in LAYERS:
-            assert LAYERS.index(name) < LAYERS.index(noun(path)) or name == noun(path), f"{noun(path)} imports {name}"
+def ours(path: Path, *, lazy: bool = False) -> set[str]:
+    """Modules of ours that a module imports."""
+    return {name for name in imports(path, lazy=lazy) if name.startswith("hubmap_kit.")}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_tensorflow_stays_in_its_row(path):
-    """TensorFlow and Keras are imported by the modules of their own row alone."""
-    if noun(path) not in MAY_IMPORT_TENSORFLOW:
-        assert not {name for name, level in imports(path, top_level=False) if level == 0} & HEAVY
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(["hubmap_kit", *(part for part in parts if part != "__init__")])
+
+
+def test_the_house_is_whole():
+    """Every folder and file of the package stands in the list above, and nothing else does."""
+    assert sorted(HOUSE) == sorted({room(name_of(path)) for path in MODULES})
+
+
+@each_module
+def test_imports_lead_downwards(path):
+    """A module imports, on top, only from folders and files below its own."""
+    own = room(name_of(path))
+    for name in ours(path):
+        within = own.endswith("/") and room(name) == own
+        assert within or HOUSE.index(room(name)) > HOUSE.index(own), f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("folder", [name for name in HOUSE if name.endswith("/")])
+def test_no_circle_inside_a_folder(folder):
+    """The modules of a folder do not import each other in a circle."""
+    files = (PACKAGE / folder).rglob("*.py")
+    inside = {name_of(path): {name for name in ours(path) if room(name) == folder} for path in files}
+    graphlib.TopologicalSorter(inside).prepare()
+
+
+@each_module
+def test_tensorflow_stays_in_its_folders(path):
+    """Only modules of these folders import TensorFlow and Keras."""
+    if path.relative_to(PACKAGE).parts[0] not in TENSORFLOW_FOLDERS:
+        assert not {name.split(".")[0] for name in imports(path, lazy=True)} & HEAVY
 
 
 @pytest.mark.parametrize("command", [["--help"], ["validate", "--help"], ["train", "--help"], ["score", "--help"]])

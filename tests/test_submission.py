@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hubmap_kit import rle, submission
-from hubmap_kit.competition import DataError
+from hubmap_kit.tables import DataError, Problem
 
 SIZES = {11: (5, 7), 12: (9, 4), 13: (6, 6)}
 
@@ -99,3 +99,20 @@ def test_written_submission_has_the_samples_rows(data):
     submission.write(data / "submission.csv", masks, pd.Index([13, 11, 12]))
     assert (data / "submission.csv").read_text() == "id,rle\n13,1 1\n11,\n12,1 36\n"
     assert [p.severity for p in submission.validate(data / "submission.csv", data)] == ["warning"]
+
+
+def test_files_beside_a_submission(tmp_path):
+    """Problems and timings are read back as they were written; a prediction without problems removes an older list."""
+    path = tmp_path / "deep" / "submission.csv"
+    assert submission.read_problems(path) == submission.read_timings(path) == []
+    problems = [
+        Problem("error", "test.csv", 3, 'a rule, with "quotes"', "a remedy", 7),
+        Problem("warning", "sample_submission.csv", None, "another", "none"),
+    ]
+    submission.write_problems(path, problems)
+    assert submission.read_problems(path) == problems
+    submission.write_problems(path, [])
+    assert not submission.problems_path(path).exists()
+    timings = [submission.Timing(7, 1.25, 2, 3, "flips", 0.25), submission.Timing(8, 0.0)]
+    submission.write_timings(path, timings)
+    assert submission.read_timings(path) == timings

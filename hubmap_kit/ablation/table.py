@@ -22,15 +22,15 @@ from typing import Any
 import pandas as pd
 
 from .. import rle
-from ..competition import ORGANS, image_path, read_train
+from ..competition import ID, ORGAN, ORGANS, RLE, SOURCE, image_path, table_path
 from ..config import PredictConfig, PrepareConfig, TrainConfig
 from ..files import read_json, replacing, sha256_of, write_json, write_text
 from ..metrics import dice_by_organ, mean_dice
-from ..prediction.ensemble import Job
 from ..prediction.predict import predict_jobs
 from ..preparation.prepare import prepare
 from ..preparation.store import PatchStore
 from ..run import MAPS, SWEEP, Run, is_finished
+from ..tables import read_images, table_of
 from ..training.pseudo_labels import pseudo_label
 from ..training.thresholds import choose
 from ..training.train import train
@@ -187,28 +187,28 @@ class _Work:
         """The validation images as a competition folder's test images, without masks."""
         folder = self.out / "unlabelled"
         validation = PatchStore.open(self._store(BASE)).ids("validation", self.config.fold)
-        table = read_train(self.data).loc[validation].drop(columns="rle")
         (folder / "test_images").mkdir(parents=True, exist_ok=True)
         for image_id in validation:
             link = image_path(folder, "test", image_id)
             link.unlink(missing_ok=True)
             link.symlink_to(image_path(self.data.resolve(), "train", image_id))
-        with replacing(folder / "test.csv") as part:
-            table.to_csv(part)
+        with replacing(table_path(folder, "test")) as part:
+            images = [image for image in read_images(self.data, "train") if image.id in validation]
+            table_of(images).drop(columns=RLE).to_csv(part, index=False)
         return folder
 
     def _predicted(self, runs: list[Path], config: PredictConfig) -> pd.DataFrame:
         """Dice of the validation images, predicted as a submission is."""
         store = PatchStore.open(self._store(BASE))
-        images = store.images.loc[store.ids("validation", self.config.fold)]
-        jobs = [Job.of_row(self.data, "train", image_id, row) for image_id, row in images.iterrows()]
-        dice = {}
-        for result in predict_jobs(jobs, [Run.open(run) for run in runs], config):
+        images = {i: store.images[i].image for i in store.ids("validation", self.config.fold)}
+        scores = []
+        for result in predict_jobs(list(images.values()), [Run.open(run) for run in runs], config):
             if result.rle is None:
                 raise ValueError(f"image {result.id} cannot be predicted: {result.error}") from result.error
-            row = images.loc[result.id]
-            dice[result.id] = rle.dice(result.rle, row["rle"], (row["img_height"], row["img_width"]))
-        return images.assign(dice=pd.Series(dice)).reset_index()
+            image = images[result.id]
+            dice = rle.dice(result.rle, image.rle, image.shape)
+            scores.append((image.id, image.organ, image.source, dice))
+        return pd.DataFrame(scores, columns=[ID, ORGAN, SOURCE, "dice"])
 
     def _cross_fitted(self, seed: int) -> pd.DataFrame:
         """Dice of each half of the validation images, halves of an organ too, with what is best for the other half."""

@@ -15,7 +15,21 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from ..competition import ORGANS, SOURCES, image_path
+from ..competition import (
+    HEIGHT,
+    ID,
+    ORGAN,
+    ORGANS,
+    PIXEL_SIZE,
+    RLE,
+    SAMPLE_SUBMISSION,
+    SOURCE,
+    SOURCES,
+    THICKNESS,
+    WIDTH,
+    image_path,
+    table_path,
+)
 from ..progress import track
 from ..rle import encode
 from .tissue import draw
@@ -27,8 +41,8 @@ COARSE_UM = 2.0  # images with larger pixels show more tissue, or units would be
 LARGEST_ID = 32767
 SPLITS = ("train", "test", "hidden")
 
-TEST_COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness"]
-TRUTH_COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "rle"]
+TEST_COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS]
+TRUTH_COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, RLE]
 
 
 def write_demo(folder: Path, *, train: int = 40, test: int = 20, size: int = 1024, seed: int = 0) -> None:
@@ -92,13 +106,13 @@ def _plan(train: int, test: int, size: int, seed: int) -> pd.DataFrame:
             height, width = (size, size) if source == "HPA" else _hubmap_shape(size, pixel_um, rng)
             rows.append(
                 {
-                    "id": next(ids),
-                    "organ": organ,
-                    "data_source": source,
-                    "img_height": height,
-                    "img_width": width,
-                    "pixel_size": pixel_um,
-                    "tissue_thickness": ORGANS[organ].thickness_um[source],
+                    ID: next(ids),
+                    ORGAN: organ,
+                    SOURCE: source,
+                    HEIGHT: height,
+                    WIDTH: width,
+                    PIXEL_SIZE: pixel_um,
+                    THICKNESS: ORGANS[organ].thickness_um[source],
                     "age": float(rng.integers(21, 85)),
                     "sex": str(rng.choice(["Male", "Female"])),
                     "split": split,
@@ -125,7 +139,7 @@ def _write(folder: Path, plan: pd.DataFrame, seed: int) -> None:
         (folder / name).mkdir()
     plan = draw_images(plan, seed, lambda *drawn: _write_image(folder, *drawn))
     train, test = (plan[plan["split"] == split] for split in ("train", "test"))
-    write_table(folder / "train.csv", train[[*TEST_COLUMNS, "rle", "age", "sex"]])
+    write_table(table_path(folder, "train"), train[[*TEST_COLUMNS, RLE, "age", "sex"]])
     write_table(folder / "test_truth.csv", test[TRUTH_COLUMNS])
     write_test_tables(folder, test)
 
@@ -148,8 +162,8 @@ def draw_images(
     def make(row: dict[str, Any]) -> str:
         key = (SPLITS.index(row["split"]), row["number"])
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-        shape = row["img_height"], row["img_width"]
-        image, mask = draw(row["organ"], row["data_source"], shape, row["pixel_size"], row["tissue_thickness"], rng)
+        shape = row[HEIGHT], row[WIDTH]
+        image, mask = draw(row[ORGAN], row[SOURCE], shape, row[PIXEL_SIZE], row[THICKNESS], rng)
         save(row, image, mask)
         return encode(mask)
 
@@ -157,21 +171,21 @@ def draw_images(
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and zlib let go of the interpreter lock
         masks: Iterator[str] = pool.map(make, rows)
         try:
-            plan = plan.assign(rle=list(track(masks, len(rows), "draw")))
+            plan = plan.assign(**{RLE: list(track(masks, len(rows), "draw"))})
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return plan.sort_values("id")
+    return plan.sort_values(ID)
 
 
 def _write_image(folder: Path, row: dict[str, Any], image: np.ndarray, mask: np.ndarray) -> None:
     """Write one image, and the polygons of a training image."""
-    path = image_path(folder, row["split"], row["id"])
+    path = image_path(folder, row["split"], row[ID])
     write_tiff(path, image)
     if row["split"] == "train":
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         polygons = [outline[:, 0].tolist() for outline in outlines]
-        (folder / "train_annotations" / f"{row['id']}.json").write_text(json.dumps(polygons), encoding="utf-8")
+        (folder / "train_annotations" / f"{row[ID]}.json").write_text(json.dumps(polygons), encoding="utf-8")
 
 
 def write_tiff(path: Path, image: np.ndarray) -> None:
@@ -181,8 +195,8 @@ def write_tiff(path: Path, image: np.ndarray) -> None:
 
 def write_test_tables(folder: Path, test: pd.DataFrame) -> None:
     """Write ``test.csv`` and ``sample_submission.csv`` of a table with `TEST_COLUMNS`."""
-    write_table(folder / "test.csv", test[TEST_COLUMNS])
-    write_table(folder / "sample_submission.csv", test[["id"]].assign(rle="12 34"))
+    write_table(table_path(folder, "test"), test[TEST_COLUMNS])
+    write_table(folder / SAMPLE_SUBMISSION, test[[ID]].assign(**{RLE: "12 34"}))
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

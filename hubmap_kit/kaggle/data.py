@@ -9,9 +9,10 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..competition import SLUG, DataError, read_sample_submission, read_test, read_train
+from ..competition import SLUG
 from ..files import size_text
 from ..progress import track
+from ..tables import DataError, read_images, read_sample_submission
 from .bundle import CLONE
 from .client import Client
 from .failures import KEPT, KaggleError
@@ -57,7 +58,7 @@ def fetch(client: Client, out: Path) -> None:
 
 def _check(folder: Path) -> None:
     try:
-        train, test = read_train(folder), read_test(folder)
+        train, test = read_images(folder, "train"), read_images(folder, "test")
         read_sample_submission(folder)
     except DataError as error:
         raise ValueError(f"{folder} is not the competition's data; delete it and try again:\n{error}") from error

@@ -10,14 +10,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, replacing, write_json
+from ..files import read_json, read_rows, write_json, write_rows
 
 FOLDER = "records"
 PUSHES, SUBMISSIONS = "pushes.csv", "submissions.csv"
@@ -96,19 +95,3 @@ class Records:
 def now() -> str:
     """This moment in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV as text; none where there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(path: Path, columns: Sequence[str], rows: list[dict[str, str]]) -> None:
-    """Write a CSV, whole or not at all."""
-    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -13,11 +13,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ..files import read_rows, write_rows
 from . import bundle
 from .client import Client
 from .failures import KEPT, AnswerLost, KaggleError, Unreachable
 from .push import INFER, WEIGHTS
-from .records import FOLDER, SUBMISSIONS, Records, now, read_rows, write_rows
+from .records import FOLDER, SUBMISSIONS, Records, now
 
 COLUMNS = (
     "time owner commit runs local_score kernel_version sources tag ref status public_score private_score error"

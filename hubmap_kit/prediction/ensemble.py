@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..competition import image_path
 from ..images.stain import Look
 from ..masks import MaskRule
+from ..tables import Image
 from ..tiles import Predictor, check_prediction
 
-
-@dataclass(frozen=True)
-class Job:
-    """An image to predict.
-
-    Attributes:
-        id: Its id.
-        path: Its file.
-        organ: Its organ.
-        pixel_size_um: Size of its pixels, in µm.
-        shape: Its ``(height, width)`` by the table, in px.
-        source: Who made it, as the table's ``data_source`` says.
-    """
-
-    id: int
-    path: Path
-    organ: str
-    pixel_size_um: float
-    shape: tuple[int, int]
-    source: str = ""
-
-    @classmethod
-    def of_row(cls, data: Path, split: str, image_id: int, row: Mapping[str, Any]) -> Job:
-        """The job of a row of ``train.csv`` or ``test.csv`` in a competition folder."""
-        return cls(
-            image_id,
-            image_path(data, split, image_id),
-            row["organ"],
-            float(row["pixel_size"]),
-            (int(row["img_height"]), int(row["img_width"])),
-            row["data_source"],
-        )
+Job = Image  # the name is on its way out
 
 
 @dataclass(frozen=True)

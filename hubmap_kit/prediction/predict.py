@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from .. import __version__, submission
-from ..competition import Problem, read_sample_submission, scan_images
+from ..competition import SAMPLE_SUBMISSION
 from ..config import PredictConfig
-from ..files import replacing, sha256_of
+from ..files import sha256_of
 from ..progress import track
 from ..run import Run, expand
+from ..tables import Problem, read_sample_submission, scan_images
 from .budget import Budget
 from .ensemble import Job, Member, Result, networks_of
 from .journal import Journal
@@ -68,18 +68,18 @@ def predict(
             f"a cluster cannot do adapt {config.adapt}: each of its workers sees single images; "
             "predict without --scheduler, or with --adapt none"
         )
-    table, problems, rows = scan_images(data, config.split)
-    ids = pd.Index(rows, name="id", dtype="int64")
+    scan = scan_images(data, config.split)
+    problems, ids = scan.problems, list(scan.rows)
     if config.split == "test":
         sample = read_sample_submission(data)
-        stray = sample.difference(ids)
-        if len(stray):
+        if stray := sorted(set(sample) - set(ids)):
             rule = f"ids {', '.join(map(str, stray[:5]))} are not in test.csv"
-            problems.append(Problem("warning", "sample_submission.csv", None, rule, "they are left out"))
-        ids = sample.intersection(ids, sort=False).append(ids.difference(sample, sort=False))
-    jobs = {int(i): Job.of_row(data, config.split, int(i), row) for i, row in table.iterrows()}
+            problems.append(Problem("warning", SAMPLE_SUBMISSION, None, rule, "they are left out"))
+        known, sampled = set(ids), set(sample)
+        ids = [i for i in sample if i in known] + sorted(known - sampled)
+    jobs = {image.id: image for image in scan.images}
     opened = [Run.open(run) for run in expand(runs)]
-    journal = Journal(out.with_name(out.name + ".progress.jsonl"), _key(opened, config))
+    journal = Journal(submission.progress_path(out), _key(opened, config))
     masks = journal.masks(jobs.values())
     if masks:
         print(f"{len(masks)} of {len(jobs)} images were predicted before", flush=True)
@@ -95,8 +95,7 @@ def predict(
     for result in track(results, len(missing), "predict"):
         if result.rle is None:
             text = str(result.error) or type(result.error).__name__
-            rule, remedy = f"id {result.id}: {text}", "its mask is empty"
-            problems.append(Problem("error", f"{config.split}.csv", rows[result.id], rule, remedy))
+            problems.append(jobs[result.id].problem(f"id {result.id}: {text}", "its mask is empty"))
         else:
             masks[result.id] = result.rle
             journal.add(jobs[result.id], result.rle)
@@ -105,17 +104,10 @@ def predict(
             submission.write(out, masks, ids)
             written = time.monotonic()
     submission.write(out, masks, ids)
-    with replacing(out.with_name(out.name + ".timings.csv")) as part:
-        columns = ["id", "seconds", "networks", "scales", "tta", "overlap"]
-        pd.DataFrame(timings, columns=columns).to_csv(part, index=False)
+    submission.write_timings(out, timings)
     if config.on_error == "empty":
-        problems = [Problem("warning", p.file, p.row, p.rule, p.remedy) for p in problems]
-    report = out.with_name(out.name + ".problems.csv")
-    if problems:
-        with replacing(report) as part:
-            pd.DataFrame(problems).to_csv(part, index=False)
-    else:
-        report.unlink(missing_ok=True)
+        problems = [problem.as_warning() for problem in problems]
+    submission.write_problems(out, problems)
     journal.end()
     return problems
 
@@ -190,13 +182,13 @@ def _loaded(runs: tuple[Path, ...], config: PredictConfig) -> list[Member]:
     return load_members([Run.open(run) for run in runs], config)
 
 
-def _timing(result: Result) -> tuple[Any, ...]:
-    """A row of the timings: id, seconds, how many networks and scales, augmentation, overlap."""
-    settings: tuple[Any, ...] = ("",) * 4
-    if result.members:
-        networks = len(networks_of(result.members))
-        settings = (networks, len(result.members) // networks, result.members[0].tta, result.members[0].overlap)
-    return (result.id, round(result.seconds, 4), *settings)
+def _timing(result: Result) -> submission.Timing:
+    if not result.members:
+        return submission.Timing(result.id, result.seconds)
+    networks, (first, *_) = len(networks_of(result.members)), result.members
+    return submission.Timing(
+        result.id, result.seconds, networks, len(result.members) // networks, first.tta, first.overlap
+    )
 
 
 def _key(runs: list[Run], config: PredictConfig) -> str:

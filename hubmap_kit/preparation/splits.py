@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..competition import DataError, Problem, check_ids, read_cells
+from ..tables import DataError, Problem, check_ids, read_cells
 
 DEFAULT_TEST_SIZE = 65
 DEFAULT_TEST_SHARE = 65 / 351

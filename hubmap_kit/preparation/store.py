@@ -1,22 +1,22 @@
 """The patch store: prepared images with their masks, and the grid of patches over them.
 
-It holds each image once, at the pixel size the network sees, with its mask as a fourth channel; a patch is a view
-into it. That is smaller than overlapping patches, lets training cut random squares as well as the grid, and lets
-validation see whole images::
+The store holds each image once, at the pixel size the network sees, with its mask as a fourth channel. A patch is a
+view into an image. This is smaller than overlapping patches, lets training cut random squares as well as the grid, and
+lets validation see whole images::
 
-    store.json            format, settings, the competition folder, whether masks are soft
-    images.csv            id, organ, source, sizes, split, fold, rle
-    patches.csv           id, y, x, mask_share of the grid
-    images/{id}.npy       (h, w, 4) uint8: RGB, and the mask in {0, 1}, or 255 times the probability where it is soft
-    images/{id}.json      what that file was made from, so that a second run can skip it
+    store.json            what was prepared and how, see `StoreInfo`
+    images.csv            one row for each image, see `StoredImage`
+    patches.csv           id, y, x, mask_share of each patch of the grid
+    images/{id}.npy       (h, w, 4) uint8: RGB, and the mask in {0, 1}, or 255 times the probability in a soft mask
+    images/{id}.json      what that file was made from, see `Written`, so that a second run can skip it
 
-A store of soft masks is one that networks wrote, see `hubmap_kit.training.pseudo_labels`; its rle is empty.
+A store of soft masks holds masks that networks predicted, see `hubmap_kit.training.pseudo_labels`; its rle is empty.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,16 +28,122 @@ import pandas as pd
 
 from .. import __version__
 from ..cluster import spread
-from ..competition import Problem
+from ..competition import HEIGHT, ID, ORGAN, ORGANS, PIXEL_SIZE, RLE, SOURCE, THICKNESS, WIDTH, image_path
 from ..config import PrepareConfig
-from ..files import read_json, replacing, write_json
+from ..files import read_json, read_rows, replacing, write_json, write_rows
 from ..progress import track
+from ..tables import Image, Problem
 from ..tiles import grid, pad_to_tile
 
-FORMAT = 1
-SOFT_FOREGROUND = 128  # of 255: a soft mask's least value with a probability of at least 0.5
+FORMAT = 2
+READABLE = (1, 2)  # format 1 lacks the columns row and tissue_thickness, and data_split
+IMAGE_FORMAT = 1  # of images/{id}.npy
+STORE, IMAGES, PATCHES = "store.json", "images.csv", "patches.csv"
+COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS, "row"]
+COLUMNS += ["network_um", "height", "width", "split", "fold", RLE]
+SOFT_FOREGROUND = 128  # of 255: the least value of a soft mask that stands for a probability of at least 0.5
 MEMORY_SHARE = 0.25  # of the free memory, which training images may take; the network needs the rest
 CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """``store.json``: what was prepared and how. It is written last, so that a store without it is unfinished.
+
+    Attributes:
+        data: The competition folder.
+        config: Settings of the preparation.
+        soft: Whether a mask is 255 times the probability of foreground, and not 0 or 1.
+        data_split: ``train`` or ``test``: the table and image folder of `data` that were prepared.
+        kit: Version of hubmap-kit that wrote the store.
+    """
+
+    data: Path
+    config: PrepareConfig
+    soft: bool = False
+    data_split: str = "train"
+    kit: str = __version__
+
+    def write(self, folder: Path) -> None:
+        """Write ``store.json``."""
+        write_json(folder / STORE, {"format": FORMAT} | asdict(self) | {"data": str(self.data.resolve())})
+
+    @classmethod
+    def read(cls, folder: Path) -> StoreInfo:
+        """Read ``store.json``.
+
+        Raises:
+            ValueError: It is missing, damaged, or of a format that this version cannot read.
+        """
+        if not (folder / STORE).is_file():
+            raise ValueError(
+                f"{folder} is not a finished patch store: it has no {STORE}; make it with: hubmap-kit prepare, "
+                "or, for soft masks, with: hubmap-kit pseudo"
+            )
+        values = read_json(folder / STORE)
+        if not isinstance(values, dict) or values.get("format") not in READABLE:
+            found = values.get("format") if isinstance(values, dict) else None
+            raise ValueError(
+                f"{folder / STORE} has format {found}, this version reads {' and '.join(map(str, READABLE))}; "
+                "prepare it again"
+            )
+        try:
+            soft = bool(values.get("soft", False))
+            split = values.get("data_split", "test" if soft else "train")
+            return cls(Path(values["data"]), PrepareConfig(**values["config"]), soft, split, values["kit"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder / STORE} is damaged ({error}); prepare it again") from error
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """``images.csv``: one image of a store.
+
+    Attributes:
+        image: The image, as the competition's table describes it.
+        shape: ``(h, w)`` in px at the network's scale, without the padding of small images.
+        network_um: Side of a pixel at the network's scale, in um.
+        split: ``train``, ``validation`` or ``test``.
+        fold: Its fold; -1 if there are none, and in the test split.
+    """
+
+    image: Image
+    shape: tuple[int, int]
+    network_um: float
+    split: str
+    fold: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """``images/{id}.json``: what an image of a store was made from, and its grid of patches.
+
+    Attributes:
+        made_from: Every fact that the image and its mask depend on. Equal facts make equal files.
+        stored_bytes: Size of ``images/{id}.npy``.
+        shape: ``(h, w)`` in px at the network's scale, without padding.
+        patches: ``(y, x, share)`` of each patch of the grid: its corner in px, and its share of mask in [0, 1].
+    """
+
+    made_from: dict[str, Any]
+    stored_bytes: int
+    shape: tuple[int, int]
+    patches: list[tuple[int, int, float]]
+
+    def write(self, path: Path) -> None:
+        """Write the file."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Written | None:
+        """Read the file; None if it is missing or damaged, so that the image is made again."""
+        try:
+            values = read_json(path)
+            height, width = values["shape"]
+            patches = [(int(y), int(x), float(share)) for y, x, share in values["patches"]]
+            return cls(values["made_from"], values["stored_bytes"], (height, width), patches)
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 @dataclass(frozen=True)
@@ -46,20 +152,21 @@ class PatchStore:
 
     Attributes:
         folder: The store.
-        data: The competition folder it was made from.
-        config: Settings it was made with.
-        images: One row an image, indexed by ``id``; see the module's docstring.
-        patches: One row a grid patch: ``id``, ``y``, ``x`` (px at the network's scale),
-            ``mask_share`` in [0, 1]; of a soft mask that is the share with a probability of at least 0.5.
-        soft: Whether a mask is 255 times the probability of foreground, and not 0 or 1.
+        info: What was prepared and how.
+        images: Every image by id.
+        patches: One row for each patch of the grid: ``id``, ``y``, ``x`` (px at the network's scale), ``mask_share``
+            in [0, 1], which in a soft mask is the share with a probability of at least 0.5.
     """
 
     folder: Path
-    data: Path
-    config: PrepareConfig
-    images: pd.DataFrame
+    info: StoreInfo
+    images: dict[int, StoredImage]
     patches: pd.DataFrame
-    soft: bool = False
+
+    @property
+    def config(self) -> PrepareConfig:
+        """Settings it was made with."""
+        return self.info.config
 
     @classmethod
     def open(cls, folder: Path) -> PatchStore:
@@ -68,56 +175,42 @@ class PatchStore:
         Raises:
             ValueError: The folder is no store, or an unfinished or incompatible one.
         """
-        if not (folder / "store.json").is_file():
-            raise ValueError(
-                f"{folder} is not a finished patch store; make it with: hubmap-kit prepare, "
-                "or, of soft masks, with: hubmap-kit pseudo"
-            )
-        about = read_json(folder / "store.json")
-        if about.get("format") != FORMAT:
-            raise ValueError(
-                f"{folder} has format {about.get('format')}, this version reads {FORMAT}; prepare it again"
-            )
-        return cls(
-            folder,
-            Path(about["data"]),
-            PrepareConfig(**about["config"]),
-            pd.read_csv(folder / "images.csv", index_col="id", keep_default_na=False),
-            pd.read_csv(folder / "patches.csv"),
-            about.get("soft", False),
-        )
+        info = StoreInfo.read(folder)
+        images = [_stored(info, number, cell) for number, cell in enumerate(read_rows(folder / IMAGES))]
+        by_id = {stored.image.id: stored for stored in images}
+        return cls(folder, info, by_id, pd.read_csv(folder / PATCHES))
 
     def ids(self, split: str, fold: int | None = None) -> list[int]:
         """Image ids of a split.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
-            fold: None for the prepared split; otherwise validation is that fold and training
-                the other folds.
+            fold: None for the prepared split. Otherwise the validation images are that fold, and the training
+                images are the other folds.
 
         Raises:
             ValueError: There is no such fold.
         """
-        column = self.images["split"]
-        if fold is not None and split != "test":
-            if fold not in set(self.images["fold"]):
-                raise ValueError(f"{self.folder} has no fold {fold}; prepare it with --folds {fold + 1} or more")
-            held_out = self.images["fold"] == fold
-            return list(self.images.index[(held_out if split == "validation" else ~held_out) & (column != "test")])
-        return list(self.images.index[column == split])
+        if fold is None or split == "test":
+            return [image_id for image_id, stored in self.images.items() if stored.split == split]
+        if fold not in {stored.fold for stored in self.images.values()}:
+            raise ValueError(f"{self.folder} has no fold {fold}; prepare it with --folds {fold + 1} or more")
+        wanted = split == "validation"
+        folds = {image_id: stored.fold for image_id, stored in self.images.items() if stored.split != "test"}
+        return [image_id for image_id, own in folds.items() if (own == fold) == wanted]
 
     def read(self, image_id: int) -> np.ndarray:
         """An image and its mask at the network's scale: ``(h, w, 4)`` uint8, mapped from disk."""
         return np.load(self.folder / "images" / f"{image_id}.npy", mmap_mode="r", allow_pickle=False)
 
     def reader(self, ids: list[int]) -> tuple[Callable[[int], np.ndarray], str]:
-        """How to read images many times: from memory where they fit `MEMORY_SHARE` of what is free, or from disk.
+        """A function that reads images many times: from memory if they fit `MEMORY_SHARE` of it, or from disk.
 
         Args:
             ids: Images that will be read.
 
         Returns:
-            A function as `read`, and a line that says where it reads.
+            A function with the arguments of `read`, and a line for the user that says where it reads from.
         """
         needed = sum((self.folder / "images" / f"{i}.npy").stat().st_size for i in ids)
         free = _free_memory()
@@ -133,161 +226,148 @@ class PatchStore:
 
 
 def begin_store(out: Path, *, soft: bool = False) -> None:
-    """Make the folder of a store; until `finish_store` it counts as unfinished.
+    """Make the folder of a store. Until `finish_store` it counts as unfinished.
 
     Raises:
         ValueError: There is a store of the other kind already.
     """
-    about = out / "store.json"
-    if about.is_file() and read_json(about).get("soft", False) != soft:
+    path = out / STORE
+    if path.is_file() and read_json(path).get("soft", False) != soft:
         kind = "prepared patches" if soft else "soft masks"
         raise ValueError(f"{out} is a store of {kind}, which would be lost; name another folder, or remove it")
     (out / "images").mkdir(parents=True, exist_ok=True)
-    about.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def write_images(
     step: str,
-    write: Callable[[tuple[int, dict[str, Any]]], dict[str, Any]],
-    images: pd.DataFrame,
-    rows: dict[int, int],
+    write: Callable[[Image], Written],
+    images: Sequence[Image],
     *,
-    file: str = "train.csv",
     scheduler: str | None = None,
-    jobs_at_once: int | None = None,
-) -> tuple[dict[int, dict[str, Any]], list[Problem]]:
-    """Write the images of a store in parallel, those that can be.
+    images_at_once: int | None = None,
+) -> tuple[dict[int, Written], list[Problem]]:
+    """Write the images of a store in parallel, and go on after one that cannot be read.
 
     Args:
-        step: What this is called beside its progress.
-        write: Writes an image, given its id and its row of `images`; returns what `write_image` does.
-        images: The table, indexed by id.
-        rows: Row of each id in `file`.
-        file: Name of the table for the user.
-        scheduler: See `cluster.spread`.
-        jobs_at_once: Likewise.
+        step: Name of this step, shown beside its progress.
+        write: Writes one image.
+        images: The images.
+        scheduler: See `hubmap_kit.cluster.spread`.
+        images_at_once: Images at once on this computer; one per core by default.
 
     Returns:
-        What `write` gave, by id; and a problem for each image that cannot be read, by row.
+        What was written, by id; and a problem for each image that cannot be read, by row.
     """
-    made, problems = {}, []
-    jobs = list(images.to_dict("index").items())
-    with closing(spread(write, jobs, scheduler=scheduler, jobs_at_once=jobs_at_once)) as done:
-        for (image_id, _), result in track(done, len(jobs), step):
+    written, problems = {}, []
+    with closing(spread(write, images, scheduler=scheduler, jobs_at_once=images_at_once)) as done:
+        for image, result in track(done, len(images), step):
             if isinstance(result, (OSError, ValueError)):
-                remedy = "replace the image or delete the row"
-                problems.append(Problem("error", file, rows[image_id], str(result), remedy))
+                problems.append(image.problem(str(result), "replace the image or delete the row"))
             elif isinstance(result, Exception):
                 raise result
             else:
-                made[image_id] = result
-    return made, sorted(problems, key=lambda problem: problem.row or 0)
+                written[image.id] = result
+    return written, sorted(problems, key=lambda problem: problem.row or 0)
 
 
 def write_image(
     out: Path,
-    job: tuple[int, dict[str, Any]],
-    source: Path,
+    image: Image,
+    network_um: float,
     input_size: int,
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
     read: Callable[[], tuple[np.ndarray, np.ndarray]],
     *,
     soft: bool = False,
-) -> dict[str, Any]:
-    """Write one image of a store, and a sidecar that says what it was made from, unless both are there already.
+) -> Written:
+    """Write one image of a store and its `Written`, unless both are there already, made from the same.
 
     Args:
         out: Folder of the store.
-        job: The image's id, and its row of the table: ``pixel_size`` and ``network_um`` (um) are used.
-        source: Its file.
-        input_size: Least side of what is stored, in px.
-        facts: What the mask was made from; JSON values.
-        read: Gives the image ``(h, w, 3)`` uint8 RGB at ``network_um`` and its mask ``(h, w)`` uint8; called where
-            there is something to write.
+        image: The image.
+        network_um: Side of a pixel at the network's scale, in um.
+        input_size: Least side of the stored array, in px.
+        facts: What the mask depends on; JSON values.
+        read: Called if there is something to write. Returns the image ``(h, w, 3)`` uint8 RGB at the network's scale
+            and its mask ``(h, w)`` uint8.
         soft: Whether the mask is soft.
-
-    Returns:
-        The content of the sidecar: ``made_from``, ``stored_bytes``, ``shape`` (h, w) and ``patches`` (y, x, share
-        of mask).
     """
-    image_id, row = job
-    target = out / "images" / f"{image_id}.npy"
-    stat = source.stat()
+    target = out / "images" / f"{image.id}.npy"
+    stat = image.path.stat()
     made_from = {
-        "format": FORMAT,
+        "format": IMAGE_FORMAT,
         "bytes": stat.st_size,
         "modified_ns": stat.st_mtime_ns,
-        "pixel_size_um": row["pixel_size"],
-        "network_um": row["network_um"],
+        "pixel_size_um": image.pixel_size_um,
+        "network_um": network_um,
         "input_size": input_size,
         **facts,
     }
-    sidecar = target.with_suffix(".json")
-    if sidecar.is_file() and target.is_file():
-        try:
-            about = read_json(sidecar)
-            done = about["made_from"] == made_from and target.stat().st_size == about["stored_bytes"]
-        except (ValueError, KeyError, TypeError):
-            done = False
-        if done:
-            return about
+    earlier = Written.read(target.with_suffix(".json"))
+    if earlier and earlier.made_from == made_from:
+        with suppress(FileNotFoundError):
+            if target.stat().st_size == earlier.stored_bytes:
+                return earlier
 
-    image, mask = read()
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    rgb, mask = read()
+    pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA)
     pixels[..., 3] = mask
     pixels = pad_to_tile(pixels, input_size)
     foreground = pixels[..., 3] >= (SOFT_FOREGROUND if soft else 1)
     with replacing(target) as part:
         np.save(part, pixels, allow_pickle=False)
-    about = {
-        "made_from": made_from,
-        "stored_bytes": target.stat().st_size,
-        "shape": list(image.shape[:2]),
-        "patches": [[*corner, share] for corner, share in _grid_shares(foreground, input_size)],
-    }
-    write_json(sidecar, about)
-    return about
+    shape = (rgb.shape[0], rgb.shape[1])
+    written = Written(made_from, target.stat().st_size, shape, list(_grid_shares(foreground, input_size)))
+    written.write(target.with_suffix(".json"))
+    return written
 
 
 def finish_store(
-    out: Path,
-    data: Path,
-    config: PrepareConfig,
-    images: pd.DataFrame,
-    made: dict[int, dict[str, Any]],
-    *,
-    soft: bool = False,
+    out: Path, info: StoreInfo, images: Sequence[StoredImage], written: Mapping[int, Written]
 ) -> PatchStore:
-    """Write the tables of a store whose images are written.
+    """Write the tables of a store whose images are written, and open it.
 
     Args:
         out: Folder of the store.
-        data: Competition folder.
-        config: Settings.
-        images: Columns of ``images.csv`` but ``height`` and ``width``, indexed by id; others are left out.
-        made: What `write_image` gave, by id.
-        soft: Whether masks are soft.
-
-    Returns:
-        The store, opened.
+        info: What was prepared and how.
+        images: Its images.
+        written: What `write_image` returned, by id.
     """
-    images = images.assign(
-        height=[made[i]["shape"][0] for i in images.index], width=[made[i]["shape"][1] for i in images.index]
-    )
-    columns = ["organ", "data_source", "img_height", "img_width", "pixel_size", "network_um", "height", "width"]
-    columns += ["split", "fold", "rle"]
-    with replacing(out / "images.csv") as part:
-        images[columns].to_csv(part)
-    patches = [(i, y, x, share) for i in images.index for y, x, share in made[i]["patches"]]
-    with replacing(out / "patches.csv") as part:
-        pd.DataFrame(patches, columns=["id", "y", "x", "mask_share"]).to_csv(part, index=False)
-    about = {"format": FORMAT, "kit": __version__, "data": str(data.resolve()), "soft": soft}
-    write_json(out / "store.json", about | {"config": asdict(config)})
+    rows = []
+    for stored in images:
+        image = stored.image
+        cells = (image.id, image.organ, image.source, *image.shape, image.pixel_size_um, image.thickness_um, image.row)
+        cells += (stored.network_um, *stored.shape, stored.split, stored.fold, image.rle)
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    write_rows(out / IMAGES, COLUMNS, rows)
+    patches = [(stored.image.id, *patch) for stored in images for patch in written[stored.image.id].patches]
+    with replacing(out / PATCHES) as part:
+        pd.DataFrame(patches, columns=[ID, "y", "x", "mask_share"]).to_csv(part, index=False)
+    info.write(out)
     return PatchStore.open(out)
 
 
+def _stored(info: StoreInfo, number: int, cell: Mapping[str, str]) -> StoredImage:
+    """A row of ``images.csv``, the first being `number` 0."""
+    organ, source = cell[ORGAN], cell[SOURCE]
+    image = Image(
+        id=int(cell[ID]),
+        organ=organ,
+        source=source,
+        shape=(int(cell[HEIGHT]), int(cell[WIDTH])),
+        pixel_size_um=float(cell[PIXEL_SIZE]),
+        thickness_um=float(cell.get(THICKNESS) or ORGANS[organ].thickness_um[source]),
+        path=image_path(info.data, info.data_split, int(cell[ID])),
+        row=int(cell.get("row") or number + 2),
+        rle=cell[RLE],
+    )
+    shape = int(cell["height"]), int(cell["width"])
+    return StoredImage(image, shape, float(cell["network_um"]), cell["split"], int(cell["fold"]))
+
+
 def _free_memory() -> int | None:
-    """Bytes of memory that are free in this computer and container; None where the system does not say (not Linux)."""
+    """Bytes of free memory of this computer and container; None if the system does not say (it is not Linux)."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -296,13 +376,13 @@ def _free_memory() -> int | None:
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
-        # No such files outside of a container with that version of control groups; "max" is no limit.
+        # The files exist only in a container with that version of control groups; "max" means no limit.
         with suppress(OSError, ValueError):
             free = min(free, int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()))
     return free
 
 
-def _grid_shares(foreground: np.ndarray, size: int) -> Iterator[tuple[tuple[int, int], float]]:
-    """Corner and share of foreground of each grid patch, neighbours overlapping only as far as they must."""
+def _grid_shares(foreground: np.ndarray, size: int) -> Iterator[tuple[int, int, float]]:
+    """Corner and share of foreground of each patch of the grid; neighbours overlap only as far as they must."""
     for y, x in grid((foreground.shape[0], foreground.shape[1]), size, 0.0):
-        yield (int(y), int(x)), round(float(foreground[y : y + size, x : x + size].mean()), 6)
+        yield int(y), int(x), round(float(foreground[y : y + size, x : x + size].mean()), 6)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from ..competition import ORGANS, image_path
+from ..competition import HEIGHT, ID, ORGAN, ORGANS, PIXEL_SIZE, SOURCE, THICKNESS, WIDTH, image_path
 from ..demo.write import LARGEST_ID, TRUTH_COLUMNS, draw_images, write_table, write_test_tables, write_tiff
 
 IMAGES = 550  # in Kaggle's hidden test set, about
@@ -84,13 +84,13 @@ def write_hidden(folder: Path, truth: Path, seed: int, images: Sequence[HiddenIm
     ids = LARGEST_ID + 1 + np.sort(rng.choice(10_000, len(images), replace=False))  # apart from the demo's
     plan = pd.DataFrame(
         {
-            "id": image_id,
-            "organ": image.organ,
-            "data_source": image.source,
-            "img_height": image.shape[0],
-            "img_width": image.shape[1],
-            "pixel_size": ORGANS[image.organ].pixel_size_um[image.source],
-            "tissue_thickness": ORGANS[image.organ].thickness_um[image.source],
+            ID: image_id,
+            ORGAN: image.organ,
+            SOURCE: image.source,
+            HEIGHT: image.shape[0],
+            WIDTH: image.shape[1],
+            PIXEL_SIZE: ORGANS[image.organ].pixel_size_um[image.source],
+            THICKNESS: ORGANS[image.organ].thickness_um[image.source],
             "form": image.form,
             "stands_for": image.stands_for,
             "split": "hidden",
@@ -101,13 +101,13 @@ def write_hidden(folder: Path, truth: Path, seed: int, images: Sequence[HiddenIm
     (folder / "test_images").mkdir(parents=True)
 
     def save(row: dict[str, Any], image: np.ndarray, _: np.ndarray) -> None:
-        FORMS[row["form"]](image_path(folder, "test", row["id"]), image)
+        FORMS[row["form"]](image_path(folder, "test", row[ID]), image)
 
-    largest_first = (plan["img_height"] * plan["img_width"]).sort_values(ascending=False).index
+    largest_first = (plan[HEIGHT] * plan[WIDTH]).sort_values(ascending=False).index
     plan = draw_images(plan.loc[largest_first], seed, save)
     write_table(truth, plan[TRUTH_COLUMNS])
     write_test_tables(folder, plan)
-    return plan.set_index("id")[["form", "stands_for"]]
+    return plan.set_index(ID)[["form", "stands_for"]]
 
 
 def _opencv(compression: int) -> Callable[[Path, np.ndarray], None]:

@@ -25,14 +25,15 @@ from typing import Any
 import cv2
 import pandas as pd
 
-from ..competition import SLUG, read_test, read_train
+from ..competition import SLUG
+from ..tables import read_images
 from ..demo.write import write_demo
 from ..files import read_json, sha256_of, size_text, write_json
 from ..metrics import mean_dice, score_text
 from ..reports.overlays import contact_sheet
 from ..reports.report import write_report
 from ..run import Run, expand
-from ..submission import score
+from ..submission import problems_path, read_problems, read_timings, score
 from . import isolation
 from ..kaggle.bundle import CLONE, MANIFEST, WHEELS, build_bundle
 from .hidden_set import CORRUPT, HIDDEN, HiddenImage, write_hidden
@@ -251,15 +252,16 @@ def _extrapolated(seconds: float, submission: Path, images: pd.DataFrame) -> flo
 
     An image's seconds add up stages that overlap, so that this is the most it would take.
     """
-    timings = pd.read_csv(_beside(submission, "timings")).set_index("id")["seconds"]
-    return max(0.0, seconds - timings.sum()) + (timings * images["stands_for"]).sum()
+    stands_for = images["stands_for"].to_dict()
+    timings = read_timings(submission)
+    beside = seconds - sum(timing.seconds for timing in timings)
+    return max(0.0, beside) + sum(timing.seconds * stands_for[timing.id] for timing in timings)
 
 
 def _check_problems(submission: Path, images: pd.DataFrame) -> None:
     """See that the kernel named the corrupt image and no other one, and gave it an empty mask."""
-    path = _beside(submission, "problems")
-    rows = pd.read_csv(path)["row"].dropna().astype(int) if path.is_file() else []
-    named = {images.index[row - 2] for row in rows}  # test.csv is in their order, below its header
+    path = problems_path(submission)
+    named = {problem.image_id for problem in read_problems(submission) if problem.image_id is not None}
     corrupt = set(images.index[images["form"] == CORRUPT])
     masks = pd.read_csv(submission, keep_default_na=False).set_index("id")["rle"]
     for image_id in sorted(named ^ corrupt):
@@ -268,10 +270,6 @@ def _check_problems(submission: Path, images: pd.DataFrame) -> None:
     for image_id in sorted(corrupt):
         if masks[image_id]:
             raise Failure(f"The corrupt hidden image {image_id} has a mask in {submission}; it must be empty.")
-
-
-def _beside(submission: Path, what: str) -> Path:
-    return submission.with_name(f"{submission.name}.{what}.csv")
 
 
 def _without_corrupt(
@@ -314,9 +312,9 @@ def _check(
     for run in expand(runs):
         Run.open(run)
     if data:
-        read_test(data)
+        read_images(data, "test")
         if not runs:
-            read_train(data)
+            read_images(data, "train")
     return {name: own | dict(settings.get(name, {})) for name, own in SETTINGS.items()}
 
 

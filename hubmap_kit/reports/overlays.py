@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from .. import rle
-from ..competition import image_path, read_cells, read_test
+from ..competition import ID, RLE
 from ..files import replacing
 from ..images.scaling import read_image, resize, resize_mask
 from ..submission import COLUMNS, score
+from ..tables import read_cells, read_images
 
 TRUTH_RGB, PREDICTION_RGB = (0, 230, 0), (255, 30, 30)
 _CAPTION = 24  # height of the line of text under an image, in px
@@ -34,19 +36,18 @@ def contact_sheet(data: Path, submission: Path, truth: Path, out: Path, *, cell:
         DataError: Any of the tables is bad.
         OSError, ValueError: An image cannot be read.
     """
-    test = read_test(data)
+    images = sorted(read_images(data, "test"), key=lambda image: (image.organ, image.source))
     scores = score(submission, truth)
     dice = dict(zip(scores["id"], scores["dice"], strict=True))
-    runs = [read_cells(path, COLUMNS).set_index("id")["rle"] for path in (truth, submission)]
+    runs = [read_cells(path, COLUMNS).set_index(ID)[RLE] for path in (truth, submission)]
     rows: list[list[np.ndarray]] = []
-    for organ, images in test.sort_values("data_source", kind="stable").groupby("organ"):
+    for _, of_organ in itertools.groupby(images, key=lambda image: image.organ):
         cells = []
-        for image_id, source in zip(images.index, images["data_source"], strict=True):
-            image = read_image(image_path(data, "test", image_id))
-            shape = (image.shape[0], image.shape[1])
-            masks = [rle.decode(texts[str(image_id)], shape) for texts in runs]
-            caption = f"{image_id} {organ} {source}  Dice {dice[image_id]:.3f}"
-            cells.append(_cell(image, masks, caption, cell))
+        for image in of_organ:
+            pixels = read_image(image.path)
+            masks = [rle.decode(texts[str(image.id)], (pixels.shape[0], pixels.shape[1])) for texts in runs]
+            caption = f"{image.id} {image.organ} {image.source}  Dice {dice[image.id]:.3f}"
+            cells.append(_cell(pixels, masks, caption, cell))
         rows += [cells[start : start + columns] for start in range(0, len(cells), columns)]
     width = max(len(row) for row in rows)
     blank = np.full((cell + _CAPTION, cell, 3), 255, np.uint8)

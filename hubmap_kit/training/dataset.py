@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from ..competition import ORGANS, image_path, read_test
+from ..competition import ORGANS
 from ..config import TrainConfig
 from ..images.augment import augment, cutmix
 from ..images.scaling import load_image
 from ..images.stain import METHODS, Look, average, measure
 from ..preparation.store import PatchStore
+from ..tables import read_images
 from .devices import Devices
 
 # Drawn per patch beside the seed, epoch and place: the patch itself, or the one that cutmix pastes into it.
@@ -66,15 +67,15 @@ def _open_source(store: PatchStore, ids: list[int]) -> tuple[_Source, str]:
             "mask; prepare again with a lower --min-mask-share"
         )
     read, where = store.reader(ids)
-    rows = store.images.loc[ids]
-    sides = rows[["height", "width"]].clip(lower=size)
+    images = {i: store.images[i] for i in ids}
+    organs = {i: stored.image.organ for i, stored in images.items()}
     source = _Source(
         read,
-        store.soft,
-        rows["organ"].to_dict(),
-        rows["network_um"].astype(float).to_dict(),
-        {str(organ): group.index.to_numpy() for organ, group in rows.groupby("organ")},
-        {i: (height - size, width - size) for i, height, width in sides.itertuples()},
+        store.info.soft,
+        organs,
+        {i: stored.network_um for i, stored in images.items()},
+        {organ: np.array([i for i in ids if organs[i] == organ]) for organ in sorted(set(organs.values()))},
+        {i: (max(0, stored.shape[0] - size), max(0, stored.shape[1] - size)) for i, stored in images.items()},
         foreground,
         {int(str(i)): group[["y", "x"]].to_numpy() for i, group in foreground.groupby("id")},
         {(method, i): measure(rgb(read(i)), method) for i in ids for method in METHODS},
@@ -234,24 +235,23 @@ def rgb(pixels: np.ndarray) -> np.ndarray:
 def _open_soft(folder: Path, store: PatchStore) -> _Source:
     """The store of soft masks, all its images; it must show them as `store` does."""
     soft = PatchStore.open(folder)
-    if not soft.soft:
+    if not soft.info.soft:
         raise ValueError(f"{folder} does not hold soft masks; make it with: hubmap-kit pseudo")
     if soft.config.input_size != store.config.input_size or soft.config.network_um() != store.config.network_um():
         raise ValueError(
             f"{folder} was made for another geometry than {store.folder}; make it again with: hubmap-kit pseudo"
         )
-    return _open_source(soft, [int(i) for i in soft.images.index])[0]
+    return _open_source(soft, list(soft.images))[0]
 
 
 def _looks_of(folder: Path, store: PatchStore) -> dict[tuple[str, str], list[Look]]:
     """Looks of a competition folder's test images by method and organ; of all of them for an organ without."""
-    table = read_test(folder)
     found: dict[tuple[str, str], list[Look]] = {}
-    for image_id, row in table.iterrows():
-        um = store.config.network_um()[row["organ"]]
-        image, _ = load_image(image_path(folder, "test", int(str(image_id))), float(row["pixel_size"]), um)
+    for image in read_images(folder, "test"):
+        um = store.config.network_um()[image.organ]
+        pixels, _ = load_image(image.path, image.pixel_size_um, um)
         for method in METHODS:
-            found.setdefault((method, row["organ"]), []).append(measure(image, method))
+            found.setdefault((method, image.organ), []).append(measure(pixels, method))
     for method in METHODS:
         everything = [look for (of, _), looks in found.items() if of == method for look in looks]
         for organ in ORGANS:

@@ -60,23 +60,23 @@ def evaluate(
     values = np.zeros((len(ids), 2))
     swept = np.zeros((len(ids) if maps else 0, len(THRESHOLDS), len(REGION_UM2)))
     for number in track(range(devices.worker, len(ids), devices.workers), len(ids), "score", lines=False):
-        row = store.images.loc[ids[number]]
-        shape = (int(row["img_height"]), int(row["img_width"]))
-        truth = rle.parse(row["rle"], shape)
-        pixels = np.asarray(store.read(ids[number]))[: int(row["height"]), : int(row["width"])]
+        stored = store.images[ids[number]]
+        image = stored.image
+        truth = rle.parse(image.rle, image.shape)
+        pixels = np.asarray(store.read(image.id))[: stored.shape[0], : stored.shape[1]]
         small = probability_map(np.ascontiguousarray(pixels[..., :3]), member)
         clipped = np.clip(small, 1e-6, 1 - 1e-6)
         logits = np.log(clipped) - np.log1p(-clipped)
         values[number, 1] = float(loss(pixels[None, ..., 3].astype(np.float32), logits[None]))
-        large = resize(small, shape)
-        um = float(row["pixel_size"])
-        found = member.rule.runs(large, row["organ"], um)
+        large = resize(small, image.shape)
+        um = image.pixel_size_um
+        found = member.rule.runs(large, image.organ, um)
         values[number, 0] = rle.dice_of_runs(found, truth)
         if maps:
-            write_map(maps / f"{ids[number]}.png", small)
+            write_map(maps / f"{image.id}.png", small)
             swept[number] = sweep(large, truth, um)
     values, swept = devices.sum(values), devices.sum(swept)
-    organs = list(store.images.loc[ids, "organ"])
+    organs = [store.images[i].image.organ for i in ids]
     scores = pd.DataFrame({"id": ids, "organ": organs, "dice": values[:, 0], "loss": values[:, 1]})
     return Evaluation(scores, sweep_table(ids, organs, swept) if maps else pd.DataFrame())
 

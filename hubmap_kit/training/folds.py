@@ -97,13 +97,12 @@ def join_folds(store: PatchStore, runs: Path) -> str:
     masks, scores = [], []
     for fold, run in enumerate(opened):
         for image_id in run.about["splits"]["validation"]:
-            row = store.images.loc[image_id]
-            shape = (int(row["img_height"]), int(row["img_width"]))
-            large = resize(read_map(run.folder / MAPS / f"{image_id}.png"), shape)
-            found = MaskRule(**settings).runs(large, row["organ"], float(row["pixel_size"]))
-            dice = rle.dice_of_runs(found, rle.parse(row["rle"], shape))
+            image = store.images[image_id].image
+            large = resize(read_map(run.folder / MAPS / f"{image_id}.png"), image.shape)
+            found = MaskRule(**settings).runs(large, image.organ, image.pixel_size_um)
+            dice = rle.dice_of_runs(found, rle.parse(image.rle, image.shape))
             masks.append((image_id, rle.encode_runs(found)))
-            scores.append((fold, image_id, row["organ"], dice))
+            scores.append((fold, image_id, image.organ, dice))
     table = pd.DataFrame(scores, columns=["fold", "id", "organ", "dice"])
     with replacing(runs / OUT_OF_FOLD) as part:
         pd.DataFrame(masks, columns=["id", "rle"]).to_csv(part, index=False)

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..competition import DataError, Problem, image_path, scan_images
+from ..competition import table_path
 from ..config import PredictConfig
 from ..files import sha256_of
 from ..images.scaling import load_image, resize
 from ..images.stain import measure, transfer
 from ..prediction.ensemble import Member
 from ..prediction.networks import load_members, probability_map
-from ..preparation.store import PatchStore, begin_store, finish_store, write_image, write_images
+from ..preparation.store import (
+    PatchStore,
+    StoredImage,
+    StoreInfo,
+    Written,
+    begin_store,
+    finish_store,
+    write_image,
+    write_images,
+)
 from ..run import Run, expand
+from ..tables import DataError, Image, Problem, scan_images
 
 IMAGES_AT_ONCE = 2  # one is read while another is predicted
 
@@ -52,74 +63,74 @@ def pseudo_label(
             are those with true masks in `patches`.
     """
     like = PatchStore.open(patches)
-    if config.split == "train" and data.resolve() == like.data:
+    if config.split == "train" and data.resolve() == like.info.data:
         raise ValueError(
             f"the training images of {data} are in {patches} with their true masks; networks that had learned from "
             "these would be trained on their answers for its validation images: predict other images"
         )
     ensemble = [Run.open(run) for run in expand(runs)]
-    images, problems, rows = scan_images(data, config.split)
-    images = images.assign(split="train", fold=-1, rle="", network_um=images["organ"].map(like.config.network_um()))
+    scan = scan_images(data.absolute(), config.split)
+    network_um = like.config.network_um()
     begin_store(out, soft=True)
     members = load_members(ensemble, config)
     facts = {"runs": [{"name": run.folder.name, "sha256": _digest(run, config)} for run in ensemble]}
-    write = partial(_predict_image, data, config.split, out, like.config.input_size, facts, members)
-    file = f"{config.split}.csv"
-    made, unread = write_images("pseudo", write, images, rows, file=file, jobs_at_once=IMAGES_AT_ONCE)
-    problems += unread
-    for image_id in [i for i, about in made.items() if not any(share for *_, share in about["patches"])]:
-        del made[image_id]
-        rule = f"id {image_id}: no pixel reaches a probability of 0.5"
-        problems.append(Problem("warning", file, rows[image_id], rule, "it is left out"))
+    write = partial(_predict_image, out, like.config.input_size, network_um, facts, members)
+    written, unread = write_images("pseudo", write, scan.images, images_at_once=IMAGES_AT_ONCE)
+    problems = [*scan.problems, *unread]
+    stored = []
+    for image in scan.images:
+        if image.id not in written:
+            continue
+        if any(share for *_, share in written[image.id].patches):
+            shape = written[image.id].shape
+            stored.append(StoredImage(replace(image, rle=""), shape, network_um[image.organ], "train", -1))
+        else:
+            rule = f"id {image.id}: no pixel reaches a probability of 0.5"
+            problems.append(image.problem(rule, "it is left out", "warning"))
     problems.sort(key=lambda problem: problem.row or 0)
-    if not made:
-        remedy = "train the runs further, or name other images"
-        raise DataError([*problems, Problem("error", file, None, "no image has a mask to train on", remedy)])
-    return finish_store(out, data, like.config, images.loc[images.index.isin(list(made))], made, soft=True), problems
+    if not stored:
+        table, remedy = table_path(data, config.split).name, "train the runs further, or name other images"
+        raise DataError([*problems, Problem("error", table, None, "no image has a mask to train on", remedy)])
+    info = StoreInfo(data, like.config, soft=True, data_split=config.split)
+    return finish_store(out, info, stored, written), problems
 
 
 def _predict_image(
-    data: Path,
-    split: str,
     out: Path,
     input_size: int,
-    facts: dict[str, Any],
+    network_um: Mapping[str, float],
+    facts: Mapping[str, Any],
     members: list[Member],
-    job: tuple[int, dict[str, Any]],
-) -> dict[str, Any]:
+    image: Image,
+) -> Written:
     """Write one image of the store and its soft mask.
 
     Args:
-        data: Competition folder.
-        split: ``test`` or ``train``: where the image lies.
         out: Folder of the store.
-        input_size: Least side of what is stored, in px.
+        input_size: Least side of the stored array, in px.
+        network_um: The network's pixel size by organ, in um.
         facts: What the mask depends on besides the image.
         members: The networks.
-        job: The image's id, and its row of the table.
-
-    Returns:
-        See `store.write_image`.
+        image: The image.
     """
-    image_id, row = job
-    source = image_path(data, split, image_id)
+    um = network_um[image.organ]
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        shape = (int(row["img_height"]), int(row["img_width"]))
-        organ = row["organ"]
-        scales = {row["network_um"], *(member.network_um[organ] for member in members)}
-        shown = {um: load_image(source, row["pixel_size"], um, expect_shape=shape)[0] for um in scales}
-        image = shown[row["network_um"]]
-        small = (image.shape[0], image.shape[1])
+        scales = {um, *(member.network_um[image.organ] for member in members)}
+        shown = {
+            scale: load_image(image.path, image.pixel_size_um, scale, expect_shape=image.shape)[0] for scale in scales
+        }
+        rgb = shown[um]
+        small = (rgb.shape[0], rgb.shape[1])
         total = np.zeros(small, np.float32)
         for member in members:
-            seen = shown[member.network_um[organ]]
-            if look := member.looks.get(organ):
+            seen = shown[member.network_um[image.organ]]
+            if look := member.looks.get(image.organ):
                 seen = transfer(seen, measure(seen, look.method), look)
             total += resize(probability_map(seen, member), small)
-        return image, np.rint(total * np.float32(255 / len(members))).astype(np.uint8)
+        return rgb, np.rint(total * np.float32(255 / len(members))).astype(np.uint8)
 
-    return write_image(out, job, source, input_size, facts, read, soft=True)
+    return write_image(out, image, um, input_size, facts, read, soft=True)
 
 
 def _digest(run: Run, config: PredictConfig) -> str:

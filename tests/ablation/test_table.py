@@ -106,8 +106,8 @@ def test_pseudo_labels_of_the_validation_images(done):
     assert pseudo.train == replace(base.train, pseudo=str(soft))
     assert base.prepare == pseudo.prepare == GEOMETRY
     assert base.about["splits"] == pseudo.about["splits"]
-    assert PatchStore.open(soft).soft
-    assert sorted(PatchStore.open(soft).images.index) == sorted(base.about["splits"]["validation"])
+    assert PatchStore.open(soft).info.soft
+    assert sorted(PatchStore.open(soft).images) == sorted(base.about["splits"]["validation"])
     assert not any((run.folder / "validation").exists() for run in (base, pseudo))
 
 

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import tifffile
 
-from hubmap_kit.competition import ORGANS, read_sample_submission, read_test, read_train
+from hubmap_kit.competition import ORGANS
 from hubmap_kit.demo.tissue import draw
 from hubmap_kit.demo.write import write_demo
 from hubmap_kit.rle import decode
+from hubmap_kit.tables import read_images, read_sample_submission
 
 SMALL = {"train": 5, "test": 10, "size": 257}
 
@@ -53,8 +54,8 @@ def test_layout_is_kaggles(demo):
 
 def test_own_reader_accepts_it(demo):
     """The readers of the kit find no problem in the tables or images."""
-    assert len(read_train(demo)) == 5
-    assert read_test(demo).index.equals(read_sample_submission(demo))
+    assert len(read_images(demo, "train")) == 5
+    assert [image.id for image in read_images(demo, "test")] == read_sample_submission(demo)
 
 
 def test_organs_sources_and_pixel_sizes(demo):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 import tifffile
+from builders import an_image
 from keras import layers
 from test_predict import masks_of, write_run
 
@@ -24,9 +25,10 @@ from hubmap_kit.models.network import build_model, load_model
 from hubmap_kit.prediction import adaptation, networks
 from hubmap_kit.prediction import predict as inference
 from hubmap_kit.prediction.adaptation import adapted, reestimate, sample_tiles, self_train
-from hubmap_kit.prediction.ensemble import Job, Member
+from hubmap_kit.prediction.ensemble import Member
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.recipes import recipe
+from hubmap_kit.tables import Image
 
 TILE = 32
 NETWORK = recipe("fast", filters=2).network()
@@ -94,17 +96,17 @@ def tiles(rng) -> np.ndarray:
 def write_job(tmp_path, rng):
     """Write an image of random stripes, and what is to be predicted."""
 
-    def write(image_id: int, shape: tuple[int, int]) -> Job:
+    def write(image_id: int, shape: tuple[int, int]) -> Image:
         path = tmp_path / f"{image_id}.tiff"
         image = rng.integers(60, 256, (*shape, 3), np.uint8) // rng.integers(1, 4, (shape[0], 1, 1), np.uint8)
         tifffile.imwrite(path, image, photometric="rgb")
-        return Job(image_id, path, "lung", 0.4, shape, "HPA")
+        return an_image(image_id, path, "lung", 0.4, shape)
 
     return write
 
 
 @pytest.fixture
-def jobs(write_job) -> list[Job]:
+def jobs(write_job) -> list[Image]:
     """Images of a few tiles each, of sides that are prime; the second is smaller than a tile."""
     return [write_job(i, shape) for i, shape in enumerate([(127, 211), (31, 59), (197, 101)])]
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from builders import an_image
 
 from hubmap_kit import rle
 from hubmap_kit.images.scaling import read_image, resize, scaled_shape
@@ -19,8 +20,9 @@ from hubmap_kit.images.stain import Look, measure, transfer
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction import budget
 from hubmap_kit.prediction.budget import Budget, _steps
-from hubmap_kit.prediction.ensemble import AUGMENTATIONS, Job, Member, groups_of, predict_augmented
+from hubmap_kit.prediction.ensemble import AUGMENTATIONS, Member, groups_of, predict_augmented
 from hubmap_kit.prediction.stream import _ahead, predict_masks
+from hubmap_kit.tables import Image
 from hubmap_kit.tiles import predict_tiled
 
 ORGANS = ["kidney", "prostate", "largeintestine", "spleen", "lung"]
@@ -44,7 +46,7 @@ def member(um: float = 0.5, predict=smooth, **changes) -> Member:
 
 
 @pytest.fixture
-def jobs(tmp_path, rng) -> list[Job]:
+def jobs(tmp_path, rng) -> list[Image]:
     """Images of several shapes, none square but one, smaller and larger than a tile."""
     made = []
     for number, shape in enumerate(SHAPES):
@@ -52,11 +54,11 @@ def jobs(tmp_path, rng) -> list[Job]:
         image = np.clip((noise - 0.5) * 2500 + 128, 0, 255).astype(np.uint8)
         path = tmp_path / f"{number}.tiff"
         tifffile.imwrite(path, image, photometric="rgb")
-        made.append(Job(number, path, ORGANS[number], 0.5, shape))
+        made.append(an_image(number, path, ORGANS[number], 0.5, shape))
     return made
 
 
-def plain_map(job: Job, network: Member) -> np.ndarray:
+def plain_map(job: Image, network: Member) -> np.ndarray:
     """The probability map at the image's own size, the plain way."""
     image = read_image(job.path)
     small = resize(image, scaled_shape(job.shape, job.pixel_size_um, network.network_um[job.organ]))
@@ -66,7 +68,7 @@ def plain_map(job: Job, network: Member) -> np.ndarray:
     return resize(predict_tiled(small, lambda batch: predict_augmented(network, batch), **settings), job.shape)
 
 
-def assert_mask(text: str | None, job: Job, probability: np.ndarray, threshold: float = 0.5) -> None:
+def assert_mask(text: str | None, job: Image, probability: np.ndarray, threshold: float = 0.5) -> None:
     """The mask is the map's; where the map is at the threshold, as near as float32 tells, either answer is right."""
     assert text is not None
     mask = rle.decode(text, job.shape).astype(bool)
@@ -151,7 +153,7 @@ def test_small_regions_are_dropped(tmp_path, um, least):
     areas = [{} if px is None else {"lung": px * um**2, "spleen": 1e9} for px in least]
     rules = [MaskRule(dict.fromkeys(ORGANS, 0.5), area) for area in areas]
     networks = [member(um, predict=pixelwise, rule=rule) for rule in rules]
-    (result,) = predict_masks([Job(1, path, "lung", um, image.shape)], networks)
+    (result,) = predict_masks([an_image(1, path, "lung", um, image.shape)], networks)
     image[:, :20] = 0
     assert result.rle == rle.encode(image)
 
@@ -183,7 +185,7 @@ def test_batches_are_filled_across_images(jobs):
     assert len(shapes) == -(-sum(alone) // 5)
 
 
-def count_batches(job: Job):
+def count_batches(job: Image):
     """The tiles of a job, one batch each."""
     seen: list[int] = []
     list(predict_masks([job], [member(predict=lambda b: seen.append(0) or smooth(b), batch_size=1)]))
@@ -224,7 +226,7 @@ def test_tiles_without_tissue(tmp_path, rng):
     image = np.full((256, 384, 3), 240, np.uint8)
     image[:128, :128] = rng.integers(0, 256, (128, 128, 3), np.uint8)
     tifffile.imwrite(tmp_path / "a.tiff", image, photometric="rgb")
-    job, seen = Job(1, tmp_path / "a.tiff", "lung", 0.5, (256, 384)), []
+    job, seen = an_image(1, tmp_path / "a.tiff", "lung", 0.5, (256, 384)), []
     # What is dark is foreground, so that bare glass is background for the network too.
     dark = member(predict=lambda b: seen.append(len(b)) or 1 - smooth(b), overlap=0.0, batch_size=1)
     (every,) = predict_masks([job], [dark])
@@ -241,7 +243,9 @@ def test_tissue_is_looked_for_in_the_image_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "transfer", lambda tile, *_: tile // 2)
     tifffile.imwrite(tmp_path / "a.tiff", np.full((97, 131, 3), 240, np.uint8), photometric="rgb")
     network = member(predict=lambda _: pytest.fail("a network saw glass"), looks={"lung": PALE})
-    (result,) = predict_masks([Job(1, tmp_path / "a.tiff", "lung", 0.5, (97, 131))], [network], skip_background=True)
+    (result,) = predict_masks(
+        [an_image(1, tmp_path / "a.tiff", "lung", 0.5, (97, 131))], [network], skip_background=True
+    )
     assert result.rle == ""
 
 
@@ -306,7 +310,7 @@ def test_ahead_hands_errors_on():
         next(seen)
 
 
-def many(jobs: list[Job], count: int) -> list[Job]:
+def many(jobs: list[Image], count: int) -> list[Image]:
     return [replace(jobs[0], id=number) for number in range(count)]
 
 
@@ -413,7 +417,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from hubmap_kit.masks import MaskRule
-from hubmap_kit.prediction.ensemble import Job, Member
+from hubmap_kit.prediction.ensemble import Member
+from hubmap_kit.tables import Image
 from hubmap_kit.prediction.stream import predict_masks
 
 def peak():  # MB; not ru_maxrss, which counts the process that started this one
@@ -423,7 +428,7 @@ def peak():  # MB; not ru_maxrss, which counts the process that started this one
 def predict(path, shape):
     light = lambda batch: batch[..., 1] * np.float32(1 / 255)
     members = [Member(light, {"lung": float(um)}, 512, 0.25, 2, MaskRule({"lung": 0.5})) for um in sys.argv[2:]]
-    (result,) = predict_masks([Job(1, Path(path), "lung", 1.0, shape)], members)
+    (result,) = predict_masks([Image(1, "lung", "HPA", shape, 1.0, 4.0, Path(path), 2)], members)
     assert result.rle, result.error
 
 predict(sys.argv[1] + "/small.tiff", (1000, 1000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubmap_kit import rle
-from hubmap_kit.competition import ORGANS, DataError, read_train
+from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PrepareConfig
 from hubmap_kit.images.scaling import read_image, resize, resize_mask, scaled_shape
 from hubmap_kit.preparation.prepare import prepare, small_mask, summary, whole_patch_size
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.settings import organ_values
+from hubmap_kit.tables import DataError, Image, read_images
 from hubmap_kit.tiles import grid
 
 SMALL = PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2)
@@ -32,15 +34,14 @@ def stamps(folder):
 def test_store_holds_image_and_mask_at_the_networks_scale(demo, store):
     """Each stored image is the file brought to the network's pixel size, its mask the RLE's."""
     opened = PatchStore.open(store)
-    table = read_train(demo)
-    assert set(opened.images.index) == set(table.index)
-    for image_id, row in table.iterrows():
-        shape = (row["img_height"], row["img_width"])
-        small = (round(shape[0] * 0.4 / 0.8), round(shape[1] * 0.4 / 0.8))
-        pixels = opened.read(image_id)[: small[0], : small[1]]
-        image = read_image(demo / "train_images" / f"{image_id}.tiff")
-        assert np.array_equal(pixels[..., :3], resize(image, small))
-        assert np.array_equal(pixels[..., 3], resize_mask(rle.decode(row["rle"], shape), small))
+    images = read_images(demo, "train")
+    assert [stored.image for stored in opened.images.values()] == images
+    for image in images:
+        small = (round(image.shape[0] * 0.4 / 0.8), round(image.shape[1] * 0.4 / 0.8))
+        assert opened.images[image.id].shape == small
+        pixels = opened.read(image.id)[: small[0], : small[1]]
+        assert np.array_equal(pixels[..., :3], resize(read_image(image.path), small))
+        assert np.array_equal(pixels[..., 3], resize_mask(rle.decode(image.rle, image.shape), small))
 
 
 def test_default_geometry_is_the_starting_designs():
@@ -56,16 +57,20 @@ def test_the_context_sets_the_scale(demo, tmp_path):
         patch_size=128, input_size=64, context_um="kidney=40,lung=100", pixel_size_um="0.4,lung=1", test_size=2
     )
     opened = prepare(demo, tmp_path, config)
-    side = opened.images.groupby("organ")["network_um"].first() * 64
-    assert side.to_dict() == pytest.approx(dict.fromkeys(ORGANS, 51.2) | {"kidney": 40, "lung": 100})
-    for image in opened.images.itertuples():
-        assert image.height == round(image.img_height * 0.4 / image.network_um)
+    side = {stored.image.organ: stored.network_um * 64 for stored in opened.images.values()}
+    assert side == pytest.approx(dict.fromkeys(ORGANS, 51.2) | {"kidney": 40, "lung": 100})
+    for stored in opened.images.values():
+        assert stored.shape[0] == round(stored.image.shape[0] * 0.4 / stored.network_um)
     text = summary(opened).splitlines()[-1]
     assert "kidney 40 um" in text
     assert "lung 100 um" in text
     assert "spleen 51.2 um" in text
-    some = replace(opened, images=opened.images[opened.images["organ"] == "lung"])
+    some = replace(opened, images={i: each for i, each in opened.images.items() if each.image.organ == "lung"})
     assert summary(some).splitlines()[-1] == "side of a patch: lung 100 um"
+
+
+def an_image(organ, shape, pixel_size_um):
+    return Image(1, organ, "HPA", shape, pixel_size_um, 4.0, Path("train_images/1.tiff"), 2)
 
 
 SIDES = st.integers(32, 4500)
@@ -79,10 +84,9 @@ UM = st.floats(0.1, 8.0)
 )
 def test_whole_images_fit(images, working, input_size):
     """With the patch size of whole images no image exceeds the input, and the largest one fills it to rounding."""
-    table = pd.DataFrame(images, columns=["organ", "img_height", "img_width", "pixel_size"])
     text = ",".join(("0.4", *(f"{organ}={um}" for organ, um in working.items())))
     config = PrepareConfig(input_size=input_size, pixel_size_um=text, whole=True)
-    side = whole_patch_size(table, config)
+    side = whole_patch_size([an_image(organ, (h, w), um) for organ, h, w, um in images], config)
     um = PrepareConfig(patch_size=side, input_size=input_size, pixel_size_um=text).network_um()
     largest = max(max(scaled_shape((row[1], row[2]), row[3], um[row[0]])) for row in images)
     assert largest <= input_size
@@ -92,10 +96,9 @@ def test_whole_images_fit(images, working, input_size):
 def test_whole_images_at_the_working_pixel_size():
     """An image at the working pixel size is a patch of its own longest side, whatever the last digit of a quotient."""
     for side, um in ((3000, 0.4), (2317, 0.229), (2409, 0.4945)):  # 2317 * 0.229 / 0.229 is above 2317
-        table = pd.DataFrame({"organ": ["lung"], "img_height": side, "img_width": 2308, "pixel_size": um})
-        assert whole_patch_size(table, PrepareConfig(pixel_size_um=str(um), whole=True)) == side
-    small = pd.DataFrame({"organ": ["lung"], "img_height": 13, "img_width": 7, "pixel_size": 0.4})
-    assert whole_patch_size(small, PrepareConfig(whole=True)) == 32
+        images = [an_image("lung", (side, 2308), um)]
+        assert whole_patch_size(images, PrepareConfig(pixel_size_um=str(um), whole=True)) == side
+    assert whole_patch_size([an_image("lung", (13, 7), 0.4)], PrepareConfig(whole=True)) == 32
 
 
 @pytest.fixture
@@ -118,16 +121,15 @@ def test_whole_images_are_one_patch_each(oblong, tmp_path):
     opened = prepare(oblong, tmp_path / "store", PrepareConfig(input_size=96, whole=True, test_size=2))
     assert opened.config.patch_size == 422  # 211 px of 0.8 um, in pixels of 0.4 um
     assert opened.config == PatchStore.open(tmp_path / "store").config
-    assert list(opened.patches["id"]) == list(opened.images.index)
+    assert list(opened.patches["id"]) == list(opened.images)
     assert not opened.patches[["y", "x"]].any(axis=None)
-    assert opened.images[["height", "width"]].max().max() == 96
-    for image in opened.images.itertuples():
-        assert opened.read(image.Index).shape == (96, 96, 4)
-        assert (image.height, image.width) == scaled_shape(
-            (image.img_height, image.img_width), image.pixel_size, opened.config.network_um()[image.organ]
-        )
-        assert len(grid((image.height, image.width), 96, 0.25)) == 1
-    assert f"{opened.images.iloc[0]['organ']} 168.8 um" in summary(opened)
+    assert max(max(stored.shape) for stored in opened.images.values()) == 96
+    for image_id, stored in opened.images.items():
+        image = stored.image
+        assert opened.read(image_id).shape == (96, 96, 4)
+        assert stored.shape == scaled_shape(image.shape, image.pixel_size_um, opened.config.network_um()[image.organ])
+        assert len(grid(stored.shape, 96, 0.25)) == 1
+    assert f"{image.organ} 168.8 um" in summary(opened)
 
 
 def test_second_run_redoes_nothing(demo, tmp_path):
@@ -138,7 +140,7 @@ def test_second_run_redoes_nothing(demo, tmp_path):
     assert stamps(tmp_path) == before
     other = prepare(demo, tmp_path, PrepareConfig(patch_size=128, input_size=64, test_size=1, val_size=3, seed=5))
     assert stamps(tmp_path) == before
-    assert (other.images["split"] != again.images["split"]).any()
+    assert other.ids("test") != again.ids("test")
     prepare(demo, tmp_path, PrepareConfig(patch_size=64, input_size=64, test_size=2, val_size=2))
     assert all(stamps(tmp_path)[name] != stamp for name, stamp in before.items())
 
@@ -157,7 +159,7 @@ def test_interrupted_run_goes_on(demo, tmp_path):
     opened = prepare(demo, tmp_path, SMALL)
     changed = {name for name, stamp in stamps(tmp_path).items() if before.get(name) != stamp}
     assert changed == {f"{path.stem}{suffix}" for path in arrays[:3] for suffix in (".npy", ".json")}
-    assert all(opened.read(i).shape[2] == 4 for i in opened.images.index)
+    assert all(opened.read(i).shape[2] == 4 for i in opened.images)
 
 
 def test_a_changed_mask_is_prepared_again(demo, tmp_path):
@@ -207,7 +209,7 @@ def test_rows_of_unreadable_images_count_blank_lines(demo, tmp_path):
 def grouped(demo, tmp_path_factory):
     """Prepares the demo with a group for each image and a seed."""
     folder = tmp_path_factory.mktemp("grouped")
-    ids = read_train(demo).index
+    ids = [image.id for image in read_images(demo, "train")]
 
     def prepared(groups, seed):
         path = folder / "groups.csv"
@@ -225,16 +227,17 @@ def grouped(demo, tmp_path_factory):
 def test_groups_are_never_split_between_test_and_folds(grouped, groups, seed):
     """With groups and folds a group is in one split and one fold, and the test split is in no fold."""
     opened = grouped(groups, seed)
-    for _, members in opened.images.groupby(groups):
-        assert members["split"].nunique() == 1
-        assert members["fold"].nunique() == 1
-    assert ((opened.images["fold"] == -1) == (opened.images["split"] == "test")).all()
+    places: dict[int, set[tuple[str, int]]] = {}
+    for group, stored in zip(groups, opened.images.values(), strict=True):
+        places.setdefault(group, set()).add((stored.split, stored.fold))
+        assert (stored.fold == -1) == (stored.split == "test")
+    assert all(len(of_group) == 1 for of_group in places.values())
 
 
 def test_folds_and_groups(demo, tmp_path):
     """Folds part the images outside the test split; a fold's training and validation images do not meet."""
     groups = tmp_path / "groups.csv"
-    ids = read_train(demo).index
+    ids = [image.id for image in read_images(demo, "train")]
     groups.write_text("id,group\n" + "".join(f"{i},{n // 2}\n" for n, i in enumerate(ids)))
     opened = prepare(
         demo, tmp_path / "store", PrepareConfig(patch_size=128, input_size=64, test_size=0, folds=2, groups=str(groups))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubmap_kit.competition import ORGANS, DataError
+from hubmap_kit.competition import ORGANS
 from hubmap_kit.preparation.splits import assign_folds, assign_splits, read_groups, split_sizes
+from hubmap_kit.tables import DataError
 
 COUNTS = {"kidney": 99, "prostate": 93, "largeintestine": 58, "spleen": 53, "lung": 48}
 COMPETITION = pd.Series([organ for organ, n in COUNTS.items() for _ in range(n)], index=range(1000, 1351))

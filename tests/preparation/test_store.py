@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from hubmap_kit.config import PrepareConfig
+from hubmap_kit.files import read_json, write_json
 from hubmap_kit.preparation.prepare import prepare
-from hubmap_kit.preparation.store import PatchStore, _free_memory, begin_store, write_image
+from hubmap_kit.preparation.store import PatchStore, StoreInfo, _free_memory, begin_store, write_image
+from hubmap_kit.tables import Image, read_images
 
 
 def test_patches_cover_each_image_and_know_their_mask(store):
@@ -59,18 +64,18 @@ def test_a_soft_mask_counts_from_one_half(tmp_path, rng):
     (tmp_path / "image").touch()
     values = np.array([[0, 1, 127, 128, 255]] * 3, np.uint8).repeat(7, 0)
     image = rng.integers(0, 256, (21, 5, 3), np.uint8)
-    job = (5, {"pixel_size": 0.4, "network_um": 0.8})
-    about = write_image(tmp_path, job, tmp_path / "image", 32, {"by": "test"}, lambda: (image, values), soft=True)
+    described = Image(5, "lung", "HPA", (42, 10), 0.4, 4.0, tmp_path / "image", 2)
+    written = write_image(tmp_path, described, 0.8, 32, {"by": "test"}, lambda: (image, values), soft=True)
     pixels = np.load(tmp_path / "images" / "5.npy")
     assert np.array_equal(pixels[:21, :5], np.dstack([image, values]))
-    ((y, x, share),) = about["patches"]
-    assert (y, x, about["shape"]) == (0, 0, [21, 5])
+    ((y, x, share),) = written.patches
+    assert (y, x, written.shape) == (0, 0, (21, 5))
     assert share == pytest.approx((pixels[..., 3] >= 128).mean(), abs=1e-6)
 
 
 def test_kinds_of_stores_are_kept_apart(demo, store, tmp_path):
     """A store of true masks is not overwritten by soft ones, and still is a store."""
-    assert not PatchStore.open(store).soft
+    assert not PatchStore.open(store).info.soft
     with pytest.raises(ValueError, match="a store of prepared patches, which would be lost"):
         begin_store(store, soft=True)
     PatchStore.open(store)
@@ -78,3 +83,41 @@ def test_kinds_of_stores_are_kept_apart(demo, store, tmp_path):
     (tmp_path / "store.json").write_text('{"soft": true}')
     with pytest.raises(ValueError, match="a store of soft masks, which would be lost"):
         prepare(demo, tmp_path, PrepareConfig(patch_size=128, input_size=64))
+
+
+def test_a_store_is_read_as_it_was_written(demo, store):
+    """Every image of a store, with its numbers to the last digit, is the one of the competition's table."""
+    opened = PatchStore.open(store)
+    assert [stored.image for stored in opened.images.values()] == read_images(demo, "train")
+    assert StoreInfo.read(store) == opened.info
+    network_um = opened.config.network_um()
+    assert all(stored.network_um == network_um[stored.image.organ] for stored in opened.images.values())
+
+
+def test_a_store_of_format_1_is_read(store, tmp_path):
+    """A store of the format before, without rows, thickness and the name of its split, is the same store."""
+    shutil.copytree(store, tmp_path, dirs_exist_ok=True)
+    values = read_json(tmp_path / "store.json") | {"format": 1}
+    del values["data_split"]
+    write_json(tmp_path / "store.json", values)
+    table = pd.read_csv(tmp_path / "images.csv", dtype=str, keep_default_na=False)
+    table.drop(columns=["row", "tissue_thickness"]).to_csv(tmp_path / "images.csv", index=False)
+    old, new = PatchStore.open(tmp_path), PatchStore.open(store)
+    assert old.images == new.images
+    assert old.info == new.info
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "has format None"),
+        ('{"format": 99}', "has format 99, this version reads 1 and 2; prepare it again"),
+        ('{"format": 2, "kit": "0.3.0"}', "is damaged .*prepare it again"),
+    ],
+)
+def test_store_files_that_cannot_be_read(tmp_path, text, rule):
+    """A store.json that is damaged or of another format is named with the remedy."""
+    (tmp_path / "store.json").write_text(text)
+    with pytest.raises(ValueError, match=rule):
+        PatchStore.open(tmp_path)

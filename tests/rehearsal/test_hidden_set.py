@@ -11,7 +11,8 @@ import pytest
 import tifffile
 
 from hubmap_kit import rle
-from hubmap_kit.competition import ORGANS, SOURCES, image_path, read_sample_submission, read_test
+from hubmap_kit.competition import ORGANS, SOURCES, image_path
+from hubmap_kit.tables import read_images, read_sample_submission
 from hubmap_kit.images import read_image
 from hubmap_kit.rehearsal.hidden_set import CORRUPT, FORMS, HIDDEN, IMAGES, HiddenImage, write_hidden
 
@@ -57,9 +58,9 @@ def test_layout(drawn):
     """The folder is a competition's test part, and the truth lies outside of it."""
     folder, truth, images = drawn
     assert sorted(path.name for path in folder.iterdir()) == ["sample_submission.csv", "test.csv", "test_images"]
-    test = read_test(folder)
-    assert list(test.index) == list(images.index) == list(read_sample_submission(folder))
-    assert set(zip(test["img_height"], test["img_width"], strict=True)) == {SHAPE}
+    test = read_images(folder, "test")
+    assert [image.id for image in test] == list(images.index) == read_sample_submission(folder)
+    assert {image.shape for image in test} == {SHAPE}
     assert list(images["form"]) == list(FORMS)
     assert set(images["stands_for"]) == {10}
     answers = pd.read_csv(truth).set_index("id")

@@ -17,7 +17,9 @@ import pandas as pd
 import pytest
 
 from hubmap_kit import rle, submission
-from hubmap_kit.competition import SLUG, image_path, read_test
+from hubmap_kit.submission import read_timings
+from hubmap_kit.competition import SLUG, image_path
+from hubmap_kit.tables import read_images
 from hubmap_kit.images import read_image
 from hubmap_kit.rehearsal import isolation, rehearse as rehearsal
 from hubmap_kit.kaggle.bundle import MANIFEST
@@ -70,7 +72,7 @@ def test_rehearsal(rehearsed):
     for name, folder, count in (("public", "demo", 1), ("hidden", "hidden", 3)):
         data, csv = out / "input" / folder, out / name / "submission.csv"
         assert [p for p in submission.validate(csv, data) if p.severity == "error"] == []
-        assert len(read_test(data)) == len(pd.read_csv(csv)) == count
+        assert len(read_images(data, "test")) == len(pd.read_csv(csv)) == count
     assert [call.kernel for call in rehearsed.calls] == ["train", "train", "infer", "infer"]
     assert all((out / f"{name}.log").stat().st_size > 500 for name in ("smoke", "train", "public", "hidden"))
     assert (out / "overlays.png").stat().st_size > 10_000
@@ -133,23 +135,22 @@ def test_verdict(rehearsed):
 def test_corrupt_image(rehearsed):
     """The corrupt image is named by the kernel and gets an empty mask; the mean Dice is that of all others."""
     out = rehearsed.out
-    images = read_test(out / "input" / "hidden")
-    corrupt, others = images.index[1], images.index[[0, 2]]
+    first, corrupt, last = (image.id for image in read_images(out / "input" / "hidden", "test"))
     assert f"id {corrupt}: " in (out / "hidden.log").read_text()
     assert pd.read_csv(out / "hidden" / "submission.csv").set_index("id")["rle"].isna()[corrupt]
     scores = pd.read_csv(out / "scores.csv")
-    assert list(scores["id"]) == list(others)
+    assert list(scores["id"]) == [first, last]
     assert verdict_of(out)["mean_dice"] == pytest.approx(scores["dice"].mean())
     assert f"corrupt image {corrupt}: named" in rehearsed.text
 
 
 def test_extrapolation(rehearsed):
     """The run time for Kaggle's hidden set is the start-up and each image's time as often as it stands for one."""
-    timings = pd.read_csv(rehearsed.out / "hidden" / "submission.csv.timings.csv").set_index("id")["seconds"]
-    first, corrupt, last = (timings[i] for i in read_test(rehearsed.out / "input" / "hidden").index)
+    timings = {timing.id: timing.seconds for timing in read_timings(rehearsed.out / "hidden" / "submission.csv")}
+    first, corrupt, last = (timings[image.id] for image in read_images(rehearsed.out / "input" / "hidden", "test"))
     assert corrupt < min(first, last)
     verdict = verdict_of(rehearsed.out)
-    start_up = verdict["seconds"]["hidden"] - timings.sum()
+    start_up = verdict["seconds"]["hidden"] - sum(timings.values())
     assert start_up > 0
     assert verdict["extrapolated_hours"] * 3600 == pytest.approx(start_up + 7 * first + 30 * last)
 
@@ -210,17 +211,15 @@ class Pretence:
 
     def predict(self, data: Path, out: Path) -> None:
         masks, bad = {}, []
-        for row, image_id in enumerate(read_test(data).index, start=2):
+        for image in read_images(data, "test"):
             try:
-                masks[image_id] = rle.encode(read_image(image_path(data, "test", image_id)).min(axis=2) > 128)
-            except ValueError:
-                masks[image_id] = ""
-                bad.append(row)
-        pd.DataFrame({"id": masks.keys(), "rle": masks.values()}).to_csv(out, index=False)
-        pd.DataFrame({"id": masks.keys(), "seconds": 0.01}).to_csv(
-            out.with_name(out.name + ".timings.csv"), index=False
-        )
-        pd.DataFrame({"row": bad}).to_csv(out.with_name(out.name + ".problems.csv"), index=False)
+                masks[image.id] = rle.encode(read_image(image.path).min(axis=2) > 128)
+            except ValueError as error:
+                masks[image.id] = ""
+                bad.append(image.problem(str(error), "none"))
+        submission.write(out, masks, masks)
+        submission.write_timings(out, [submission.Timing(image_id, 0.01) for image_id in masks])
+        submission.write_problems(out, bad)
 
 
 @pytest.fixture
@@ -263,7 +262,7 @@ def test_given_data(pretence, tmp_path, demo, capsys):
     assert pretend(tmp_path / "out", data=demo, least_dice=1.01) == 0
     assert [kernel for kernel, _ in pretence.calls] == ["train", "train", "infer", "infer"]
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
-    assert set(scores["id"]) == set(read_test(demo).index)
+    assert set(scores["id"]) == {image.id for image in read_images(demo, "test")}
     assert f"The score is on {demo / 'test_truth.csv'}" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "out" / "hidden" / "submission.csv")) == 3
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 from hubmap_kit.competition import ORGANS
-from hubmap_kit.files import write_json
 from hubmap_kit.images.augment import augment
-from hubmap_kit.preparation.store import PatchStore
+from hubmap_kit.preparation.store import PatchStore, Written, begin_store, finish_store
 from hubmap_kit.recipes import recipe
 from hubmap_kit.training.dataset import PatchSampler
 from hubmap_kit.training.devices import Devices
@@ -59,8 +59,8 @@ def test_batches_are_the_chosen_patches_in_order(store, monkeypatch, free):
             expected = augment(opened.read(image_id), (y, x), 64, shares, rng, scale_range=config.scale_range)
             assert np.array_equal(image, expected[0])
             assert np.array_equal(mask, expected[1] * 255)
-            assert list(ORGANS)[organ] == opened.images.loc[image_id, "organ"]
-            assert 2**log2 == pytest.approx(opened.images.loc[image_id, "network_um"] / expected[2], rel=1e-5)
+            assert list(ORGANS)[organ] == opened.images[image_id].image.organ
+            assert 2**log2 == pytest.approx(opened.images[image_id].network_um / expected[2], rel=1e-5)
             number += 1
     assert number == len(chosen) == 24
 
@@ -102,7 +102,7 @@ def test_random_squares_are_balanced_over_organs(store):
     ids = opened.ids("train")
     sampler = PatchSampler(opened, ids, recipe("fast", batch_size=50, steps_per_epoch=10))
     chosen = sampler.choose(0)
-    share = opened.images.loc[chosen[:, 1], "organ"].value_counts(normalize=True)
+    share = pd.Series([opened.images[i].image.organ for i in chosen[:, 1]]).value_counts(normalize=True)
     assert (np.abs(share - 1 / len(share)) < 0.08).all()
     for _, image_id, y, x in chosen:
         height, width = opened.read(image_id).shape[:2]
@@ -133,7 +133,7 @@ def test_cutmix_pastes_from_the_same_organ(store, monkeypatch):
     chosen = sampler.choose(0)
     mixed, unmixed = sampler._make(chosen, 0, range(8)), plain._make(chosen, 0, range(8))
     assert len(seen) == 16
-    organs = opened.images["organ"]
+    organs = {i: stored.image.organ for i, stored in opened.images.items()}
     assert all(organs[own] == organs[other] for own, other in zip(seen[::2], seen[1::2], strict=True))
     for image, original in zip(mixed[0], unmixed[0], strict=True):
         assert 0.05 < (image == original).all(axis=-1).mean() < 0.95
@@ -144,15 +144,15 @@ def soft(store, tmp_path):
     """A store of soft masks: of two images, probability 100 of 255 everywhere."""
     opened = PatchStore.open(store)
     ids = opened.ids("train")[:2]
-    (tmp_path / "images").mkdir()
+    begin_store(tmp_path, soft=True)
+    written = {}
     for i in ids:
         pixels = np.array(opened.read(i))
         pixels[..., 3] = 100
         np.save(tmp_path / "images" / f"{i}.npy", pixels)
-    opened.images.loc[ids].to_csv(tmp_path / "images.csv")
-    opened.patches[opened.patches["id"].isin(ids)].to_csv(tmp_path / "patches.csv", index=False)
-    about = {"format": 1, "data": str(opened.data), "config": vars(opened.config), "soft": True}
-    write_json(tmp_path / "store.json", about)
+        patches = opened.patches[opened.patches["id"] == i][["y", "x", "mask_share"]]
+        written[i] = Written({}, 0, opened.images[i].shape, list(patches.itertuples(index=False, name=None)))
+    finish_store(tmp_path, replace(opened.info, soft=True), [opened.images[i] for i in ids], written)
     return tmp_path
 
 
@@ -174,7 +174,8 @@ def test_soft_masks_of_another_geometry(store, soft):
     opened = PatchStore.open(store)
     with pytest.raises(ValueError, match=r"does not hold soft masks.*hubmap-kit pseudo"):
         PatchSampler(opened, opened.ids("train"), recipe("fast", pseudo=str(store)))
-    other = replace(opened, config=replace(opened.config, pixel_size_um="0.5"))
+    info = replace(opened.info, config=replace(opened.config, pixel_size_um="0.5"))
+    other = replace(opened, info=info)
     with pytest.raises(ValueError, match=r"another geometry.*hubmap-kit pseudo"):
         PatchSampler(other, opened.ids("train"), recipe("fast", pseudo=str(soft)))
 

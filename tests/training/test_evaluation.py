@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,8 +27,11 @@ def flat_member(opened: PatchStore, value: float, threshold: float) -> Member:
 
 def all_foreground(store) -> PatchStore:
     opened = PatchStore.open(store)
-    opened.images["rle"] = [rle.encode(np.ones((row.img_height, row.img_width))) for row in opened.images.itertuples()]
-    return opened
+    full = {
+        i: replace(stored, image=replace(stored.image, rle=rle.encode(np.ones(stored.image.shape))))
+        for i, stored in opened.images.items()
+    }
+    return replace(opened, images=full)
 
 
 def test_evaluation_is_the_competitions_score(store):
@@ -42,8 +47,8 @@ def test_the_loss_is_the_trainings(store):
     """The loss of an image is that of its blended map at the network's scale."""
     opened = PatchStore.open(store)
     image_id = opened.ids("train")[0]
-    row = opened.images.loc[image_id]
-    mask = opened.read(image_id)[: row["height"], : row["width"], 3].astype(np.float64)
+    height, width = opened.images[image_id].shape
+    mask = opened.read(image_id)[:height, :width, 3].astype(np.float64)
     expected = -(mask * np.log(0.4) + (1 - mask) * np.log(0.6)).mean()
     scores = evaluate(opened, [image_id], flat_member(opened, 0.4, 0.5), make_loss("bce"), ONE).scores
     assert scores["loss"][0] == pytest.approx(expected, rel=1e-4)
@@ -59,9 +64,8 @@ def test_maps_and_sweep(store, tmp_path):
     assert (found[found.index < 0.42] == 1).all()
     assert (found[found.index > 0.43] == 0).all()
     for image_id in ids:
-        row = opened.images.loc[image_id]
         kept = read_map(tmp_path / "maps" / f"{image_id}.png")
-        assert kept.shape == (row["height"], row["width"])
+        assert kept.shape == opened.images[image_id].shape
         assert np.allclose(kept, 0.42, atol=0.5 / 255)
 
 

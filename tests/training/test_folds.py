@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from hubmap_kit.cli import main
-from hubmap_kit.competition import read_train
 from hubmap_kit.config import PrepareConfig
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run, expand
 from hubmap_kit.submission import score
+from hubmap_kit.tables import read_images, table_of
 from hubmap_kit.training.folds import train_folds
 from hubmap_kit.training.thresholds import choose
 
@@ -44,7 +44,7 @@ def test_each_image_is_predicted_by_the_fold_that_did_not_see_it(folded, runs):
     opened = [Run.open(run) for run in expand([runs])]
     assert [run.folder.name for run in opened] == ["fold0", "fold1"]
     held_out = [i for run in opened for i in run.about["splits"]["validation"]]
-    assert sorted(held_out) == sorted(PatchStore.open(folded).images.index)
+    assert sorted(held_out) == sorted(PatchStore.open(folded).images)
     for run in opened:
         assert not set(run.about["splits"]["validation"]) & set(run.about["splits"]["train"])
 
@@ -65,8 +65,7 @@ def test_thresholds_are_chosen_on_all_folds(runs):
 
 def test_out_of_fold_masks(demo, runs, tmp_path):
     """The out-of-fold masks are a valid file of masks, whose scores are those that are told."""
-    truth = read_train(demo).reset_index()[["id", "organ", "rle", "img_height", "img_width"]]
-    truth.to_csv(tmp_path / "truth.csv", index=False)
+    table_of(read_images(demo, "train")).to_csv(tmp_path / "truth.csv", index=False)
     scored = score(runs / "oof.csv", tmp_path / "truth.csv").set_index("id")["dice"]
     told = pd.read_csv(runs / "oof_scores.csv").set_index("id")
     assert sorted(told.index) == sorted(scored.index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from hubmap_kit.cli import main
-from hubmap_kit.competition import ORGANS, DataError, read_test
+from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 from hubmap_kit.images.scaling import load_image, read_image, resize
 from hubmap_kit.images.stain import Look, measure, transfer
@@ -20,6 +20,7 @@ from hubmap_kit.prediction import networks
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.run import FORMAT, Run
+from hubmap_kit.tables import DataError, read_images
 from hubmap_kit.training.pseudo_labels import pseudo_label
 
 CONFIG = PredictConfig(overlap=0.0, batch_size=2)
@@ -95,34 +96,33 @@ def test_soft_masks_are_the_mean_of_the_networks(data, store, runs, tmp_path):
     like = PatchStore.open(store)
     soft, problems = pseudo_label(data, store, tmp_path / "soft", runs, CONFIG)
     assert not problems
-    assert soft.soft
+    assert soft.info.soft
     assert soft.config == like.config
-    table = read_test(data)
-    assert list(soft.images.index) == list(table.index)
-    for image_id, row in table.iterrows():
-        path = data / "test_images" / f"{image_id}.tiff"
-        image, _ = load_image(path, row["pixel_size"], like.config.network_um()[row["organ"]])
-        other, _ = load_image(path, row["pixel_size"], (30 if row["organ"] == "lung" else 70) / 64)
+    images = read_images(data, "test")
+    assert list(soft.images) == [each.id for each in images]
+    for each in images:
+        image, _ = load_image(each.path, each.pixel_size_um, like.config.network_um()[each.organ])
+        other, _ = load_image(each.path, each.pixel_size_um, (30 if each.organ == "lung" else 70) / 64)
         blue = resize((other[..., 2] / np.float32(255)).astype(np.float32), image.shape[:2])
-        pixels = soft.read(image_id)[: image.shape[0], : image.shape[1]]
+        pixels = soft.read(each.id)[: image.shape[0], : image.shape[1]]
         assert np.array_equal(pixels[..., :3], image)
         expected = (image[..., 0].astype(float) + 255 * blue) / 2
         assert np.abs(pixels[..., 3] - expected).max() <= 0.51
-        assert (soft.images.loc[image_id, "height"], soft.images.loc[image_id, "width"]) == image.shape[:2]
+        assert soft.images[each.id].shape == image.shape[:2]
 
 
 def test_scales_and_stains_of_a_prediction(data, store, runs, tmp_path):
     """A mask is also the mean over scales, of an image brought to the colours the networks were trained on."""
     config = PredictConfig(overlap=0.0, batch_size=2, scales="1,0.5", stain="reinhard")
     soft, _ = pseudo_label(data, store, tmp_path / "soft", runs[:1], config)
-    for image_id, row in read_test(data).iterrows():
-        path, um = data / "test_images" / f"{image_id}.tiff", soft.images.loc[image_id, "network_um"]
+    for each in read_images(data, "test"):
+        stored = soft.images[each.id]
         reds = []
         for factor in (1, 0.5):
-            image, _ = load_image(path, row["pixel_size"], um / factor)
+            image, _ = load_image(each.path, each.pixel_size_um, stored.network_um / factor)
             red = transfer(image, measure(image, "reinhard"), LOOK)[..., 0].astype(np.float32)
-            reds.append(resize(red, soft.images.loc[image_id, ["height", "width"]].tolist()))
-        pixels = soft.read(image_id)[: reds[0].shape[0], : reds[0].shape[1]]
+            reds.append(resize(red, stored.shape))
+        pixels = soft.read(each.id)[: reds[0].shape[0], : reds[0].shape[1]]
         assert np.abs(pixels[..., 3] - np.mean(reds, axis=0)).max() <= 0.51
         assert np.abs(pixels[..., 3].astype(int) - pixels[..., 0]).mean() > 5
 
@@ -131,10 +131,11 @@ def test_tables_are_those_of_a_prepared_store(data, store, runs, tmp_path):
     """The tables have a prepared store's columns, all for training; a patch's share is that of at least 0.5."""
     like = PatchStore.open(store)
     soft, _ = pseudo_label(data, store, tmp_path / "soft", runs, CONFIG)
-    assert list(soft.images.columns) == list(like.images.columns)
-    assert soft.images[["split", "fold", "rle"]].drop_duplicates().to_numpy().tolist() == [["train", -1, ""]]
-    assert soft.ids("train") == list(read_test(data).index)
-    assert set(soft.patches["id"]) == set(soft.images.index)
+    assert soft.info == replace(like.info, data=data, soft=True, data_split="test")
+    assert {(stored.split, stored.fold, stored.image.rle) for stored in soft.images.values()} == {("train", -1, "")}
+    assert [stored.image for stored in soft.images.values()] == read_images(data, "test")
+    assert soft.ids("train") == [image.id for image in read_images(data, "test")]
+    assert set(soft.patches["id"]) == set(soft.images)
     assert 0 < soft.patches["mask_share"].mean() < 1
     for patch in soft.patches.itertuples():
         view = soft.read(patch.id)[patch.y : patch.y + 64, patch.x : patch.x + 64]
@@ -154,7 +155,7 @@ def test_command(data, store, runs, tmp_path, capsys):
         about = json.loads((run / "config.json").read_text()) | {"finished": True}
         (folds / f"fold{number}" / "config.json").write_text(json.dumps(about))
     assert main(["pseudo", str(data), str(store), str(flips), str(folds), "--tta", "flips"]) == 0
-    for i in PatchStore.open(plain).images.index:
+    for i in PatchStore.open(plain).images:
         difference = PatchStore.open(plain).read(i).astype(int) - PatchStore.open(flips).read(i)
         assert np.abs(difference).max() <= 1
     with pytest.raises(SystemExit):
@@ -167,7 +168,7 @@ def test_second_run_predicts_only_what_changed(data, store, runs, tmp_path):
     soft, _ = pseudo_label(data, store, out, runs, CONFIG)
     before = stamps(out)
     (out / "store.json").unlink()
-    ids = soft.images.index
+    ids = list(soft.images)
     (out / "images" / f"{ids[2]}.json").unlink()
     darken(data, ids[3])
     pseudo_label(data, store, out, runs, CONFIG)
@@ -185,7 +186,7 @@ def test_second_run_predicts_only_what_changed(data, store, runs, tmp_path):
 
 def test_bad_images_cost_only_themselves(data, store, runs, tmp_path, capsys):
     """A corrupt, a mis-sized, a bad row's and an empty image are named with their rows and left out."""
-    ids = list(read_test(data).index)
+    ids = [image.id for image in read_images(data, "test")]
     (data / "test_images" / f"{ids[1]}.tiff").write_bytes(b"II*\0 broken")
     darken(data, ids[2])
     path = data / "test_images" / f"{ids[4]}.tiff"
@@ -195,7 +196,7 @@ def test_bad_images_cost_only_themselves(data, store, runs, tmp_path, capsys):
     (data / "test.csv").write_text("\n".join([lines[0], "", *lines[1:]]) + "\n")
     out = tmp_path / "soft"
     assert main(["pseudo", str(data), str(store), str(out), *map(str, runs)]) == 1
-    assert list(PatchStore.open(out).images.index) == [ids[0]]
+    assert list(PatchStore.open(out).images) == [ids[0]]
     assert set(PatchStore.open(out).patches["id"]) == {ids[0]}
     err = [line for line in capsys.readouterr().err.splitlines() if "test.csv" in line]
     assert [line.split(":")[1] for line in err] == [f" test.csv, row {row}" for row in (4, 5, 6, 7)]
@@ -208,7 +209,7 @@ def test_bad_images_cost_only_themselves(data, store, runs, tmp_path, capsys):
 
 def test_an_image_that_is_left_out_is_no_error(data, store, runs, tmp_path):
     """An image without a mask is a warning and status 0; none with one is an error."""
-    ids = list(read_test(data).index)
+    ids = [image.id for image in read_images(data, "test")]
     for image_id in ids[1:]:
         darken(data, image_id)
     arguments = ["pseudo", str(data), str(store), str(tmp_path / "soft"), *map(str, runs)]
@@ -234,8 +235,8 @@ def test_training_images_of_another_folder(demo, store, runs, tmp_path):
     shutil.copytree(demo, other)
     soft, problems = pseudo_label(other, store, tmp_path / "soft", runs, PredictConfig(split="train"))
     assert not problems
-    assert list(soft.images.index) == list(PatchStore.open(store).images.index)
-    assert set(soft.images["rle"]) == {""}
+    assert list(soft.images) == list(PatchStore.open(store).images)
+    assert {stored.image.rle for stored in soft.images.values()} == {""}
 
 
 def test_whole_images_are_one_tile(demo, tmp_path):
@@ -243,7 +244,7 @@ def test_whole_images_are_one_tile(demo, tmp_path):
     store = prepare(demo, tmp_path / "store", PrepareConfig(input_size=96, whole=True, test_size=2))
     member = networks.load_member(Run.open(make_run(tmp_path / "run", 0, store.config)), PredictConfig())
     assert member.tile_size == 96
-    for shape, tiles in ((store.images[["height", "width"]].iloc[0], 1), ((96, 83), 1), ((97, 83), 2)):
+    for shape, tiles in ((next(iter(store.images.values())).shape, 1), ((96, 83), 1), ((97, 83), 2)):
         seen = []
         member.__dict__["predict"] = lambda batch, seen=seen: seen.extend(batch) or batch[..., 0] / np.float32(255)
         member.__dict__["batch_size"] = 1

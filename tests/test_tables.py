@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from hubmap_kit.competition import (
-    ORGANS,
-    SOURCES,
-    DataError,
-    read_sample_submission,
-    read_test,
-    read_train,
-    scan_images,
-)
+from hubmap_kit.competition import ORGANS, SOURCES
+from hubmap_kit.tables import DataError, Problem, read_images, read_sample_submission, scan_images, table_of
 
 HEADER = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
 GOOD = "7,kidney,HPA,10,12,0.4,4"
@@ -32,15 +25,35 @@ def folder_with(tmp_path: Path, *rows: str, header: str = HEADER, images: tuple[
 
 
 def test_demo_tables_are_read_with_their_types(demo):
-    """The demo's tables pass, indexed by id, with sizes as numbers and RLE as text."""
-    train, test = read_train(demo), read_test(demo)
-    assert len(train) == 10
-    assert len(test) == 5
-    assert train.index.name == "id"
-    assert train["img_height"].dtype == "int64"
-    assert train["pixel_size"].dtype == "float64"
-    assert isinstance(train["rle"].iloc[0], str)
-    assert list(read_sample_submission(demo)) == list(test.index)
+    """The demo's tables pass: one image for each row, with its numbers, its file and, in training, its mask."""
+    train, test = read_images(demo, "train"), read_images(demo, "test")
+    assert (len(train), len(test)) == (10, 5)
+    cells = pd.read_csv(demo / "train.csv", dtype=str)
+    for row, (image, cell) in enumerate(zip(train, cells.itertuples(), strict=True), start=2):
+        assert (str(image.id), image.organ, image.source) == (cell.id, cell.organ, cell.data_source)
+        assert image.shape == (int(cell.img_height), int(cell.img_width))
+        assert (image.pixel_size_um, image.thickness_um) == (float(cell.pixel_size), float(cell.tissue_thickness))
+        assert (image.row, image.rle) == (row, cell.rle)
+        assert image.path == demo / "train_images" / f"{image.id}.tiff"
+    assert {image.rle for image in test} == {""}
+    assert read_sample_submission(demo) == [image.id for image in test]
+    assert read_images(demo, "test", check_files=False) == test
+
+
+def test_a_table_of_images_is_read_back(demo, tmp_path):
+    """What `table_of` writes is read back as the same images."""
+    images = read_images(demo, "train")
+    (tmp_path / "train_images").symlink_to(demo / "train_images")
+    table_of(images).to_csv(tmp_path / "train.csv", index=False)
+    assert [replace(image, path=images[n].path) for n, image in enumerate(read_images(tmp_path, "train"))] == images
+
+
+def test_a_problem_of_an_image_names_its_row(demo):
+    """A problem of an image has its table, its row and its id."""
+    image = read_images(demo, "test")[2]
+    problem = image.problem("is odd", "look at it", "warning")
+    assert problem == Problem("warning", "test.csv", 4, "is odd", "look at it", image.id)
+    assert str(problem) == "warning: test.csv, row 4: is odd; look at it"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +85,7 @@ def test_demo_tables_are_read_with_their_types(demo):
 def test_each_bad_cell_is_named_with_its_row(tmp_path, row, rule):
     """A bad cell in the second row is reported as row 3 with its rule."""
     with pytest.raises(DataError) as caught:
-        read_test(folder_with(tmp_path, GOOD, row))
+        read_images(folder_with(tmp_path, GOOD, row), "test")
     (problem,) = caught.value.problems
     assert (problem.file, problem.row, problem.severity) == ("test.csv", 3, "error")
     assert rule in problem.rule
@@ -84,12 +97,13 @@ def test_an_empty_cell_is_of_the_organ_and_source(tmp_path):
     kinds = [(organ, source) for organ in ORGANS for source in SOURCES]
     empty = [f"{i},{organ},{source},10,12,," for i, (organ, source) in enumerate(kinds, start=1)]
     own = ["21,prostate,Hubmap,10,12,0.3,", "22,prostate,Hubmap,10,12,,7"]
-    table = read_test(folder_with(tmp_path, *empty, *own, images=(*range(1, 11), 21, 22)))
-    for image_id, (organ, source) in enumerate(kinds, start=1):
-        assert table.loc[image_id, "pixel_size"] == ORGANS[organ].pixel_size_um[source]
-        assert table.loc[image_id, "tissue_thickness"] == ORGANS[organ].thickness_um[source]
-    assert table.loc[[21, 22], ["pixel_size", "tissue_thickness"]].to_numpy().tolist() == [[0.3, 5], [6.263, 7]]
-    assert set(table[["pixel_size", "tissue_thickness"]].dtypes) == {np.dtype("float64")}
+    folder = folder_with(tmp_path, *empty, *own, images=(*range(1, 11), 21, 22))
+    *defaults, first, second = read_images(folder, "test")
+    for image, (organ, source) in zip(defaults, kinds, strict=True):
+        assert image.pixel_size_um == ORGANS[organ].pixel_size_um[source]
+        assert image.thickness_um == ORGANS[organ].thickness_um[source]
+    assert (first.pixel_size_um, first.thickness_um) == (0.3, 5)
+    assert (second.pixel_size_um, second.thickness_um) == (6.263, 7)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -99,34 +113,35 @@ def test_tables_without_pixel_size(demo, tmp_path, split):
     path = tmp_path / "copy" / f"{split}.csv"
     table = pd.read_csv(path, dtype=str)
     table.drop(columns=["pixel_size", "tissue_thickness"]).to_csv(path, index=False)
-    found = (read_train if split == "train" else read_test)(tmp_path / "copy")
+    found = read_images(tmp_path / "copy", split)
     assert len(found) == len(table)
-    for row in found.itertuples():
-        assert row.pixel_size == ORGANS[row.organ].pixel_size_um[row.data_source]
-        assert row.tissue_thickness == ORGANS[row.organ].thickness_um[row.data_source]
+    for image in found:
+        assert image.pixel_size_um == ORGANS[image.organ].pixel_size_um[image.source]
+        assert image.thickness_um == ORGANS[image.organ].thickness_um[image.source]
 
 
 def test_all_problems_come_together(tmp_path):
     """Several bad rows are reported at once, in the order of the file."""
     folder = folder_with(tmp_path, "7,liver,Mars,10,12,0.4,4", GOOD, "8,kidney,HPA,x,12,0.4,4", images=(7,))
     with pytest.raises(DataError) as caught:
-        read_test(folder)
+        read_images(folder, "test")
     assert [problem.row for problem in caught.value.problems] == [2, 2, 3, 4]
 
 
 def test_blank_lines_count_as_rows(tmp_path):
     """Rows are counted as an editor counts lines, blank ones too."""
-    _, problems, rows = scan_images(folder_with(tmp_path, "", GOOD, "", "8,liver,HPA,10,12,0.4,4"), "test")
-    assert rows == {7: 3, 8: 5}
-    assert [problem.row for problem in problems] == [5]
+    scan = scan_images(folder_with(tmp_path, "", GOOD, "", "8,liver,HPA,10,12,0.4,4"), "test")
+    assert scan.rows == {7: 3, 8: 5}
+    assert [image.row for image in scan.images] == [3]
+    assert [problem.row for problem in scan.problems] == [5]
 
 
 def test_good_rows_can_be_had_without_the_bad(tmp_path):
     """A scan gives the rows that can be used beside the problems of the others."""
-    table, problems, rows = scan_images(folder_with(tmp_path, GOOD, "8,liver,HPA,10,12,0.4,4"), "test")
-    assert rows == {7: 2, 8: 3}
-    assert list(table.index) == [7]
-    assert len(problems) == 1
+    scan = scan_images(folder_with(tmp_path, GOOD, "8,liver,HPA,10,12,0.4,4"), "test")
+    assert scan.rows == {7: 2, 8: 3}
+    assert [image.id for image in scan.images] == [7]
+    assert len(scan.problems) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,20 +159,20 @@ def test_files_that_are_no_table(tmp_path, content, rule):
     folder_with(tmp_path, GOOD)
     (tmp_path / "test.csv").write_bytes(content)
     with pytest.raises(DataError, match=rule):
-        read_test(tmp_path)
+        read_images(tmp_path, "test")
 
 
 def test_missing_file(tmp_path):
     """A missing table is named with its folder."""
     with pytest.raises(DataError, match=r"train\.csv.*no such file"):
-        read_train(tmp_path)
+        read_images(tmp_path, "train")
 
 
 def test_spreadsheet_files_are_read(tmp_path):
     """A byte order mark and Windows line ends, as spreadsheets write them, do no harm."""
     folder = folder_with(tmp_path, GOOD)
     (folder / "test.csv").write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\n{GOOD}\r\n".encode())
-    assert list(read_test(folder).index) == [7]
+    assert [image.id for image in read_images(folder, "test")] == [7]
 
 
 def test_bad_mask_in_train(demo, tmp_path):
@@ -168,5 +183,5 @@ def test_bad_mask_in_train(demo, tmp_path):
     table.loc[4, "rle"] = "1 99999999"
     table.to_csv(folder / "train.csv", index=False)
     with pytest.raises(DataError) as caught:
-        read_train(folder)
+        read_images(folder, "train")
     assert [problem.row for problem in caught.value.problems] == [6]

@@ -1,0 +1,336 @@
+"""The tables of a competition folder, read and checked: one `Image` for each row.
+
+A competition folder holds ``train.csv``, ``test.csv``, ``sample_submission.csv``, ``train_images/{id}.tiff`` and
+``test_images/{id}.tiff``. Every reader here collects all problems of a file and raises them together, each with its
+row.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .competition import (
+    HEIGHT,
+    ID,
+    ORGAN,
+    ORGANS,
+    PIXEL_SIZE,
+    RLE,
+    SAMPLE_SUBMISSION,
+    SOURCE,
+    SOURCES,
+    THICKNESS,
+    WIDTH,
+    image_path,
+    table_path,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TEST_COLUMNS = (ID, ORGAN, SOURCE, HEIGHT, WIDTH)
+_TRAIN_COLUMNS = (*_TEST_COLUMNS, RLE)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a file.
+
+    Attributes:
+        severity: ``error`` or ``warning``.
+        file: The file's name, as the user knows it.
+        row: Line of the file, the header being row 1; None if the whole file is meant.
+        rule: The rule that is broken, with the offending value.
+        remedy: What to do about it.
+        image_id: Id of the image that is concerned, if it is one.
+    """
+
+    severity: Literal["error", "warning"]
+    file: str
+    row: int | None
+    rule: str
+    remedy: str
+    image_id: int | None = None
+
+    def __str__(self) -> str:
+        where = self.file if self.row is None else f"{self.file}, row {self.row}"
+        return f"{self.severity}: {where}: {self.rule}; {self.remedy}"
+
+    def as_warning(self) -> Problem:
+        """The same problem, as a warning."""
+        return replace(self, severity="warning")
+
+
+class DataError(ValueError):
+    """Input that cannot be used. It carries every `Problem` that was found; its text has one per line."""
+
+    def __init__(self, problems: list[Problem]):
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of a competition folder, as its row of the table describes it.
+
+    Attributes:
+        id: Its id.
+        organ: Key of `ORGANS`.
+        source: Who made it, one of `SOURCES`.
+        shape: ``(height, width)`` in px.
+        pixel_size_um: Side of a pixel in um.
+        thickness_um: Thickness of the tissue section in um.
+        path: Its file.
+        row: Its line in the table, the header being row 1.
+        rle: Its true mask; empty in a test table, which has none.
+    """
+
+    id: int
+    organ: str
+    source: str
+    shape: tuple[int, int]
+    pixel_size_um: float
+    thickness_um: float
+    path: Path
+    row: int
+    rle: str = ""
+
+    def problem(self, rule: str, remedy: str, severity: Literal["error", "warning"] = "error") -> Problem:
+        """A problem of this image, at its row of ``train.csv`` or ``test.csv``."""
+        table = self.path.parent.name.removesuffix("_images") + ".csv"
+        return Problem(severity, table, self.row, rule, remedy, self.id)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A table from which every good row is usable, whatever the others hold.
+
+    Attributes:
+        images: The images whose row has no problem, in the file's order.
+        problems: Every problem, sorted by row.
+        rows: Row of each id that could be read, of bad rows too, in the file's order.
+    """
+
+    images: list[Image]
+    problems: list[Problem]
+    rows: dict[int, int]
+
+
+def read_images(folder: Path, split: str, *, check_files: bool = True) -> list[Image]:
+    """Read and check ``train.csv`` or ``test.csv``.
+
+    An empty cell of ``pixel_size`` or ``tissue_thickness``, or a table without these columns, stands for the value of
+    the image's organ and source in `ORGANS`.
+
+    Args:
+        folder: Competition folder.
+        split: ``train`` or ``test``.
+        check_files: Whether each image's file must exist.
+
+    Returns:
+        One image per row, in the file's order.
+
+    Raises:
+        DataError: Every problem of the file, each with its row.
+    """
+    scan = scan_images(folder, split, check_files=check_files)
+    if scan.problems:
+        raise DataError(scan.problems)
+    return scan.images
+
+
+def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
+    """Read the good rows of ``train.csv`` or ``test.csv``, for callers that go on without the bad ones.
+
+    Args:
+        folder: Competition folder.
+        split: ``train`` or ``test``.
+        check_files: Whether each image's file must exist.
+
+    Raises:
+        DataError: The whole file cannot be read, or lacks a column.
+    """
+    from .rle import parse
+
+    table = table_path(folder, split)
+    cells = read_cells(table, _TEST_COLUMNS if split == "test" else _TRAIN_COLUMNS)
+    problems = check_ids(table.name, cells[ID])
+    bad_ids = {problem.row for problem in problems}
+    rows = {int(value): row for row, value in zip(cells.index, cells[ID], strict=True) if row not in bad_ids}
+    problems += _check_column(table.name, cells[ORGAN], cells[ORGAN].isin(list(ORGANS)), f"one of {', '.join(ORGANS)}")
+    problems += _check_column(table.name, cells[SOURCE], cells[SOURCE].isin(SOURCES), f"one of {', '.join(SOURCES)}")
+    problems += check_sizes(table.name, cells)
+    for column in (PIXEL_SIZE, THICKNESS):
+        problems += _check_lengths(table.name, cells, column)
+    bad = {problem.row for problem in problems}
+    images = []
+    for row, cell in zip(cells.index, cells.to_dict("records"), strict=True):
+        if row in bad:
+            continue
+        organ = ORGANS[cell[ORGAN]]
+        image = Image(
+            id=int(cell[ID]),
+            organ=cell[ORGAN],
+            source=cell[SOURCE],
+            shape=(int(cell[HEIGHT]), int(cell[WIDTH])),
+            pixel_size_um=float(cell.get(PIXEL_SIZE) or organ.pixel_size_um[cell[SOURCE]]),
+            thickness_um=float(cell.get(THICKNESS) or organ.thickness_um[cell[SOURCE]]),
+            path=image_path(folder, split, int(cell[ID])),
+            row=row,
+            rle="" if split == "test" else cell[RLE],
+        )
+        found = []
+        if check_files and not image.path.is_file():
+            rule = f"image {image.path.parent.name}/{image.path.name} does not exist"
+            found.append(image.problem(rule, "restore the file or delete the row"))
+        try:
+            parse(image.rle, image.shape)
+        except ValueError as error:
+            found.append(image.problem(str(error), "correct the mask's runs"))
+        problems += found
+        if not found:
+            images.append(image)
+    if cells.empty:
+        problems.append(Problem("error", table.name, None, "has no rows", "it needs one row for each image"))
+    problems.sort(key=lambda problem: problem.row or 0)
+    return Scan(images, problems, rows)
+
+
+def table_of(images: Iterable[Image]) -> pd.DataFrame:
+    """Images as a table with the competition's columns, ``rle`` among them."""
+    import pandas as pd
+
+    rows = [
+        (i.id, i.organ, i.source, *i.shape, i.pixel_size_um, i.thickness_um, i.rle)  # in the order of the columns
+        for i in images
+    ]
+    return pd.DataFrame(rows, columns=[ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS, RLE])
+
+
+def read_sample_submission(folder: Path) -> list[int]:
+    """Read and check ``sample_submission.csv``.
+
+    Returns:
+        Its ids, in its order.
+
+    Raises:
+        DataError: Every problem of the file, each with its row.
+    """
+    path = folder / SAMPLE_SUBMISSION
+    cells = read_cells(path, (ID, RLE))
+    problems = check_ids(path.name, cells[ID])
+    if problems:
+        raise DataError(problems)
+    return [int(value) for value in cells[ID]]
+
+
+def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV as text. It is checked only for being a CSV and for having the columns.
+
+    Args:
+        path: The file; UTF-8.
+        columns: The columns it must have; it may have others.
+
+    Returns:
+        Text cells. The index is the row as a person counts it, the header being row 1.
+
+    Raises:
+        DataError: The file is missing, empty, not UTF-8, ragged, or lacks a column.
+    """
+    import pandas as pd  # here, not on top: the command line's help needs none of it
+
+    def fail(rule: str, remedy: str) -> DataError:
+        return DataError([Problem("error", path.name, None, rule, remedy)])
+
+    # A long RLE exceeds the reader's usual limit of 128 KiB per field.
+    csv.field_size_limit(2**31 - 1)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            records = {row: record for row, record in enumerate(csv.reader(file), start=1) if record}
+    except FileNotFoundError:
+        raise fail(f"there is no such file in {path.parent}", "name a folder in the competition's layout") from None
+    except UnicodeDecodeError as error:
+        raise fail(f"is not UTF-8 text ({error.reason} at byte {error.start})", "save it as UTF-8") from error
+    except csv.Error as error:
+        raise fail(f"is not a CSV: {error}", "save it as comma-separated text") from error
+    except OSError as error:
+        raise fail(f"cannot be read: {error.strerror}", "check the path and its permissions") from error
+    if not records:
+        raise fail("the file is empty", f"it needs the header {','.join(columns)}")
+    header = records.pop(min(records))
+    problems = [
+        Problem("error", path.name, 1, f"column {name!r} is missing", f"the columns are {','.join(columns)}")
+        for name in columns
+        if name not in header
+    ]
+    problems += [
+        Problem("error", path.name, 1, f"column {name!r} appears twice", "keep one of them")
+        for name in sorted({name for name in header if header.count(name) > 1})
+    ]
+    if problems:
+        raise DataError(problems)
+    problems = [
+        Problem("error", path.name, row, f"has {len(record)} fields, the header {len(header)}", "correct the row")
+        for row, record in records.items()
+        if len(record) != len(header)
+    ]
+    if problems:
+        raise DataError(problems)
+    return pd.DataFrame(list(records.values()), index=list(records), columns=header, dtype=str)
+
+
+def check_ids(file: str, ids: pd.Series[str]) -> list[Problem]:
+    """Problems of an ``id`` column: each id must be a whole number and appear once.
+
+    Args:
+        file: The file's name, for the messages.
+        ids: Text cells, indexed by row.
+    """
+    problems = []
+    first: dict[int, int] = {}
+    for row, value in zip(ids.index, ids, strict=True):
+        if not (value.isascii() and value.isdigit() and len(value) <= 18):
+            problems.append(Problem("error", file, row, f"id {value!r} is not a whole number", "write the image's id"))
+        elif int(value) in first:
+            rule = f"id {int(value)} is already in row {first[int(value)]}"
+            problems.append(Problem("error", file, row, rule, "keep one row per id", int(value)))
+        else:
+            first[int(value)] = row
+    return problems
+
+
+def check_sizes(file: str, cells: pd.DataFrame) -> list[Problem]:
+    """Problems of the columns of height and width: whole numbers, at least 1.
+
+    Args:
+        file: The file's name, for the messages.
+        cells: Text cells, indexed by row.
+    """
+    problems = []
+    for column in (HEIGHT, WIDTH):
+        whole = cells[column].str.fullmatch("0*[1-9][0-9]{0,8}")
+        problems += _check_column(file, cells[column], whole, "a whole number of pixels, at least 1")
+    return problems
+
+
+def _check_lengths(file: str, cells: pd.DataFrame, column: str) -> list[Problem]:
+    """Problems of a column in um, which may be missing."""
+    import pandas as pd
+
+    if column not in cells:
+        return []
+    number = pd.to_numeric(cells[column], errors="coerce")
+    right = (cells[column] == "") | ((number > 0) & (number < float("inf")))
+    return _check_column(file, cells[column], right, "a number above 0, in um, or empty")
+
+
+def _check_column(file: str, column: pd.Series[str], right: pd.Series[bool], rule: str) -> list[Problem]:
+    wrong = column[~right.astype(bool)]
+    return [
+        Problem("error", file, row, f"{column.name} is {value!r}; it must be {rule}", "correct the cell")
+        for row, value in zip(wrong.index, wrong, strict=True)
+    ]
