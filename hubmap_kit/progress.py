@@ -16,12 +16,11 @@ def track(items: Iterable[T], total: int, label: str, *, unit: str = "image", li
     """Yield `items`, showing on stderr how many of `total` are done.
 
     Args:
-        items: What to go through.
-        total: How many there are.
-        label: What the step is called.
-        unit: What an item is.
-        lines: False for a part of a step that has lines of its own: then there is only the bar,
-            which goes away at its end.
+        items: The items.
+        total: Number of items.
+        label: Name of the step.
+        unit: Name of an item.
+        lines: False if the step prints lines of its own. Then there is only the bar, which goes away at its end.
     """
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=label, unit=unit, leave=lines)

@@ -1,4 +1,4 @@
-"""The canvas that tissue is drawn on: layers of what absorbs light, and shapes in µm."""
+"""The canvas that tissue is drawn on: layers of substances that absorb light, and shapes in µm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Canvas:
     Attributes:
         pixel_um: Side of a raster pixel in µm.
         inside: ``(H, W)`` float32, distance to the edge of the tissue in µm, negative on bare glass.
-        rng: Where every random number of the image comes from.
+        rng: Source of every random number of the image.
         mask: ``(H, W)`` uint8 in {0, 1}, functional tissue units.
         layers: A ``(H, W)`` float32 map, about 0 to 1, for each of `LAYERS`.
     """
@@ -51,23 +51,26 @@ class Canvas:
         filled = np.zeros(self.inside.shape, np.uint8)
         for polygon in polygons:
             cv2.fillPoly(filled, [np.rint(polygon[:, ::-1] / self.pixel_um * 16).astype(np.int32)], 1, shift=4)
-        return filled > 0
+        union: np.ndarray = filled > 0
+        return union
 
     def depth(self, region: np.ndarray) -> np.ndarray:
         """``(H, W)`` float32 distance in µm from the outline of a region, 0 outside it."""
-        return cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 5) * np.float32(self.pixel_um)
+        distance: np.ndarray = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 5)
+        return distance * np.float32(self.pixel_um)
 
     def at(self, image: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Values of an ``(H, W)`` image at ``(n, 2)`` points in µm, the nearest pixel for those off the field."""
         y, x = (points / self.pixel_um).astype(int).T
-        return image[y.clip(0, image.shape[0] - 1), x.clip(0, image.shape[1] - 1)]
+        values: np.ndarray = image[y.clip(0, image.shape[0] - 1), x.clip(0, image.shape[1] - 1)]
+        return values
 
     def cells(self, spacing_um: float, *, stretch: float = 1.0, warp_um: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Pack the field with irregular cells: a Voronoi diagram of jittered points, warped and stretched.
 
         Returns:
             ``(H, W)`` float32 distance to the nearest cell wall in µm, and ``(H, W)`` float32 in [0, 1),
-            one random value a cell.
+            one random value for each cell.
         """
         rng, step = self.rng, max(self.pixel_um, spacing_um / 24)
         side = int(np.hypot(*self.extent_um) / step) + 8
@@ -105,7 +108,8 @@ class Canvas:
             (side, side // 8 + 2), 1.0, 12.0, self.rng
         )
         grain = cv2.remap(grain, x / 8 + side / 16, y + side / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        return np.clip(0.5 + 0.35 * grain, 0, 1)
+        bundles: np.ndarray = np.clip(0.5 + 0.35 * grain, 0, 1)
+        return bundles
 
     def nuclei(
         self,
@@ -197,7 +201,8 @@ def noise(shape: tuple[int, ...], pixel_um: float, scale_um: float, rng: np.rand
     y, x = rng.uniform(1, 2, 2)
     matrix = np.array([[1 / zoom, 0, x], [0, 1 / zoom, y]], np.float64)
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return 1.35 * cv2.warpAffine(coarse, matrix, (shape[1], shape[0]), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    fine: np.ndarray = cv2.warpAffine(coarse, matrix, (shape[1], shape[0]), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    return 1.35 * fine
 
 
 def lattice(extent_um: tuple[float, float], spacing_um: float, rng: np.random.Generator) -> np.ndarray:
@@ -239,4 +244,5 @@ def outline(
 def shrunk(polygon: np.ndarray, factor: float) -> np.ndarray:
     """Scale a polygon, ``(n, 2)`` in µm, about its centre."""
     centre = polygon.mean(0)
-    return centre + factor * (polygon - centre)
+    scaled: np.ndarray = centre + factor * (polygon - centre)
+    return scaled

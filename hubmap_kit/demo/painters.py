@@ -222,7 +222,8 @@ def _bronchiole(c: Canvas, taken: np.ndarray) -> None:
 def _tangent(depth: np.ndarray) -> np.ndarray:
     """``(H, W)`` float32 direction of the nearest outline in radians from the x axis."""
     smooth = cv2.GaussianBlur(depth, (0, 0), 3)
-    return np.arctan2(cv2.Sobel(smooth, -1, 0, 1), cv2.Sobel(smooth, -1, 1, 0)) + np.float32(np.pi / 2)
+    across: np.ndarray = np.arctan2(cv2.Sobel(smooth, -1, 0, 1), cv2.Sobel(smooth, -1, 1, 0))
+    return across + np.float32(np.pi / 2)
 
 
 PAINTERS: dict[str, Callable[[Canvas], None]] = {

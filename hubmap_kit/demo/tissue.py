@@ -1,10 +1,10 @@
 """Procedural tissue: five organs with their functional tissue units, drawn in µm and stained by optical density.
 
-An organ is drawn as *layers*, maps of what absorbs light (nuclei, epithelium, stroma, mucin and
+An organ is drawn as *layers*, one map for each substance that absorbs light (nuclei, epithelium, stroma, mucin and
 basement membranes, blood), on a raster of at most `FINEST_UM`. A stain gives each layer its share of
 each dye, and light follows Beer-Lambert: ``RGB = white * 10 ** -sum_k c_k * v_k``, with ``c_k`` the
 concentration of dye k and ``v_k`` its optical density in red, green and blue. Light is averaged over
-the image's own pixels last, so that a coarse image is what a coarse scanner would see.
+the image's own pixels last, so that a coarse image looks as a coarse scanner would show it.
 
 Sources of the dye vectors: Ruifrok & Johnston, "Quantification of histochemical staining by color
 deconvolution", Anal Quant Cytol Histol 23 (2001), for haematoxylin, eosin and DAB; G. Landini's Colour
@@ -26,13 +26,13 @@ CORE_RADIUS_UM = 500.0  # the Human Protein Atlas photographs tissue cores of 1 
 
 SCHIFF = (0.175, 0.972, 0.155)
 
-# Of HuBMAP alone, whose images come from several laboratories: so wide that a network trained without regard to stain
-# loses as much as the competition's did (see the README).
-HAEMATOXYLIN_UPTAKE = (0.45, 1.1)  # factor, by how long a section was left in the dye
+# For HuBMAP only, whose images come from several laboratories. The ranges are so wide that a network trained without
+# regard to stain loses as much Dice as in the competition (docs/measurements.md).
+HAEMATOXYLIN_UPTAKE = (0.45, 1.1)  # factor for the time a section was left in the dye
 SECOND_UPTAKE = (0.6, 1.6)
 SCANNER_CURVE = (0.75, 1.4)  # power of the light
 SCANNER_BALANCE = 0.03  # standard deviation of the logarithm of each colour's light
-BLUR_PER_UM = 0.15  # µm, for each µm above 4 of a section's thickness: it is not all in focus
+BLUR_PER_UM = 0.15  # µm of blur for each µm of thickness above 4, because a thick section is not all in focus
 
 # Concentration of (haematoxylin, second dye) in a layer at full density, for a section of 4 µm.
 UPTAKE: dict[str, dict[str, tuple[float, float]]] = {
@@ -71,7 +71,7 @@ def draw(
         shape: ``(height, width)`` in pixels.
         pixel_um: Side of a pixel in µm.
         thickness_um: Thickness of the section in µm.
-        rng: Where every random number comes from.
+        rng: Source of every random number.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB image, and ``(H, W)`` uint8 mask in {0, 1} with at least one unit.
@@ -101,9 +101,11 @@ def _inside(source: str, shape: tuple[int, int], pixel_um: float, rng: np.random
     if source == "HPA":
         off = rng.uniform(0, 0.75 if max(height, width) < 1.4 * CORE_RADIUS_UM else 0.1) * CORE_RADIUS_UM
         centre = height / 2 - off * sin, width / 2 - off * cos
-        return CORE_RADIUS_UM - np.hypot(y - np.float32(centre[0]), x - np.float32(centre[1])) + ragged
+        core: np.ndarray = CORE_RADIUS_UM - np.hypot(y - np.float32(centre[0]), x - np.float32(centre[1]))
+        return core + ragged
     off = rng.uniform(0.2, 0.45) * min(height, width) if rng.random() < 0.35 else 1e4
-    return np.float32(off) - (y - np.float32(height / 2)) * sin - (x - np.float32(width / 2)) * cos + 2 * ragged
+    side: np.ndarray = np.float32(off) - (y - np.float32(height / 2)) * sin - (x - np.float32(width / 2)) * cos
+    return side + 2 * ragged
 
 
 def _stained(c: Canvas, source: str, thickness_um: float) -> np.ndarray:

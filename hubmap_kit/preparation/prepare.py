@@ -124,7 +124,7 @@ def small_mask(text: str, shape: tuple[int, int], small: tuple[int, int]) -> np.
         return resize_mask(cv2.transpose(columns), small)
     # For blocks of whole pixels bytes are exact enough: 255 times a share rounds to 128 or more from a half on.
     columns *= 255
-    share = cv2.resize(columns, small, interpolation=cv2.INTER_AREA)
+    share: np.ndarray = cv2.resize(columns, small, interpolation=cv2.INTER_AREA)
     return (share >= 128).view(np.uint8).T
 
 

@@ -18,9 +18,9 @@ def split_sizes(count: int, test_size: int | None, val_size: int | None) -> tupl
     """Number of test and of validation images.
 
     Args:
-        count: Images in all.
-        test_size: As asked for; None for 65, or the same share (65 of 351) of a smaller set.
-        val_size: As asked for; None for as many as test images.
+        count: Number of all images.
+        test_size: The number that was asked for; None for 65, or the same share (65 of 351) of a smaller set.
+        val_size: The number that was asked for; None for as many as test images.
 
     Returns:
         ``(test, validation)``.
@@ -42,11 +42,10 @@ def split_sizes(count: int, test_size: int | None, val_size: int | None) -> tupl
 def assign_splits(
     organs: pd.Series, test_size: int, val_size: int, seed: int, groups: pd.Series | None = None
 ) -> pd.Series:
-    """Name the split of each image.
+    """Assign each image to a split.
 
-    Each organ gives its proportional number of images to each split (largest remainders). With
-    groups, whole groups are dealt to the split that lacks most of the group's organ, so that
-    the sizes hold only as nearly as the groups allow.
+    Each organ gives its proportional number of images to each split (largest remainders). With groups, a whole group
+    goes to one split, so that the sizes hold only as nearly as the groups allow.
 
     Args:
         organs: Organ by image id.
@@ -100,11 +99,11 @@ def assign_folds(organs: pd.Series, folds: int, seed: int, groups: pd.Series | N
 
 
 def read_groups(path: Path, ids: pd.Index) -> pd.Series:
-    """Read a CSV with columns ``id,group`` (others are ignored).
+    """Read a CSV with columns ``id,group``; other columns are ignored.
 
     Args:
         path: The CSV.
-        ids: Image ids that must be in it.
+        ids: Image ids that the file must have.
 
     Returns:
         Group, as text, by image id.
@@ -143,8 +142,8 @@ def _deal(
     left = {part: dict(by_organ) for part, by_organ in wanted.items()}
     result = pd.Series(rest, index=organs.index)
     units = pd.Series(np.arange(len(organs)), index=organs.index) if groups is None else groups.loc[organs.index]
-    members = {unit: organs[units == unit] for unit in rng.permutation(pd.unique(units))}
-    # Large groups first: what is dealt late must still fit.
+    members = {unit: organs[units == unit] for unit in rng.permutation(units.unique().tolist())}
+    # Large groups first, because they fit less easily once little is left to deal.
     for images in sorted(members.values(), key=len, reverse=True):
         counts = images.value_counts()
         for part, lacking in left.items():

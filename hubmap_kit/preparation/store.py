@@ -201,7 +201,8 @@ class PatchStore:
 
     def read(self, image_id: int) -> np.ndarray:
         """An image and its mask at the network's scale: ``(h, w, 4)`` uint8, mapped from disk."""
-        return np.load(self.folder / "images" / f"{image_id}.npy", mmap_mode="r", allow_pickle=False)
+        pixels: np.ndarray = np.load(self.folder / "images" / f"{image_id}.npy", mmap_mode="r", allow_pickle=False)
+        return pixels
 
     def reader(self, ids: list[int]) -> tuple[Callable[[int], np.ndarray], str]:
         """A function that reads images many times: from memory if they fit `MEMORY_SHARE` of it, or from disk.
@@ -337,8 +338,9 @@ def finish_store(
     rows = []
     for stored in images:
         image = stored.image
-        cells = (image.id, image.organ, image.source, *image.shape, image.pixel_size_um, image.thickness_um, image.row)
-        cells += (stored.network_um, *stored.shape, stored.split, stored.fold, image.rle)
+        cells: list[Any] = [image.id, image.organ, image.source, *image.shape, image.pixel_size_um]
+        cells += [image.thickness_um, image.row]
+        cells += [stored.network_um, *stored.shape, stored.split, stored.fold, image.rle]
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     write_rows(out / IMAGES, COLUMNS, rows)
     patches = [(stored.image.id, *patch) for stored in images for patch in written[stored.image.id].patches]

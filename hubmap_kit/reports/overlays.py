@@ -11,7 +11,8 @@ import numpy as np
 from .. import rle
 from ..competition import ID, RLE
 from ..files import replacing
-from ..images.scaling import read_image, resize, resize_mask
+from ..images import read_image
+from ..images.scaling import resize, resize_mask
 from ..submission import COLUMNS, score
 from ..tables import read_cells, read_images
 
