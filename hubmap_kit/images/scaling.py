@@ -1,32 +1,37 @@
-"""Images: read, brought to the working pixel size, and their optical density.
+"""Resizing: an image is read and brought to the pixel size at which a network sees it.
 
-Training and inference both call `load_image`, so that they cannot see different pixels. Shapes are
-``(height, width)``; an image is ``(H, W, 3)`` uint8 RGB, a mask ``(H, W)`` uint8 in {0, 1}.
+Training and prediction both call `load_image`, so that they see the same pixels. Shapes are ``(height, width)``; an
+image is ``(H, W, 3)`` uint8 RGB, a mask ``(H, W)`` uint8 in {0, 1}.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from .tiff import check_shape, read_image
+from .tiff import read_image
+from .tiff_errors import check_shape
+
+_Values = TypeVar("_Values", npt.NDArray[np.uint8], npt.NDArray[np.float32])
 
 
-def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def resize(image: _Values, shape: tuple[int, int]) -> _Values:
     """Resize an image or a probability map.
 
-    A side that shrinks is averaged over areas, which keeps thin structures and does not alias; a side that grows
-    is interpolated linearly, which unlike a cubic never leaves the range of the values.
+    A side that shrinks is averaged over areas, which keeps thin structures and does not alias. A side that grows is
+    interpolated linearly, which, unlike cubic interpolation, never leaves the range of the values.
 
     Args:
         image: ``(H, W)`` or ``(H, W, C)``, uint8 or float32.
         shape: ``(height, width)`` wanted, in px.
 
     Returns:
-        ``(height, width)`` or ``(height, width, C)`` of the same dtype; the input itself where it fits already.
+        ``(height, width)`` or ``(height, width, C)`` of the same dtype; the input itself if it has this shape.
 
     Raises:
         ValueError: A side is below 1 px, or the array is neither uint8 nor float32 of two or three axes.
@@ -37,18 +42,20 @@ def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if height < 1 or width < 1:
         raise ValueError(f"cannot resize to {height} x {width} px: both sides must be at least 1 px")
     channels = image.shape[2:]
-    # Two steps, because OpenCV averages areas only where neither side grows.
+    resized: Any = image
+    # Two steps, because OpenCV averages areas only if neither side grows.
     for target, how in (
         ((min(height, image.shape[0]), min(width, image.shape[1])), cv2.INTER_AREA),
         ((height, width), cv2.INTER_LINEAR),
     ):
-        if image.shape[:2] != target:
-            image = cv2.resize(image, (target[1], target[0]), interpolation=how)
-    return image.reshape(height, width, *channels)  # OpenCV drops a single channel
+        if resized.shape[:2] != target:
+            resized = cv2.resize(resized, (target[1], target[0]), interpolation=how)
+    result: _Values = resized.reshape(height, width, *channels)  # OpenCV drops a single channel
+    return result
 
 
-def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize a mask: a pixel is foreground where at least half of it is.
+def resize_mask(mask: npt.NDArray[np.generic], shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Resize a mask: a pixel is foreground if at least half of its area is.
 
     Args:
         mask: ``(H, W)``, nonzero = foreground.
@@ -58,11 +65,12 @@ def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         ``(height, width)`` uint8 in {0, 1}.
 
     Raises:
-        ValueError: A side is below 1 px, or the mask has not two axes.
+        ValueError: A side is below 1 px, or the mask does not have two axes.
     """
     if mask.ndim != 2:
         raise ValueError(f"a mask is (H, W), not {mask.shape}")
-    return (resize((mask != 0).astype(np.float32), shape) >= 0.5).astype(np.uint8)
+    share = resize((mask != 0).astype(np.float32), shape)
+    return np.asarray(share >= 0.5, np.uint8)
 
 
 def scaled_shape(shape: tuple[int, int], pixel_size_um: float, target_um: float) -> tuple[int, int]:
@@ -71,13 +79,16 @@ def scaled_shape(shape: tuple[int, int], pixel_size_um: float, target_um: float)
     Args:
         shape: ``(height, width)`` in px, each at least 1.
         pixel_size_um: Size of its pixels, in µm.
-        target_um: Size wanted, in µm; larger makes the image smaller.
+        target_um: Pixel size wanted, in µm; a larger one makes the image smaller.
 
     Returns:
         ``(height, width)`` in px, rounded, each at least 1.
 
     Raises:
         ValueError: A pixel size is not finite and positive, or a side is below 1 px.
+
+    >>> scaled_shape((3000, 2000), 0.4, 1.6)
+    (750, 500)
     """
     for name, size in (("pixel_size_um", pixel_size_um), ("target_um", target_um)):
         if not (math.isfinite(size) and size > 0):
@@ -95,18 +106,18 @@ def load_image(
     expect_shape: tuple[int, int] | None = None,
     *,
     threads: int | None = None,
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Read an image and bring it to the working pixel size: the one way in, for training and inference.
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Read an image and bring it to the network's scale: the one way to do so, for training and prediction.
 
     Args:
         path: A TIFF, see `read_image`.
-        pixel_size_um: Size of its pixels by the table, in µm.
-        target_um: The working pixel size, in µm.
-        expect_shape: ``(height, width)`` by the table, in px; ``None`` accepts any.
-        threads: That decode it; one a core by default.
+        pixel_size_um: Size of the file's pixels by the table, in µm.
+        target_um: Pixel size at the network's scale, in µm.
+        expect_shape: ``(height, width)`` by the table, in px; None accepts any.
+        threads: Number of decoding threads; one per core by default.
 
     Returns:
-        The image ``(h, w, 3)`` uint8 RGB with ``(h, w) = scaled_shape(...)``, and the file's own ``(height, width)``.
+        The image, ``(h, w, 3)`` uint8 RGB with ``(h, w) = scaled_shape(...)``, and the file's own ``(height, width)``.
 
     Raises:
         OSError: The file cannot be opened.
@@ -116,39 +127,3 @@ def load_image(
     native = (image.shape[0], image.shape[1])
     check_shape(path, native, expect_shape)
     return resize(image, scaled_shape(native, pixel_size_um, target_um)), native
-
-
-# Ruifrok & Johnston 2001, "Quantification of histochemical staining by color deconvolution", Anal Quant Cytol
-# Histol 23:291-299: OD = -log10(I / I0). One is added, as 0 has no logarithm; I0 is then 256.
-_DENSITY = -np.log10((np.arange(256) + 1) / 256).astype(np.float32)
-
-
-def optical_density(image: np.ndarray) -> np.ndarray:
-    """Optical density by Beer-Lambert, in which the amounts of stain add up (Ruifrok & Johnston 2001).
-
-    Args:
-        image: ``(H, W, 3)`` uint8 RGB (any shape will do).
-
-    Returns:
-        Same shape, float32: ``-log10((I + 1) / 256)``, from 0 (white) to 2.408 (black).
-
-    Raises:
-        ValueError: The image is not uint8.
-    """
-    if image.dtype != np.uint8:
-        raise ValueError(f"optical density is defined for uint8 images, not {image.dtype}; convert it first")
-    # On a row of pixels, because OpenCV takes no more than four axes; many times faster than NumPy's indexing.
-    return cv2.LUT(image.reshape(1, -1), _DENSITY).reshape(image.shape)
-
-
-def from_optical_density(density: np.ndarray) -> np.ndarray:
-    """Image of an optical density: the inverse of `optical_density`, exact to the pixel.
-
-    Args:
-        density: Float, any shape; values beyond 0 to 2.408 are clipped to white and black.
-
-    Returns:
-        Same shape, uint8.
-    """
-    image = np.exp(np.asarray(density, dtype=np.float32) * np.float32(-math.log(10))) * 256 - 1
-    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)

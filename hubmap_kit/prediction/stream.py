@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import rle
-from ..images.rows import MapRows, ScaledRows, open_scaled
+from ..images.scaled_rows import RowResizer, ScaledRows, open_scaled
 from ..images.scaling import resize, scaled_shape
 from ..images.stain import Look, measure, transfer
 from ..masks import MaskRule
@@ -55,7 +55,7 @@ class _Image:
         for geometry, sharing in groups.items():
             shape = scaled_shape(job.shape, job.pixel_size_um, geometry.um)
             stitcher = Stitcher(shape, geometry.tile_size, geometry.overlap)
-            self._parts.append((stitcher, MapRows(shape, job.shape), len(sharing)))
+            self._parts.append((stitcher, RowResizer(shape, job.shape), len(sharing)))
         # Rows that some groups have given and others not yet.
         self._waiting = np.zeros((0, job.shape[1]), np.float32)
         self._given = [0] * len(self._parts)

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 from hubmap_kit.config import AUGMENT_STEPS, COLOUR_STEPS, GEOMETRY_STEPS, OPTICS_STEPS, TrainConfig
 from hubmap_kit.images import augment as steps
 from hubmap_kit.images.augment import GAMMA, MIXING_SIGMA, STRENGTH, augment, cut, random_coarsening, random_stain
-from hubmap_kit.images.scaling import from_optical_density, optical_density
-from hubmap_kit.images.stain import DAB, EOSIN, HAEMATOXYLIN, METHODS, Look, measure, transfer
+from hubmap_kit.images.stain import (
+    DAB,
+    EOSIN,
+    HAEMATOXYLIN,
+    METHODS,
+    Look,
+    from_optical_density,
+    measure,
+    optical_density,
+    transfer,
+)
 
 
 @pytest.fixture

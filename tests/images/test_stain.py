@@ -11,8 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubmap_kit.images import stain
-from hubmap_kit.images.scaling import from_optical_density, optical_density
-from hubmap_kit.images.stain import DAB, EOSIN, HAEMATOXYLIN, METHODS, Look, average, measure, restain, transfer
+from hubmap_kit.images.stain import (
+    DAB,
+    EOSIN,
+    HAEMATOXYLIN,
+    METHODS,
+    Look,
+    average,
+    from_optical_density,
+    measure,
+    measure_bands,
+    optical_density,
+    restain,
+    transfer,
+)
+from hubmap_kit.tiles import pad_to_tile
 
 
 def unit(vector):
@@ -214,3 +227,44 @@ def test_restain_is_that_of_the_formulas(shape, rng):
     ):
         found = restain(image, matrix, gamma).astype(int)
         assert np.abs(found - from_optical_density(expected)).max() <= 1
+
+
+def test_optical_density_and_back_is_exact():
+    """All 256 values survive the way to optical density and back; white is 0."""
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    density = optical_density(image)
+    assert density.dtype == np.float32
+    np.testing.assert_allclose(density, -np.log10((image.astype(float) + 1) / 256), atol=1e-6)
+    assert density.max() == pytest.approx(2.40824)
+    assert density[-1, -1] == 0
+    np.testing.assert_array_equal(from_optical_density(density), image)
+    np.testing.assert_array_equal(from_optical_density(np.array([-1.0, 9.0])), [255, 0])
+
+
+def test_optical_density_wants_uint8():
+    """An image that was already scaled to [0, 1] is an error, not a wrong density."""
+    with pytest.raises(ValueError, match="float32"):
+        optical_density(section().astype(np.float32))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(151, 263), (523, 1021)])
+@pytest.mark.parametrize("least_side", [1, 317])
+def test_a_look_is_the_same_in_bands(method, shape, least_side):
+    """However an image is cut into bands, its look is the same to the last bit, that of the mirrored image."""
+    image = section(shape=shape)
+    whole = measure(pad_to_tile(image, least_side), method)
+    for height in (1, 64, 100, 10_000):
+        bands = (image[top : top + height] for top in range(0, shape[0], height))
+        assert measure_bands(bands, shape, method, least_side=least_side) == whole
+
+
+@pytest.mark.parametrize("least_side", [200, 1000])
+def test_a_small_image_is_mirrored_as_for_a_tile(least_side, monkeypatch):
+    """An image below the least side is measured as it is stored for training: mirrored, several times if need be."""
+    sampled = []
+    monkeypatch.setattr(stain, "optical_density", lambda part: (sampled.append(part), optical_density(part))[1])
+    image = section(shape=(61, 83))
+    measure_bands([image], (61, 83), "reinhard", least_side=least_side)
+    measure(pad_to_tile(image, least_side), "reinhard")
+    assert np.array_equal(*sampled)
