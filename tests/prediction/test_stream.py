@@ -15,7 +15,8 @@ import tifffile
 from builders import an_image
 
 from hubmap_kit import rle
-from hubmap_kit.images.scaling import read_image, resize, scaled_shape
+from hubmap_kit.images import read_image
+from hubmap_kit.images.scaling import resize, scaled_shape
 from hubmap_kit.images.stain import Look, measure, transfer
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction import budget

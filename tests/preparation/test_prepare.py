@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PrepareConfig
-from hubmap_kit.images.scaling import read_image, resize, resize_mask, scaled_shape
+from hubmap_kit.images import read_image
+from hubmap_kit.images.scaling import resize, resize_mask, scaled_shape
 from hubmap_kit.preparation.prepare import prepare, small_mask, summary, whole_patch_size
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.settings import organ_values

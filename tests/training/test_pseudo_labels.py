@@ -14,7 +14,8 @@ import tifffile
 from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
-from hubmap_kit.images.scaling import load_image, read_image, resize
+from hubmap_kit.images import read_image
+from hubmap_kit.images.scaling import load_image, resize
 from hubmap_kit.images.stain import Look, measure, transfer
 from hubmap_kit.prediction import networks
 from hubmap_kit.preparation.prepare import prepare
