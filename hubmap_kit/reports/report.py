@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.resources
 import io
 import json
 from pathlib import Path
@@ -15,38 +16,7 @@ from markupsafe import Markup
 from ..files import write_text
 from ..run import Run
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>hubmap-kit report</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; }
-summary { cursor: pointer; }
-pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
-</style>
-</head>
-<body>
-<h1>hubmap-kit report</h1>
-<p>Dice is the competition's: full resolution, thresholded, of each image, averaged.</p>
-{% for run in runs %}
-<h2>{{ run.name }}</h2>
-<p>Recipe <b>{{ run.about.recipe }}</b>, {{ run.network }}, {{ run.epochs }}
-epochs, made {{ run.about.created }} with hubmap-kit {{ run.about.kit }}.</p>
-{% if run.results %}<h3>Loss and Dice by split</h3>{{ run.results }}{% endif %}
-{% if run.history %}<h3>Training</h3>
-<img alt="Loss and validation Dice by epoch" src="data:image/png;base64,{{ run.curves }}">{% endif %}
-{% if run.worst %}<h3>Lowest Dice outside the training split</h3>{{ run.worst }}{% endif %}
-<details><summary>Settings</summary><pre>{{ run.settings }}</pre></details>
-{% endfor %}
-</body>
-</html>
-"""
+_TEMPLATE = "report.html.j2"
 
 
 def write_report(runs: list[Path], out: Path) -> None:
@@ -60,7 +30,8 @@ def write_report(runs: list[Path], out: Path) -> None:
         ValueError: A folder is not a run.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(_PAGE).render(runs=[_describe(Run.open(run)) for run in runs])
+    template = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    page = environment.from_string(template).render(runs=[_describe(Run.open(run)) for run in runs])
     write_text(out, page + "\n")
 
 
