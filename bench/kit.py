@@ -7,19 +7,17 @@ is seen is the kit's own time and memory.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
-from hubmap_kit.files import write_json
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction import networks
 from hubmap_kit.prediction.ensemble import Member
 from hubmap_kit.prediction.stream import predict_masks
-from hubmap_kit.run import CONFIG, FORMAT, WEIGHTS, Run
+from hubmap_kit.run import WEIGHTS, Run, RunConfig
 from hubmap_kit.settings import organ_values
 from hubmap_kit.tables import Image
 from hubmap_kit.tiles import Predictor
@@ -81,15 +79,8 @@ def free_predictor(tile: int) -> Predictor:
 
 def write_free_run(folder: Path, tile: int) -> None:
     """A run folder for `main`: the geometry is real, the weights are not."""
-    folder.mkdir(parents=True)
-    prepare = PrepareConfig(patch_size=tile, input_size=tile)
-    about = {
-        "format": FORMAT,
-        "prepare": vars(prepare),
-        "train": vars(TrainConfig(overlap=OVERLAP)),
-        "network": asdict(TrainConfig().network()),
-    }
-    write_json(folder / CONFIG, about | {"thresholds": organ_values(0.5, 0.5), "min_region_um2": {}, "looks": {}})
+    train = TrainConfig(overlap=OVERLAP)
+    RunConfig(PrepareConfig(patch_size=tile, input_size=tile), train, train.network()).write(folder)
     (folder / WEIGHTS).touch()
 
 
@@ -98,7 +89,7 @@ def main(data: str, run: str, out: str) -> int:
     from hubmap_kit.cli import main as command_line
 
     def load_free(run: Run, config: PredictConfig) -> Member:
-        tile = run.prepare.input_size
+        tile = run.config.prepare.input_size
         return make_member(free_predictor(tile), tile, 0.4, config.batch_size or 2)
 
     networks.load_member = load_free

@@ -141,7 +141,7 @@ class TrainConfig:
         f"what is done to patches, and to which share of them (default 1): {', '.join(AUGMENT_STEPS)}",
     )
     scale_range: float = setting(1.33, "most factor by which the augmentation scale enlarges or shrinks", least=1.0)
-    looks: str | None = setting(
+    looks_from: str | None = setting(
         None,
         "competition folder whose test images the augmentations reinhard and macenko imitate "
         "(default: training images of the same organ)",

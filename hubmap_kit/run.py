@@ -2,7 +2,7 @@
 
 ::
 
-    config.json           settings, geometry, network, thresholds, looks, splits, versions, results
+    config.json           `RunConfig`: settings, network, thresholds, stain looks, splits, versions, results
     model.weights.h5      the best weights
     history.csv           one row an epoch
     scores.csv            Dice and loss of every image, by split
@@ -11,25 +11,29 @@
     sweep.csv             Dice of each of them by threshold and least region size
     checkpoint.npz        the state after the last epoch, until the training is finished
 
-A training that a time limit ended is such a folder with the checkpoint and without scores and results:
-its weights are the best so far, and ``finished`` in ``config.json`` is false.
+A training that a time limit ended has a checkpoint, but no scores and no results. Its weights are the best so far,
+and ``finished`` in ``config.json`` is false.
 
-A folder of folds (see `hubmap_kit.training.folds`) holds the runs ``fold0``, ``fold1`` and so on. Wherever a run is
-asked for, it stands for those that are finished.
+A folder of folds (see `hubmap_kit.training.folds`) holds the runs ``fold0``, ``fold1`` and so on, and `FoldsConfig` in
+``folds.json``. Every command that takes a run takes such a folder too, and uses its finished folds.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from . import __version__
 from .config import PrepareConfig, TrainConfig
-from .files import read_json
+from .files import read_json, write_json
+from .masks import MaskRule
+from .models.network_config import NetworkConfig
+from .settings import organ_values
 
-FORMAT = 2
+FORMAT = 3  # of config.json and folds.json; format 2 is read too
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
 CHECKPOINT = "checkpoint.npz"
@@ -41,6 +45,197 @@ FOLD = re.compile(r"fold(\d+)")
 FOLDS = "folds.json"
 OUT_OF_FOLD, OUT_OF_FOLD_SCORES = "oof.csv", "oof_scores.csv"
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Content of a run folder's ``config.json``: what later stages need to know about a training.
+
+    Attributes:
+        prepare: Settings of the patch store the run was trained on.
+        train: Settings of the training.
+        network: Layout of the network, from which it is built again.
+        rule: Threshold and least region size of each organ, chosen on the validation images unless ``train.tune`` is
+            off.
+        looks: Values of the average `hubmap_kit.images.stain.Look` of the training images, by method and organ.
+        splits: Image ids of the splits ``train``, ``validation`` and ``test``.
+        recipe: Name of the recipe the settings came from.
+        kit: Version of hubmap-kit that wrote the run.
+        created: When the training began, as ISO 8601 in UTC.
+        versions: Versions of Python and of the libraries the training began with.
+        finished: Whether the training is finished.
+        epochs: Number of epochs of a finished training.
+        results: Mean loss, mean Dice and Dice by organ of each split that was scored.
+    """
+
+    prepare: PrepareConfig
+    train: TrainConfig
+    network: NetworkConfig
+    rule: MaskRule = field(default_factory=lambda: MaskRule.uniform(0.5))
+    looks: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
+    splits: Mapping[str, list[int]] = field(default_factory=dict)
+    recipe: str = ""
+    kit: str = __version__
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    finished: bool = False
+    epochs: int | None = None
+    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> RunConfig:
+        """Read the ``config.json`` of a run folder, of this format or of format 2.
+
+        Raises:
+            ValueError: The file is missing or damaged, or of a format that this version does not know.
+        """
+        return _read(folder / CONFIG, cls._from_json)
+
+    def write(self, folder: Path) -> None:
+        """Write the ``config.json`` of a run folder."""
+        write_json(folder / CONFIG, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``config.json`` as JSON values."""
+        values = {"format": FORMAT, **asdict(self)}
+        return {**values, **values.pop("rule")}
+
+    @classmethod
+    def _from_json(cls, values: Mapping[str, Any]) -> RunConfig:
+        given = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        looks = {
+            method: {organ: tuple(map(float, of_organ)) for organ, of_organ in by_organ.items()}
+            for method, by_organ in values.get("looks", {}).items()
+        }
+        parts = {
+            "prepare": read_prepare(values["prepare"]),
+            "train": read_train(values["train"]),
+            "network": NetworkConfig.from_json(values["network"]),
+            "rule": MaskRule.from_json({key: values[key] for key in ("thresholds", "min_region_um2")}),
+        }
+        return cls(**given | parts | {"looks": looks})
+
+
+@dataclass(frozen=True)
+class FoldsConfig:
+    """Content of ``folds.json`` in a folder of folds.
+
+    Attributes:
+        folds: Number of folds.
+        finished: Whether all of them are trained.
+        rule: Threshold and least region size of each organ, chosen on the validation images of all folds. Each fold's
+            run has them too. None until all folds are finished.
+    """
+
+    folds: int
+    finished: bool = False
+    rule: MaskRule | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> FoldsConfig:
+        """Read the ``folds.json`` of a folder of folds, of this format or of format 2.
+
+        Raises:
+            ValueError: The file is missing or damaged, or of a format that this version does not know.
+        """
+        return _read(folder / FOLDS, cls._from_json)
+
+    def write(self, folder: Path) -> None:
+        """Write the ``folds.json`` of a folder of folds."""
+        rule = self.rule.to_json() if self.rule else {}
+        write_json(folder / FOLDS, {"format": FORMAT, "folds": self.folds, "finished": self.finished, **rule})
+
+    @classmethod
+    def _from_json(cls, values: Mapping[str, Any]) -> FoldsConfig:
+        rule = MaskRule.from_json(values) if "thresholds" in values else None
+        return cls(int(values["folds"]), bool(values["finished"]), rule)
+
+
+def _read(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> T:
+    """Read a JSON file of a run folder and check its format.
+
+    Raises:
+        ValueError: The file is missing or damaged, or of a format that this version does not know.
+    """
+    values = read_json(path)
+    damaged = (
+        f"{path} cannot be read: %s; if the file is damaged, restore it from a copy, such as the one in the dataset "
+        "hubmap-weights"
+    )
+    if not isinstance(values, dict):
+        raise ValueError(damaged % "it is no JSON object")
+    if path.name == FOLDS:
+        values = {"format": 2, **values}  # format 2 did not number this file
+    number = values.get("format")
+    if number not in (2, FORMAT):
+        newer = isinstance(number, int) and number > FORMAT
+        remedy = "update hubmap-kit" if newer else "use the version of hubmap-kit that wrote it, or train again"
+        raise ValueError(f"{path} is of format {number}, and this version reads formats 2 and {FORMAT}; {remedy}")
+    try:
+        return parse(values)
+    except KeyError as error:
+        raise ValueError(damaged % f"it lacks {error.args[0]}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(damaged % error) from error
+
+
+# Settings of earlier versions that are constants now, with the values they have now.
+CONSTANTS: dict[str, Any] = {
+    "min_mask_share": 0.05,
+    "freeze_batchnorm": True,
+    "finetune_learning_rate": 5e-4,
+    "warmup_steps": 0,
+    "clip_norm": 0.0,
+    "foreground_share": 0.7,
+    "pseudo_share": 0.25,
+}
+_GONE = CONSTANTS.keys() | {"jobs"}
+
+
+def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
+    """Settings of a patch store as this version or an earlier one wrote them.
+
+    The working pixel size of earlier versions becomes a context, so that the network sees each organ at the same pixel
+    size, to the bit. Settings that no longer exist are left out.
+
+    Raises:
+        ValueError: A setting that this version does not know, or one that is out of bounds.
+    """
+    values = dict(values)
+    if "pixel_size_um" in values and not _has(PrepareConfig, "pixel_size_um"):
+        contexts = {
+            organ: um * values["patch_size"] for organ, um in organ_values(values.pop("pixel_size_um"), 0.4).items()
+        }
+        if (context_um := values.pop("context_um")) is not None:
+            contexts = organ_values(context_um, contexts)
+        values.pop("whole")  # the patch size is already that of the largest image
+        if contexts != PrepareConfig(patch_size=values["patch_size"]).contexts():
+            values["context"] = ",".join(f"{organ}={um!r}" for organ, um in contexts.items())
+    return _settings(PrepareConfig, values)
+
+
+def read_train(values: Mapping[str, Any]) -> TrainConfig:
+    """Settings of a training as this version or an earlier one wrote them; those that no longer exist are left out.
+
+    Raises:
+        ValueError: A setting that this version does not know, or one that is out of bounds.
+    """
+    values = dict(values)
+    if "looks" in values:
+        values["looks_from"] = values.pop("looks")
+    return _settings(TrainConfig, values)
+
+
+def _settings(kind: Callable[..., T], values: Mapping[str, Any]) -> T:
+    if unknown := sorted(name for name in values if name not in _GONE and not _has(kind, name)):
+        raise ValueError(f"this version knows no setting {', '.join(unknown)}")
+    return kind(**{name: value for name, value in values.items() if _has(kind, name)})
+
+
+def _has(kind: Any, name: str) -> bool:
+    return name in {each.name for each in fields(kind)}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -48,63 +243,32 @@ class Run:
 
     Attributes:
         folder: The run folder.
-        about: ``config.json``.
+        config: Its ``config.json``.
     """
 
     folder: Path
-    about: dict[str, Any]
+    config: RunConfig
 
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Open a run folder that holds weights.
 
         Raises:
-            ValueError: The folder is no run, has no weights yet, or is of another format.
+            ValueError: The folder is no run or has no weights yet, or its ``config.json`` cannot be read.
         """
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} is not a run folder: it has no {name}; make one with: hubmap-kit train")
-        about = read_json(folder / CONFIG)
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise ValueError(f"{folder / CONFIG} has another format than this version reads ({FORMAT}); train again")
-        missing = [key for key in ("prepare", "train", "network", "thresholds", "min_region_um2") if key not in about]
-        if missing:
-            raise ValueError(f"{folder / CONFIG} lacks {', '.join(missing)}; it is damaged: train again")
-        return cls(folder, about)
+        return cls(folder, RunConfig.read(folder))
 
     @property
     def weights(self) -> Path:
         """The best weights."""
         return self.folder / WEIGHTS
 
-    @property
-    def prepare(self) -> PrepareConfig:
-        """Geometry the run was trained with."""
-        return PrepareConfig(**self.about["prepare"])
-
-    @property
-    def train(self) -> TrainConfig:
-        """Settings the run was trained with."""
-        return TrainConfig(**self.about["train"])
-
-    @property
-    def thresholds(self) -> dict[str, float]:
-        """Probability from which a pixel is foreground, by organ."""
-        return self.about["thresholds"]
-
-    @property
-    def min_region_um2(self) -> dict[str, float]:
-        """Area in um² below which a region of a mask is dropped, by organ."""
-        return self.about["min_region_um2"]
-
-    @property
-    def looks(self) -> dict[str, dict[str, list[float]]]:
-        """Values of the `hubmap_kit.images.stain.Look` of the training images, by method and organ."""
-        return self.about.get("looks", {})
-
 
 def expand(paths: Iterable[Path]) -> list[Path]:
-    """Put the finished folds in the place of each folder of folds.
+    """Replace each folder of folds by its finished folds.
 
     Args:
         paths: Run folders and folders of folds.
@@ -113,7 +277,7 @@ def expand(paths: Iterable[Path]) -> list[Path]:
         Run folders; a path that is no folder of folds stays as it is.
 
     Raises:
-        ValueError: A folder of folds holds no finished one.
+        ValueError: No fold of a folder of folds is finished, or the ``config.json`` of a fold cannot be read.
     """
     runs: list[Path] = []
     for path in paths:
@@ -125,14 +289,17 @@ def expand(paths: Iterable[Path]) -> list[Path]:
         if len(unfinished) == len(folds):
             raise ValueError(f"none of the folds in {path} is finished; train them, or name another folder")
         if unfinished:
-            print(f"{path}: without {', '.join(unfinished)}, which the training has not finished", flush=True)
+            print(f"{path}: {', '.join(unfinished)} left out, since the training is not finished", flush=True)
         runs += [fold for _, fold in sorted(folds.items()) if fold.name not in unfinished]
     return runs
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a finished training, or one of folds that are all finished."""
-    try:
-        return bool(read_json(folder / (FOLDS if (folder / FOLDS).is_file() else CONFIG)).get("finished"))
-    except (OSError, ValueError, AttributeError):
-        return False
+    """Whether a folder holds a finished training, of one run or of all folds.
+
+    Raises:
+        ValueError: Its ``config.json`` or ``folds.json`` cannot be read.
+    """
+    if (folder / FOLDS).is_file():
+        return FoldsConfig.read(folder).finished
+    return (folder / CONFIG).is_file() and RunConfig.read(folder).finished

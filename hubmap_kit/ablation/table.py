@@ -22,9 +22,10 @@ from typing import Any
 import pandas as pd
 
 from .. import rle
-from ..competition import ID, ORGAN, ORGANS, RLE, SOURCE, image_path, table_path
+from ..competition import ID, ORGAN, RLE, SOURCE, image_path, table_path
 from ..config import PredictConfig, PrepareConfig, TrainConfig
 from ..files import read_json, replacing, sha256_of, write_json, write_text
+from ..masks import MaskRule
 from ..metrics import dice_by_organ, mean_dice
 from ..prediction.predict import predict_jobs
 from ..preparation.prepare import prepare
@@ -32,7 +33,7 @@ from ..preparation.store import PatchStore
 from ..run import MAPS, SWEEP, Run, is_finished
 from ..tables import read_images, table_of
 from ..training.pseudo_labels import pseudo_label
-from ..training.thresholds import choose
+from ..training.thresholds import choose, dice_at
 from ..training.train import train
 from .rows import BASE, CHANGES, plan
 
@@ -94,7 +95,7 @@ def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainCo
     del facts["jobs"], facts["seed"]  # each row has its seeds; the split's is beside them
     facts |= {"split seed": geometry.seed, "training images": sha256_of(data / "train.csv")}
     facts["groups"] = sha256_of(Path(geometry.groups)) if geometry.groups else None
-    for name in ("encoder_weights", "looks", "pseudo"):
+    for name in ("encoder_weights", "looks_from", "pseudo"):
         facts[name] = Path(facts[name]).name if facts[name] else None
     facts = json.loads(json.dumps(facts))
     path = out / "ablation.json"
@@ -218,9 +219,9 @@ class _Work:
         parts = []
         for judged, by in (halves, halves[::-1]):
             # An organ without images in the other half is judged at the plain threshold.
-            chosen = choose(sweep[sweep["id"].isin(by)], dict.fromkeys(ORGANS, 0.5), dict.fromkeys(ORGANS, 0.0))
+            chosen = choose(sweep[sweep["id"].isin(by)], MaskRule.uniform(0.5))
             table = sweep[sweep["id"].isin(judged)]
-            parts.append(table.drop_duplicates("id")[["id", "organ"]].assign(dice=chosen.dice(table)))
+            parts.append(table.drop_duplicates("id")[["id", "organ"]].assign(dice=dice_at(table, chosen)))
         return pd.concat(parts)
 
 

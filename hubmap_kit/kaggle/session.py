@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..competition import SLUG
-from ..files import read_json
-from ..run import CHECKPOINT, CONFIG, FOLD, FOLDS, WEIGHTS
+from ..run import CHECKPOINT, CONFIG, FOLD, FOLDS, WEIGHTS, FoldsConfig
 from .weights import check_run, holds_run
 
 _TABLES = {"test.csv", "sample_submission.csv"}
@@ -134,7 +133,7 @@ def find_unfinished(root: Path) -> Path | None:
     runs: dict[Path, bool] = {}
     for folder, files in _walk(root):  # a folder before what it holds
         if FOLDS in files:
-            runs[folder] = not read_json(folder / FOLDS)["finished"]
+            runs[folder] = not FoldsConfig.read(folder).finished
         elif CONFIG in files and files & _TRAINED and folder.parent not in runs:
             runs[folder] = CHECKPOINT in files
     found = [folder for folder, unfinished in runs.items() if unfinished]

@@ -111,14 +111,13 @@ def _pack(name: str, run: Run, archive: Path) -> dict[str, Any]:
     """Write a run's archive, without what differs between two writings; returns its entry of the manifest."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ValueError(f"a run cannot be called {name!r} on Kaggle: use letters, digits, '-', '_' and '.'")
-    if not run.about.get("finished"):
+    if not run.config.finished:
         raise ValueError(f"{run.folder} is not finished; go on with: hubmap-kit train … --resume")
     files = [run.folder / file for file in _FILES if (run.folder / file).is_file()]
     with zipfile.ZipFile(archive, "w") as opened:
         for path in files:
             opened.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
-    # `results` has a value for each split that was scored.
-    validation = run.about.get("results", {}).get("validation") or {}
+    validation = run.config.results.get("validation", {})  # absent where that split was not scored
     return {
         "name": name,
         "file": archive.name,

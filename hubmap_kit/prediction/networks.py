@@ -9,8 +9,6 @@ import numpy as np
 from ..competition import ORGANS
 from ..config import STRIDE, PredictConfig
 from ..images.stain import Look, average
-from ..masks import MaskRule
-from ..models.network_config import NetworkConfig
 from ..run import Run
 from ..settings import scale_factors
 from ..tiles import Predictor, predict_tiled
@@ -47,17 +45,16 @@ def load_member(run: Run, config: PredictConfig) -> Member:
     from ..models.hardware import compute_dtype, default_batch_size
     from ..models.network import load_model
 
-    prepare = run.prepare
+    prepare = run.config.prepare
     tile = prepare.input_size * (config.tile_size or prepare.patch_size) / prepare.patch_size
-    layout = NetworkConfig.from_json(run.about["network"])
-    network = load_model(layout, run.weights, compute_dtype=compute_dtype(config.precision))
+    network = load_model(run.config.network, run.weights, compute_dtype=compute_dtype(config.precision))
     return Member(
         predict=make_predictor(network),
         network_um=prepare.network_um(),
         tile_size=max(1, round(tile / STRIDE)) * STRIDE,
-        overlap=run.train.overlap if config.overlap is None else config.overlap,
+        overlap=run.config.train.overlap if config.overlap is None else config.overlap,
         batch_size=config.batch_size or default_batch_size(),
-        rule=MaskRule(run.thresholds, run.min_region_um2).override(config.threshold, config.min_region_um2),
+        rule=run.config.rule.override(config.threshold, config.min_region_um2),
         tta=config.tta,
         looks={} if config.stain == "none" else _looks(run, config.stain),
         network=network,
@@ -72,7 +69,7 @@ def load_members(runs: Sequence[Run], config: PredictConfig) -> list[Member]:
 
 def _looks(run: Run, method: str) -> dict[str, Look]:
     """What the training images of each organ look like; of an organ without any, what all of them look like."""
-    looks = {organ: Look(method, tuple(values)) for organ, values in run.looks.get(method, {}).items() if values}
+    looks = {organ: Look(method, values) for organ, values in run.config.looks.get(method, {}).items() if values}
     if not looks:
         raise ValueError(
             f"{run.folder} does not say what its training images look like by {method}; "

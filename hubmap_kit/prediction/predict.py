@@ -196,5 +196,5 @@ def _key(runs: list[Run], config: PredictConfig) -> str:
     settings = {name: value for name, value in asdict(config).items() if name not in ("on_error", "time_limit")}
     facts: list[Any] = [__version__, settings]
     for run in runs:
-        facts += [run.about, sha256_of(run.weights)]
+        facts += [run.config.to_json(), sha256_of(run.weights)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

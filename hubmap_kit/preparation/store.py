@@ -32,6 +32,7 @@ from ..competition import HEIGHT, ID, ORGAN, ORGANS, PIXEL_SIZE, RLE, SOURCE, TH
 from ..config import PrepareConfig
 from ..files import read_json, read_rows, replacing, write_json, write_rows
 from ..progress import track
+from ..run import read_prepare
 from ..tables import Image, Problem
 from ..tiles import grid, pad_to_tile
 
@@ -90,7 +91,7 @@ class StoreInfo:
         try:
             soft = bool(values.get("soft", False))
             split = values.get("data_split", "test" if soft else "train")
-            return cls(Path(values["data"]), PrepareConfig(**values["config"]), soft, split, values["kit"])
+            return cls(Path(values["data"]), read_prepare(values["config"]), soft, split, values["kit"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder / STORE} is damaged ({error}); prepare it again") from error
 

@@ -17,6 +17,7 @@ from ..files import write_text
 from ..run import Run
 
 _TEMPLATE = "report.html.j2"
+_SETTINGS = ("prepare", "train", "thresholds", "min_region_um2")  # of config.json, shown on the page
 
 
 def write_report(runs: list[Path], out: Path) -> None:
@@ -37,21 +38,22 @@ def write_report(runs: list[Path], out: Path) -> None:
 
 def _describe(run: Run) -> dict[str, Any]:
     history, results, scores = (_read(run.folder / f"{name}.csv") for name in ("history", "results", "scores"))
-    network = run.about["network"]
+    config, network = run.config, run.config.network
+    unfinished = f"unfinished, {0 if history is None else len(history)}"
     worst = None
     if scores is not None:
         held_out = scores[scores["split"] != "train"].nsmallest(10, "dice")
         worst = None if held_out.empty else _html(held_out)
     return {
         "name": run.folder.resolve().name,
-        "about": run.about,
-        "epochs": run.about.get("epochs", "unfinished, " + str(0 if history is None else len(history))),
-        "network": f"{network['model']} {network.get('encoder', '')}".strip(),
+        "config": config,
+        "epochs": unfinished if config.epochs is None else config.epochs,
+        "network": f"{network.model} {network.encoder or ''}".strip(),
         "results": None if results is None else _html(results),
         "history": None if history is None else history.to_dict("records"),
         "curves": None if history is None else _curves(history),
         "worst": worst,
-        "settings": json.dumps({key: run.about[key] for key in ("prepare", "train", "thresholds")}, indent=2),
+        "settings": json.dumps({key: config.to_json()[key] for key in _SETTINGS}, indent=2),
     }
 
 

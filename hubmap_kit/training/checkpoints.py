@@ -3,27 +3,73 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..config import PrepareConfig, TrainConfig
 from ..files import replacing
-from ..run import CHECKPOINT
+from ..models.network_config import NetworkConfig
+from ..run import CHECKPOINT, CONSTANTS, FORMAT, RunConfig, read_prepare, read_train
 
-# Settings that say how a computer is used or where a file lies there, and change nothing in the result:
-# the groups act through the splits.
-_LOCAL = {"prepare": {"jobs", "groups"}}
 _ON_KAGGLE = "; on Kaggle, detach the kernel's own earlier output (kernel_sources in kernel-metadata.json)"
 
 
-def write(run: Path, model: Any, optimizer: Any, history: list[dict[str, Any]], about: dict) -> None:
-    """Everything the next epoch needs, in one file: it is either of this epoch or of the one before."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training after an epoch.
+
+    Attributes:
+        history: One row for each epoch, as in ``history.csv``.
+        arrays: Values of the variables of model and optimizer, by ``model_00000``, ``optimizer_00000`` and so on.
+    """
+
+    history: list[dict[str, Any]]
+    arrays: dict[str, np.ndarray]
+
+    def restore(self, model: Any, optimizer: Any | None) -> None:
+        """Give model and optimizer their values back.
+
+        Args:
+            model: A Keras model.
+            optimizer: Its optimizer; None for one that starts anew, since another phase of the training made the
+                checkpoint.
+
+        Raises:
+            ValueError: The values do not fit: another version of the kit or of a library builds another network.
+        """
+        for kind, owner in (("model", model), ("optimizer", optimizer)):
+            if owner is None:
+                continue
+            values = [self.arrays[name] for name in sorted(self.arrays) if name.startswith(f"{kind}_")]
+            if [value.shape for value in values] != [tuple(variable.shape) for variable in owner.variables]:
+                raise ValueError(
+                    f"the checkpoint's {kind} does not have the layout that it has here; other versions of the kit, "
+                    f"TensorFlow or Keras made it: resume with those, or train again in another folder{_ON_KAGGLE}"
+                )
+            for variable, value in zip(owner.variables, values, strict=True):
+                variable.assign(value)
+
+
+def write(run: Path, model: Any, optimizer: Any, history: list[dict[str, Any]], config: RunConfig) -> None:
+    """Write all that the next epoch needs, in one file: a process that is killed leaves the one of the epoch before.
+
+    Args:
+        run: Run folder.
+        model: A Keras model.
+        optimizer: Its optimizer.
+        history: One row for each epoch.
+        config: Settings of the training.
+    """
+    settings = config.to_json()
     state = {
+        "format": FORMAT,
         "history": history,
-        "settings": {part: about[part] for part in ("train", "prepare", "network", "splits")},
-        "versions": about["versions"],
+        "settings": {part: settings[part] for part in ("train", "prepare", "network", "splits")},
+        "versions": settings["versions"],
     }
     arrays: dict[str, Any] = {f"model_{i:05d}": np.asarray(v) for i, v in enumerate(model.variables)}
     arrays |= {f"optimizer_{i:05d}": np.asarray(v) for i, v in enumerate(optimizer.variables)}
@@ -31,18 +77,21 @@ def write(run: Path, model: Any, optimizer: Any, history: list[dict[str, Any]], 
         np.savez(part, state=np.array(json.dumps(state)), **arrays)
 
 
-def read(run: Path, about: dict[str, Any]) -> dict[str, Any] | None:
-    """The checkpoint's state, or None where no epoch was finished.
+def read(run: Path, config: RunConfig) -> Checkpoint | None:
+    """Read the checkpoint of a training that is to go on.
 
-    It may come from another session or computer: paths and versions of libraries may differ, and the
-    latter are told.
+    It may come from another session or computer. Paths and versions of libraries may differ; a warning names the
+    versions that do.
 
     Args:
         run: Run folder.
-        about: What its ``config.json`` is going to hold.
+        config: Settings of the training that goes on.
+
+    Returns:
+        The checkpoint; None where no epoch was finished.
 
     Raises:
-        ValueError: It cannot be read, or is of other settings.
+        ValueError: The file cannot be read, or was made with other settings.
     """
     path = run / CHECKPOINT
     if not path.is_file():
@@ -51,51 +100,52 @@ def read(run: Path, about: dict[str, Any]) -> dict[str, Any] | None:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         state = json.loads(str(arrays.pop("state")))
+        settings = state["settings"]
+        network = NetworkConfig.from_json(settings["network"])
+        before = _comparable(
+            read_prepare(settings["prepare"]), read_train(settings["train"]), network, settings["splits"]
+        )
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it and train again{_ON_KAGGLE}") from error
-    for part, settings in state["settings"].items():
-        before, now = _comparable(part, settings), _comparable(part, about[part])
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if changed:
-            what = ", ".join(f"{key} split" if part == "splits" else key for key in changed)
-            raise ValueError(
-                f"{run} was trained with another {what}; resume with the same, or name another folder{_ON_KAGGLE}"
-            )
-    now = about["versions"]
-    others = {name: version for name, version in state.get("versions", {}).items() if version != now.get(name)}
+    _check_constants(run, settings)
+    now = _comparable(config.prepare, config.train, config.network, config.splits)
+    if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+        raise ValueError(
+            f"{run} was trained with another {', '.join(changed)}; resume with the same, "
+            f"or name another folder{_ON_KAGGLE}"
+        )
+    here = config.versions
+    others = {name: version for name, version in state.get("versions", {}).items() if version != here.get(name)}
     if others:
-        told = ", ".join(f"{name} {version} (here {now.get(name)})" for name, version in others.items())
-        print(f"warning: {run} was begun with {told}; the result may differ a little from an unbroken training's")
-    return {"history": state["history"], "arrays": arrays}
+        listed = ", ".join(f"{name} {version} (here {here.get(name)})" for name, version in others.items())
+        print(f"warning: {run} was begun with {listed}; the result may differ a little from an unbroken training's")
+    return Checkpoint(state["history"], arrays)
 
 
-def restore(checkpoint: dict[str, Any], model: Any, optimizer: Any | None) -> None:
-    """Put a checkpoint's values back; the optimizer's only within the phase that made them.
+def _comparable(
+    prepare: PrepareConfig, train: TrainConfig, network: NetworkConfig, splits: Mapping[str, list[int]]
+) -> dict[str, Any]:
+    """Everything a training's result depends on, by a name that its user knows.
+
+    Splits and folds act through the images' ids alone, and the encoder's weights file may lie elsewhere.
+    """
+    values = {**asdict(network), **asdict(train), "encoder_weights": Path(train.encoder_weights).name}
+    values |= {"input_size": prepare.input_size, "context": prepare.contexts()}
+    return values | {f"{split} split": ids for split, ids in splits.items()}
+
+
+def _check_constants(run: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a checkpoint of an earlier version with a setting that has become a constant of another value.
 
     Raises:
-        ValueError: They do not fit: another version of the kit or of a library builds another network.
+        ValueError: There is such a setting.
     """
-    for kind, owner in (("model", model), ("optimizer", optimizer)):
-        if owner is None:
-            continue
-        values = list(_arrays(checkpoint, kind))
-        if [value.shape for value in values] != [tuple(variable.shape) for variable in owner.variables]:
-            raise ValueError(
-                f"the checkpoint's {kind} is built otherwise than here, by other versions of the kit, TensorFlow or "
-                f"Keras; resume with those, or train again in another folder{_ON_KAGGLE}"
-            )
-        for variable, value in zip(owner.variables, values, strict=True):
-            variable.assign(value)
-
-
-def _comparable(part: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON values, without what differs between computers alone."""
-    kept = {key: value for key, value in settings.items() if key not in _LOCAL.get(part, ())}
-    if "encoder_weights" in kept:
-        # Another session may mount the file elsewhere, and resuming does not read it.
-        kept["encoder_weights"] = Path(kept["encoder_weights"]).name
-    return json.loads(json.dumps(kept))
-
-
-def _arrays(checkpoint: dict[str, Any], kind: str) -> Iterator[np.ndarray]:
-    return (checkpoint["arrays"][name] for name in sorted(checkpoint["arrays"]) if name.startswith(f"{kind}_"))
+    values = {**settings["prepare"], **settings["train"]}
+    gone = CONSTANTS.keys() - {each.name for kind in (PrepareConfig, TrainConfig) for each in fields(kind)}
+    other = {name: value for name, value in values.items() if name in gone and value != CONSTANTS[name]}
+    if other:
+        listed = ", ".join(f"{name} {value} (now {CONSTANTS[name]})" for name, value in other.items())
+        raise ValueError(
+            f"{run} was begun by an earlier version of the kit with {listed}, which are constants now; "
+            f"resume with that version, or name another folder{_ON_KAGGLE}"
+        )

@@ -127,7 +127,7 @@ class PatchSampler:
         self.looks: dict[str, dict[str, Look]] = {method: {} for method in METHODS}
         for (method, organ), of_images in looks.items():
             self.looks[method][organ] = average(of_images)
-        self._donors = _looks_of(Path(config.looks), store) if config.looks else looks
+        self._donors = _looks_of(Path(config.looks_from), store) if config.looks_from else looks
 
     def choose(self, epoch: int) -> np.ndarray:
         """The patches of an epoch: ``(n, 4)`` int64, ``source, id, y, x``; n is a multiple of the batch size."""

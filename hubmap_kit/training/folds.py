@@ -13,19 +13,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from .. import rle
 from ..config import TrainConfig
-from ..files import replacing, write_json, write_text
+from ..files import replacing, write_text
 from ..images.scaling import resize
-from ..masks import MaskRule
 from ..metrics import score_text
 from ..preparation.store import PatchStore
-from ..run import CONFIG, FOLDS, MAPS, OUT_OF_FOLD, OUT_OF_FOLD_SCORES, RESULTS, SWEEP, Run
+from ..run import FOLDS, MAPS, OUT_OF_FOLD, OUT_OF_FOLD_SCORES, RESULTS, SWEEP, FoldsConfig, Run
 from .evaluation import read_map
 from .thresholds import choose
 from .train import train
@@ -62,8 +61,7 @@ def train_folds(
         raise ValueError(f"{patches} has no folds; prepare it with --folds 5, or train without --all-folds")
     if (runs / FOLDS).is_file() and not resume:
         raise ValueError(f"{runs} holds a training of folds already; go on with --resume, or name another folder")
-    runs.mkdir(parents=True, exist_ok=True)
-    write_json(runs / FOLDS, {"folds": store.config.folds, "finished": False})
+    FoldsConfig(store.config.folds).write(runs)
     for fold in range(store.config.folds):
         left = None if time_limit is None else time_limit - (time.monotonic() - begin)
         if left is not None and left < 0:
@@ -88,18 +86,18 @@ def join_folds(store: PatchStore, runs: Path) -> str:
         The scores, as text.
     """
     opened = [Run.open(runs / f"fold{fold}") for fold in range(store.config.folds)]
-    settings = {key: opened[0].about[key] for key in ("thresholds", "min_region_um2")}
-    if opened[0].train.tune:
+    rule = opened[0].config.rule
+    if opened[0].config.train.tune:
         sweep = pd.concat([pd.read_csv(run.folder / SWEEP) for run in opened], ignore_index=True)
-        settings = asdict(choose(sweep, **settings))
+        rule = choose(sweep, rule)
         for run in opened:
-            write_json(run.folder / CONFIG, run.about | settings)
+            replace(run.config, rule=rule).write(run.folder)
     masks, scores = [], []
     for fold, run in enumerate(opened):
-        for image_id in run.about["splits"]["validation"]:
+        for image_id in run.config.splits["validation"]:
             image = store.images[image_id].image
             large = resize(read_map(run.folder / MAPS / f"{image_id}.png"), image.shape)
-            found = MaskRule(**settings).runs(large, image.organ, image.pixel_size_um)
+            found = rule.runs(large, image.organ, image.pixel_size_um)
             dice = rle.dice_of_runs(found, rle.parse(image.rle, image.shape))
             masks.append((image_id, rle.encode_runs(found)))
             scores.append((fold, image_id, image.organ, dice))
@@ -108,7 +106,7 @@ def join_folds(store: PatchStore, runs: Path) -> str:
         pd.DataFrame(masks, columns=["id", "rle"]).to_csv(part, index=False)
     with replacing(runs / OUT_OF_FOLD_SCORES) as part:
         table.to_csv(part, index=False, float_format="%.6f")
-    write_json(runs / FOLDS, {"folds": len(opened), "finished": True} | settings)
+    FoldsConfig(len(opened), finished=True, rule=rule).write(runs)
     text = f"out of {len(opened)} folds\n{score_text(table)}\n"
     write_text(runs / RESULTS, text)
     return text

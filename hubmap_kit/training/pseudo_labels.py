@@ -135,5 +135,5 @@ def _predict_image(
 
 def _digest(run: Run, config: PredictConfig) -> str:
     """By which it is known that a mask was made by the same run with the same settings."""
-    facts = [asdict(config), run.about, sha256_of(run.weights)]
+    facts = [asdict(config), run.config.to_json(), sha256_of(run.weights)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -6,15 +6,14 @@ what is best; the tables of several folds, put together, say what is best over a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import correlate1d
 
 from .. import rle
-from ..masks import MaskBuilder
+from ..masks import MaskBuilder, MaskRule
 
 THRESHOLDS = tuple(percent / 100 for percent in range(10, 95, 5))
 # The units are larger: a crypt has some 5000 um², an alveolus 8000, a glomerulus 25 000.
@@ -23,32 +22,6 @@ PAIR = ["threshold", "min_region_um2"]
 LEAST_IMAGES = 5  # of an organ, by which to choose
 SURE = 2.0  # standard errors
 NEAR = 1e-3  # Dice: means that differ by less are as good as each other
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What is best for each organ.
-
-    Attributes:
-        thresholds: Probability from which a pixel is foreground.
-        min_region_um2: Area in um² below which a region is dropped.
-    """
-
-    thresholds: dict[str, float]
-    min_region_um2: dict[str, float]
-
-    def dice(self, table: pd.DataFrame) -> np.ndarray:
-        """Dice of each image at its organ's threshold and least region size.
-
-        Args:
-            table: See `sweep_table`. An image whose organ's pair is not of the grid is missing from the answer.
-
-        Returns:
-            float64 in [0, 1], one an image, in the order in which the images come in `table`.
-        """
-        chosen = np.isclose(table["threshold"], table["organ"].map(self.thresholds))
-        chosen &= np.isclose(table["min_region_um2"], table["organ"].map(self.min_region_um2))
-        return table.loc[chosen, "dice"].to_numpy()
 
 
 def sweep(probability: np.ndarray, truth: np.ndarray, pixel_size_um: float) -> np.ndarray:
@@ -87,7 +60,22 @@ def sweep_table(ids: Sequence[int], organs: Sequence[str], dice: np.ndarray) -> 
     return images.merge(pairs, how="cross").assign(dice=dice.ravel())
 
 
-def choose(table: pd.DataFrame, thresholds: Mapping[str, float], min_region_um2: Mapping[str, float]) -> Choice:
+def dice_at(table: pd.DataFrame, rule: MaskRule) -> np.ndarray:
+    """Dice of each image by a rule, looked up in a sweep.
+
+    Args:
+        table: See `sweep_table`. An image whose organ's threshold and least region size were not tried is left out.
+        rule: Threshold and least region size of each organ.
+
+    Returns:
+        float64 in [0, 1], one for each image, in the order in which the images come in `table`.
+    """
+    chosen = np.isclose(table["threshold"], table["organ"].map(dict(rule.thresholds)))
+    chosen &= np.isclose(table["min_region_um2"], table["organ"].map(dict(rule.min_region_um2)))
+    return table.loc[chosen, "dice"].to_numpy()
+
+
+def choose(table: pd.DataFrame, present: MaskRule) -> MaskRule:
     """Choose the threshold and least region size of each organ by the mean Dice of its images.
 
     An organ keeps its present pair unless the best one speaks for itself: by at least `LEAST_IMAGES` images, whose
@@ -95,16 +83,15 @@ def choose(table: pd.DataFrame, thresholds: Mapping[str, float], min_region_um2:
 
     Args:
         table: See `sweep_table`; of one validation, or of several folds put together.
-        thresholds: Of each organ, at present.
-        min_region_um2: Likewise.
+        present: The rule at present.
 
     Returns:
-        The choice, for the organs of `thresholds`.
+        The rule chosen, for the organs of `present`.
 
     Raises:
         ValueError: The images of an organ were not tried with the same thresholds and sizes.
     """
-    thresholds, min_region_um2 = dict(thresholds), dict(min_region_um2)
+    thresholds, min_region_um2 = dict(present.thresholds), dict(present.min_region_um2)
     # Rounded, as a CSV may give back a number's neighbour.
     for organ, rows in table.round(dict.fromkeys(PAIR, 6)).groupby("organ"):
         dice = rows.pivot(index="id", columns=PAIR, values="dice")
@@ -114,11 +101,11 @@ def choose(table: pd.DataFrame, thresholds: Mapping[str, float], min_region_um2:
                 "the tables are of different versions of the kit: train the folds again with one"
             )
         best = _best(dice.mean().unstack())
-        present = _nearest(thresholds[str(organ)], THRESHOLDS), _nearest(min_region_um2[str(organ)], REGION_UM2)
-        gain = dice[best] - dice[present]
+        before = _nearest(thresholds[str(organ)], THRESHOLDS), _nearest(min_region_um2[str(organ)], REGION_UM2)
+        gain = dice[best] - dice[before]
         if len(gain) >= LEAST_IMAGES and gain.mean() > SURE * gain.sem():
             thresholds[str(organ)], min_region_um2[str(organ)] = best
-    return Choice(thresholds, min_region_um2)
+    return MaskRule(thresholds, min_region_um2)
 
 
 def _best(mean: pd.DataFrame) -> tuple[float, float]:

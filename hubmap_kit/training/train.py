@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,8 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from .. import __version__
-from ..competition import ORGANS
 from ..config import TrainConfig
-from ..files import replacing, write_json, write_text
+from ..files import replacing, write_text
 from ..masks import MaskRule
 from ..metrics import dice_by_organ
 from ..models.hardware import compute_dtype, default_batch_size
@@ -32,14 +30,25 @@ from ..prediction.ensemble import Member
 from ..prediction.networks import make_predictor
 from ..preparation.store import PatchStore
 from ..progress import track
-from ..run import CHECKPOINT, CONFIG, FORMAT, HISTORY, MAPS, RESULTS, RESULTS_TABLE, SCORES, SWEEP, WEIGHTS, is_finished
-from ..settings import organ_values
+from ..run import (
+    CHECKPOINT,
+    CONFIG,
+    HISTORY,
+    MAPS,
+    RESULTS,
+    RESULTS_TABLE,
+    SCORES,
+    SWEEP,
+    WEIGHTS,
+    RunConfig,
+    is_finished,
+)
 from . import checkpoints
 from .dataset import PatchSampler
 from .devices import Devices, open_devices
 from .evaluation import evaluate, results_by_split
 from .step import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
-from .thresholds import choose
+from .thresholds import choose, dice_at
 
 SPLITS = ("train", "validation", "test")
 
@@ -87,21 +96,20 @@ def train(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     sampler = PatchSampler(store, ids["train"], config, devices.replicas)
-    about = _describe_run(store, config, recipe, ids, sampler)
+    described = _describe_run(store, config, recipe, ids, sampler)
     # Resuming, all weights come from the checkpoint.
-    checkpoint = checkpoints.read(run, about) if resume else None
+    checkpoint = checkpoints.read(run, described) if resume else None
     weights = config.encoder_weights if pretrained(config) and checkpoint is None else None
     half = compute_dtype(config.precision)
     with devices.strategy.scope():
-        model, encoder = build_model(config.network(), weights, compute_dtype=half)
+        model, encoder = build_model(described.network, weights, compute_dtype=half)
     chief = devices.worker == 0
     if chief:
-        run.mkdir(parents=True, exist_ok=True)
-        write_json(run / CONFIG, about)
+        described.write(run)
 
     loss = make_loss(config.loss)
     member = _evaluation_member(model, store, config)
-    history: list[dict[str, Any]] = checkpoint["history"] if checkpoint else []
+    history: list[dict[str, Any]] = checkpoint.history if checkpoint else []
     resumed = len(history)
     print(
         f"{sampler.where}\n{config.model}{' ' + config.encoder if encoder else ''}: "
@@ -120,7 +128,7 @@ def train(
             optimizer = make_optimizer(phase, config, sampler.steps, half)
             optimizer.build(model.trainable_variables)
         if checkpoint:
-            checkpoints.restore(checkpoint, model, optimizer if start > phase.first else None)
+            checkpoint.restore(model, optimizer if start > phase.first else None)
             checkpoint = None
         step = make_step(model, optimizer, config, devices, loss)
         for epoch in range(start, phase.stop):
@@ -142,7 +150,7 @@ def train(
             if chief:
                 with replacing(run / HISTORY) as part:
                     pd.DataFrame(history).to_csv(part, index=False)
-                checkpoints.write(run, model, optimizer, history, about)
+                checkpoints.write(run, model, optimizer, history, described)
             print(_epoch_line(history[-1], config.epochs), flush=True)
             if _should_stop(history, config):
                 print(f"no better validation Dice for {config.patience} epochs: stopping", flush=True)
@@ -160,9 +168,9 @@ def train(
                 return False
     devices.sum(np.zeros(1))  # The first worker has written what all now read.
     model.load_weights(run / WEIGHTS)
-    about |= _write_results(run, store, ids, member, loss, config, devices)
+    rule, results = _write_results(run, store, ids, member, loss, config, devices)
     if chief:
-        write_json(run / CONFIG, about | {"finished": True, "epochs": len(history)})
+        replace(described, rule=rule, results=results, finished=True, epochs=len(history)).write(run)
         (run / CHECKPOINT).unlink(missing_ok=True)
         print((run / RESULTS).read_text(encoding="utf-8"))
     return True
@@ -170,32 +178,26 @@ def train(
 
 def _describe_run(
     store: PatchStore, config: TrainConfig, recipe: str, ids: dict[str, list[int]], sampler: PatchSampler
-) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "kit": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
+) -> RunConfig:
+    """What is known of a run before its first epoch."""
+    return RunConfig(
+        prepare=store.config,
+        train=config,
+        network=config.network(),
+        rule=MaskRule.uniform(config.threshold),
+        looks={
+            method: {organ: look.values for organ, look in looks.items()} for method, looks in sampler.looks.items()
+        },
+        splits={split: [int(i) for i in split_ids] for split, split_ids in ids.items()},
+        recipe=recipe,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={
             "python": platform.python_version(),
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
             "numpy": np.__version__,
         },
-        "recipe": recipe,
-        "prepare": asdict(store.config),
-        "train": asdict(config),
-        "network": asdict(config.network()),
-        "context_um": store.config.contexts(),
-        "network_um": store.config.network_um(),
-        "thresholds": organ_values(config.threshold, config.threshold),
-        "min_region_um2": dict.fromkeys(ORGANS, 0.0),
-        "looks": {
-            method: {organ: list(look.values) for organ, look in looks.items()}
-            for method, looks in sampler.looks.items()
-        },
-        "splits": {split: [int(i) for i in split_ids] for split, split_ids in ids.items()},
-        "finished": False,
-    }
+    )
 
 
 def _evaluation_member(model: keras.Model, store: PatchStore, config: TrainConfig) -> Member:
@@ -270,20 +272,19 @@ def _write_results(
     loss: Loss,
     config: TrainConfig,
     devices: Devices,
-) -> dict[str, Any]:
+) -> tuple[MaskRule, dict[str, dict[str, float]]]:
     """Choose thresholds and least region sizes on validation, and score every split with them.
 
     Returns:
-        What of ``config.json`` is known now: ``thresholds``, ``min_region_um2`` and ``results``.
+        The rule that was chosen, and the results by split, for ``config.json``.
     """
     scores = {}
     if ids["validation"]:
         validation = evaluate(store, ids["validation"], member, loss, devices, maps=run / MAPS)
         scores["validation"] = validation.scores
         if config.tune:
-            chosen = choose(validation.sweep, member.rule.thresholds, member.rule.min_region_um2)
-            member = replace(member, rule=MaskRule(**asdict(chosen)))
-            scores["validation"] = validation.scores.assign(dice=chosen.dice(validation.sweep))
+            member = replace(member, rule=choose(validation.sweep, member.rule))
+            scores["validation"] = validation.scores.assign(dice=dice_at(validation.sweep, member.rule))
         if devices.worker == 0:
             with replacing(run / SWEEP) as part:
                 validation.sweep.to_csv(part, index=False, float_format="%.6f")
@@ -299,11 +300,7 @@ def _write_results(
         with replacing(run / RESULTS_TABLE) as part:
             results.to_csv(part, index=False, float_format="%.6f")
         write_text(run / RESULTS, results.to_string(index=False, float_format="%.4f", na_rep="-") + "\n")
-    rows = results.to_dict("records")
-    return {
-        **member.rule.to_json(),
-        "results": {
-            str(row.pop("split")): {str(key): round(value, 6) for key, value in row.items() if pd.notna(value)}
-            for row in rows
-        },
+    return member.rule, {
+        str(row.pop("split")): {str(key): round(value, 6) for key, value in row.items() if pd.notna(value)}
+        for row in results.to_dict("records")
     }

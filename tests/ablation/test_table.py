@@ -17,10 +17,9 @@ from hubmap_kit.ablation.table import PLAIN, ablation
 from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PrepareConfig
-from hubmap_kit.files import write_json
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
-from hubmap_kit.run import Run
+from hubmap_kit.run import Run, RunConfig
 from hubmap_kit.training.thresholds import sweep_table
 
 GEOMETRY = PrepareConfig(patch_size=128, input_size=64, folds=2, test_size=0, val_size=0, min_mask_share=0.01)
@@ -67,7 +66,7 @@ def write_scores(tmp_path):
 
 def finished_run(out: Path, name: str) -> Path:
     run = out / "runs" / name
-    write_json(run / "config.json", {"finished": True})
+    RunConfig(GEOMETRY, CONFIG, finished=True).write(run)
     return run
 
 
@@ -102,12 +101,12 @@ def test_pseudo_labels_of_the_validation_images(done):
     """A network is trained with the base's settings on soft masks of the validation images too; no maps are kept."""
     base, pseudo = (Run.open(done / "out" / "runs" / f"{name}-seed0") for name in ("base", "pseudo"))
     soft = done / "out" / "stores" / "pseudo-seed0"
-    assert base.train == replace(CONFIG, fold=0, tune=True, seed=0)
-    assert pseudo.train == replace(base.train, pseudo=str(soft))
-    assert base.prepare == pseudo.prepare == GEOMETRY
-    assert base.about["splits"] == pseudo.about["splits"]
+    assert base.config.train == replace(CONFIG, fold=0, tune=True, seed=0)
+    assert pseudo.config.train == replace(base.config.train, pseudo=str(soft))
+    assert base.config.prepare == pseudo.config.prepare == GEOMETRY
+    assert base.config.splits == pseudo.config.splits
     assert PatchStore.open(soft).info.soft
-    assert sorted(PatchStore.open(soft).images) == sorted(base.about["splits"]["validation"])
+    assert sorted(PatchStore.open(soft).images) == sorted(base.config.splits["validation"])
     assert not any((run.folder / "validation").exists() for run in (base, pseudo))
 
 
@@ -179,7 +178,7 @@ def test_an_interrupted_ablation_goes_on(demo, tmp_path, trained, write_scores):
             ablation(demo, out, GEOMETRY, CONFIG, rows=["bce"])
         store, run, config, resume = trained.pop()
         assert (store, run, config.seed, resume) == ("base", "base-seed1", 1, unfinished)
-        write_json(out / "runs" / "base-seed1" / "config.json", {"finished": False})
+        RunConfig(GEOMETRY, CONFIG).write(out / "runs" / "base-seed1")
     finished_run(out, "base-seed1")
     with pytest.raises(ValueError, match="base-seed1 is not a run folder: it has no model"):
         ablation(demo, out, GEOMETRY, CONFIG, rows=["bce"])
@@ -236,7 +235,7 @@ def test_other_settings_are_refused(demo, tmp_path, write_scores):
     for name in ("groups.csv", "same.csv", "other.csv"):
         (tmp_path / name).write_text("id,group\n" + "1,2\n" * (name == "other.csv"))
     geometry = replace(GEOMETRY, groups=str(tmp_path / "groups.csv"))
-    config = replace(CONFIG, encoder_weights="/here/weights.h5", looks="/here/looks")
+    config = replace(CONFIG, encoder_weights="/here/weights.h5", looks_from="/here/looks")
     write_scores("base", 0, (0.5, 0.7))
 
     def again(geometry=geometry, config=config):
@@ -244,7 +243,7 @@ def test_other_settings_are_refused(demo, tmp_path, write_scores):
 
     again()
     again(replace(geometry, jobs=3, groups=str(tmp_path / "same.csv")))
-    again(config=replace(config, encoder_weights="/there/weights.h5", looks="/there/looks", seed=4))
+    again(config=replace(config, encoder_weights="/there/weights.h5", looks_from="/there/looks", seed=4))
     begun = (out / "ablation.json").read_text()
     assert json.loads(begun)["epochs"] == 1
     refused = [

@@ -11,12 +11,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from builders import write_run
 from kaggle_standin import Call, Dataset, KernelResult, Refusal, StandIn
 
 from hubmap_kit.files import sha256_of
@@ -69,11 +71,10 @@ def pretend_rehearsal(clone: Path, **changes: Any) -> None:
 
 def a_run(*, finished: bool = True, epochs: int = 3) -> dict[str, bytes]:
     """Files of a run folder, as far as a push looks at them."""
-    about = {"format": 2, "prepare": {}, "train": {}, "network": {}, "thresholds": {}, "min_region_um2": {}}
-    about |= {"epochs": epochs}
-    if finished:
-        about |= {"finished": True, "results": {"validation": {"dice": 0.8125}}}
-    files = {"config.json": json.dumps(about).encode(), "model.weights.h5": b"weights" * 5000}
+    results = {"validation": {"dice": 0.8125}} if finished else {}
+    with tempfile.TemporaryDirectory() as folder:
+        run = write_run(Path(folder), b"weights" * 5000, finished=finished, epochs=epochs, results=results)
+        files = {path.name: path.read_bytes() for path in run.iterdir()}
     return files | ({} if finished else {"checkpoint.npz": b"state" * 50000})
 
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import write_run
 
 from hubmap_kit.kaggle.session import find_runs
 from hubmap_kit.kaggle.weights import MANIFEST, build_weights, unpack
-from hubmap_kit.run import FORMAT
+from hubmap_kit.run import RunConfig
 
 CLONE = Path(__file__).resolve().parents[2]
 
 
 def make_run(folder: Path, *, finished: bool = True) -> Path:
-    folder.mkdir(parents=True)
-    about = {"format": FORMAT, "prepare": {}, "train": {}, "network": {}, "finished": finished}
-    about |= {"thresholds": {}, "min_region_um2": {}}
-    about |= {"results": {"validation": {"dice": 0.875}}} if finished else {}
-    (folder / "config.json").write_text(json.dumps(about))
-    (folder / "model.weights.h5").write_bytes(b"weights of " + folder.name.encode())
+    results = {"validation": {"dice": 0.875}} if finished else {}
+    write_run(folder, b"weights of " + folder.name.encode(), finished=finished, results=results)
     (folder / "history.csv").write_text("epoch\n1\n")
     (folder / "checkpoint.npz").write_bytes(b"state")
     return folder
@@ -118,8 +116,7 @@ def test_incomplete_run(dataset, tmp_path):
 def test_run_without_a_score(tmp_path):
     """A run that was not scored is packed as well; its manifest says so."""
     run = make_run(tmp_path / "run")
-    about = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(about | {"results": {}}))
+    replace(RunConfig.read(run), results={}).write(run)
     dataset = build_weights([run], tmp_path / "out", CLONE)
     assert json.loads((dataset / MANIFEST).read_text())["runs"][0]["validation_dice"] is None
 

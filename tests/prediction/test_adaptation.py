@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -286,7 +286,7 @@ def test_prediction(demo, tmp_path, monkeypatch, adapt):
     shutil.copytree(demo, data, ignore=shutil.ignore_patterns("train*"))
     table = pd.read_csv(data / "test.csv", dtype=str).assign(data_source="HPA")
     table.assign(organ=["lung", "lung", "kidney", "lung", "kidney"]).to_csv(data / "test.csv", index=False)
-    run = write_run(tmp_path / "run", network=asdict(NETWORK))
+    run = write_run(tmp_path / "run", network=NETWORK)
     keras.utils.set_random_seed(2)
     build_model(NETWORK)[0].save_weights(run / "model.weights.h5")
     if adapt == "self-training":  # compiled anew each time

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager
-from dataclasses import asdict
 
+import builders
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +14,7 @@ import tifffile
 from hubmap_kit import submission
 from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS
-from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
-from hubmap_kit.files import write_json
+from hubmap_kit.config import PredictConfig
 from hubmap_kit.images import read_image
 from hubmap_kit.images.stain import Look, average
 from hubmap_kit.masks import MaskRule
@@ -23,29 +22,18 @@ from hubmap_kit.prediction import adaptation, networks
 from hubmap_kit.prediction import predict as inference
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.recipes import recipe
-from hubmap_kit.run import FORMAT, Run, expand
+from hubmap_kit.run import Run, expand
 
 LOOKS = {
-    "kidney": [0.4, 0.03, 0.02, 0.1, 0.04, 0.05],
-    "lung": [0.2, 0.02, 0.01, 0.06, 0.02, 0.03],
-    "spleen": [],  # too little tissue
+    "kidney": (0.4, 0.03, 0.02, 0.1, 0.04, 0.05),
+    "lung": (0.2, 0.02, 0.01, 0.06, 0.02, 0.03),
+    "spleen": (),  # too little tissue
 }
 
 
-def write_run(folder, bias: float = 0.0, **about):
+def write_run(folder, bias: float = 0.0, **changes):
     """A run folder without a training; the weights are a number that is added to the logits of `free_networks`."""
-    folder.mkdir(parents=True)
-    settings = {"prepare": asdict(PrepareConfig(patch_size=128, input_size=64)), "train": asdict(TrainConfig())}
-    settings |= {
-        "format": FORMAT,
-        "network": asdict(TrainConfig().network()),
-        "finished": True,
-        "looks": {"reinhard": LOOKS},
-    }
-    settings |= {"thresholds": dict.fromkeys(ORGANS, 0.5), "min_region_um2": dict.fromkeys(ORGANS, 0.0)}
-    write_json(folder / "config.json", settings | about)
-    (folder / "model.weights.h5").write_text(str(bias))
-    return folder
+    return builders.write_run(folder, str(bias).encode(), **{"looks": {"reinhard": LOOKS}} | changes)
 
 
 @pytest.fixture
@@ -74,7 +62,7 @@ def real_run(tmp_path_factory):
     from hubmap_kit.models.network import build_model
 
     network = recipe("fast", filters=2).network()
-    folder = write_run(tmp_path_factory.mktemp("real") / "run", network=asdict(network))
+    folder = write_run(tmp_path_factory.mktemp("real") / "run", network=network)
     build_model(network)[0].save_weights(folder / "model.weights.h5")
     return folder
 
@@ -280,7 +268,7 @@ def test_folders_that_are_no_run(data, tmp_path, capsys):
 def test_what_a_member_takes_from_its_run(tmp_path, free_networks):
     """Thresholds and least region sizes are the run's by organ, unless a setting overrides them; so is the model."""
     thresholds, areas = ({organ: base + i for i, organ in enumerate(ORGANS)} for base in (0.1, 100.0))
-    run = Run.open(write_run(tmp_path / "run", thresholds=thresholds, min_region_um2=areas))
+    run = Run.open(write_run(tmp_path / "run", rule=MaskRule(thresholds, areas)))
     own = networks.load_member(run, PredictConfig())
     assert (own.rule, own.looks) == (MaskRule(thresholds, areas), {})
     assert callable(own.network)
@@ -302,7 +290,7 @@ def test_looks_of_a_run(tmp_path, free_networks):
     run = Run.open(write_run(tmp_path / "run"))
     looks = networks.load_member(run, PredictConfig(stain="reinhard")).looks
     assert set(looks) == set(ORGANS)
-    known = [Look("reinhard", tuple(LOOKS[organ])) for organ in ("kidney", "lung")]
+    known = [Look("reinhard", LOOKS[organ]) for organ in ("kidney", "lung")]
     assert [looks["kidney"], looks["lung"]] == known
     assert looks["spleen"] == looks["prostate"] == average(known)
     with pytest.raises(ValueError, match=r"run does not say .* by macenko; predict with --stain none"):
@@ -327,14 +315,14 @@ def test_least_regions_and_scales_reach_the_masks(data, tmp_path, free_networks,
 
 def test_a_folder_of_folds_is_an_ensemble(data, tmp_path, free_networks, capsys):
     """A folder of folds stands for its finished folds, by number, and says which it leaves out."""
-    for fold, about in ((0, {}), (2, {}), (10, {}), (3, {"finished": False})):
-        write_run(tmp_path / "cv" / f"fold{fold}", bias=fold / 10, **about)
+    for fold, changes in ((0, {}), (2, {}), (10, {}), (3, {"finished": False})):
+        write_run(tmp_path / "cv" / f"fold{fold}", bias=fold / 10, **changes)
     (tmp_path / "cv" / "fold4").mkdir()  # not begun
     (tmp_path / "cv" / "folds.json").write_text("{}")
     single = write_run(tmp_path / "single", bias=-1.0)
     folds = [tmp_path / "cv" / f"fold{fold}" for fold in (0, 2, 10)]
     assert expand([single, tmp_path / "cv"]) == [single, *folds]
-    assert "without fold3, fold4" in capsys.readouterr().out
+    assert "fold3, fold4 left out" in capsys.readouterr().out
     assert expand([folds[1], tmp_path / "nowhere"]) == [folds[1], tmp_path / "nowhere"]
     for name, runs in (("together", [single, tmp_path / "cv"]), ("one by one", [single, *folds])):
         arguments = ["predict", str(data), *map(str, runs), "--out", str(tmp_path / name)]
@@ -347,19 +335,6 @@ def test_a_folder_of_unfinished_folds(data, tmp_path, capsys):
     write_run(tmp_path / "cv" / "fold0", finished=False)
     assert main(["predict", str(data), str(tmp_path / "cv"), "--out", str(tmp_path / "out.csv")]) == 1
     assert "none of the folds in" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("change", "rule"),
-    [({"format": FORMAT - 1}, "another format"), ({"min_region_um2": None}, "lacks min_region_um2")],
-)
-def test_runs_of_an_earlier_version(tmp_path, change, rule):
-    """A run that an earlier version wrote is refused, and is to be trained again."""
-    run = write_run(tmp_path / "run")
-    about = Run.open(run).about | change
-    write_json(run / "config.json", {key: value for key, value in about.items() if value is not None})
-    with pytest.raises(ValueError, match=rf"{rule}.*train again"):
-        Run.open(run)
 
 
 class Adaptation:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 
 import pytest
+from builders import write_run
 
-from hubmap_kit.config import PrepareConfig, TrainConfig
-from hubmap_kit.files import write_json
 from hubmap_kit.reports.report import write_report
 
 
@@ -16,11 +14,7 @@ from hubmap_kit.reports.report import write_report
 def run(tmp_path):
     """A finished run's plain files, with a name that must be escaped."""
     folder = tmp_path / "a<b>"
-    folder.mkdir()
-    (folder / "model.weights.h5").touch()
-    about = {"format": 2, "kit": "0.1.0", "created": "2026-01-01", "recipe": "fast", "epochs": 2}
-    about |= {"network": {"model": "unet"}, "thresholds": {"lung": 0.5}, "min_region_um2": {"lung": 0.0}}
-    write_json(folder / "config.json", about | {"prepare": asdict(PrepareConfig()), "train": asdict(TrainConfig())})
+    write_run(folder, created="2026-01-01", recipe="fast", epochs=2)
     (folder / "history.csv").write_text(
         "epoch,train_loss,validation_loss,validation_dice,validation_dice_lung\n1,1.5,,,\n2,1.0,1.2,0.4,0.4\n"
     )

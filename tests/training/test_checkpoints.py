@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,10 @@ from hubmap_kit.config import PrepareConfig
 from hubmap_kit.kaggle.bundle import build_bundle
 from hubmap_kit.kaggle.session import find_unfinished
 from hubmap_kit.models.network import build_model
-from hubmap_kit.models.network_config import NetworkConfig
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.recipes import recipe
 from hubmap_kit.rehearsal import isolation
-from hubmap_kit.run import Run
+from hubmap_kit.run import Run, RunConfig
 from hubmap_kit.training import checkpoints
 from hubmap_kit.training import train as training
 
@@ -40,7 +40,7 @@ def names(folder: Path) -> set[str]:
 
 def weights(folder: Path) -> list[np.ndarray]:
     run = Run.open(folder)
-    model, _ = build_model(NetworkConfig.from_json(run.about["network"]))
+    model, _ = build_model(run.config.network)
     model.load_weights(run.weights)
     return model.get_weights()
 
@@ -82,7 +82,7 @@ def stopped(stopped_once, tmp_path) -> Path:
 def test_stopped_training(stopped):
     """A time limit that is over ends a training after one epoch, with weights, history and checkpoint, unfinished."""
     assert names(stopped) == UNFINISHED
-    assert json.loads((stopped / "config.json").read_text())["finished"] is False
+    assert not RunConfig.read(stopped).finished
     assert list(pd.read_csv(stopped / "history.csv")["epoch"]) == [1]
     assert len(weights(stopped)) > 10
 
@@ -141,10 +141,9 @@ def test_other_settings_are_refused(stopped, store):
     """A checkpoint of other settings or another split is refused, with the remedy for a Kaggle kernel too."""
     with pytest.raises(ValueError, match=r"another filters, seed; resume with the same, .*kernel_sources"):
         training.train(store, stopped, replace(TINY, filters=3, seed=1), resume=True)
-    about = json.loads((stopped / "config.json").read_text())
-    about["splits"]["test"].pop()
+    config = RunConfig.read(stopped)
     with pytest.raises(ValueError, match="another test split"):
-        checkpoints.read(stopped, about)
+        checkpoints.read(stopped, replace(config, splits=config.splits | {"test": []}))
     (stopped / "checkpoint.npz").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"checkpoint.npz cannot be read .*kernel_sources"):
         training.train(store, stopped, TINY, resume=True)
@@ -152,13 +151,13 @@ def test_other_settings_are_refused(stopped, store):
 
 def test_another_computer_may_go_on(stopped, capsys):
     """Paths, processes and versions that differ between sessions do not stop a resume; versions are told."""
-    about = json.loads((stopped / "config.json").read_text())
-    assert checkpoints.read(stopped, about)["history"]
+    config = RunConfig.read(stopped)
+    assert checkpoints.read(stopped, config).history
     assert capsys.readouterr().out == ""
-    about["prepare"] |= {"jobs": 3, "groups": "/elsewhere/groups.csv"}
-    about["versions"]["keras"] = "9.9"
-    about["created"] = about["kit"] = "later"
-    assert checkpoints.read(stopped, about)["history"]
+    prepare = replace(config.prepare, groups="/elsewhere/groups.csv")
+    versions = config.versions | {"keras": "9.9"}
+    later = replace(config, prepare=prepare, versions=versions, created="later", kit="later")
+    assert checkpoints.read(stopped, later).history
     out = capsys.readouterr().out
     assert out.startswith("warning: ")
     assert "(here 9.9)" in out
@@ -167,19 +166,25 @@ def test_another_computer_may_go_on(stopped, capsys):
 
 def test_encoder_weights_may_lie_elsewhere(stopped):
     """The encoder's weights file may be mounted at another place, but not be another file."""
-    about = json.loads((stopped / "config.json").read_text())
-    for here, there, same in (("/a/b0.h5", "/c/d/b0.h5", True), ("/a/b0.h5", "/a/b1.h5", False)):
-        settings = [checkpoints._comparable("train", about["train"] | {"encoder_weights": at}) for at in (here, there)]
-        assert (settings[0] == settings[1]) is same
+    config = RunConfig.read(stopped)
+    (stopped / "checkpoint.npz").unlink()
+    begun, elsewhere, other = (
+        replace(config, train=replace(config.train, encoder_weights=path))
+        for path in ("/a/b0.h5", "/c/d/b0.h5", "/a/b1.h5")
+    )
+    model, _ = build_model(config.network)
+    checkpoints.write(stopped, model, SimpleNamespace(variables=[]), [], begun)
+    assert checkpoints.read(stopped, elsewhere)
+    with pytest.raises(ValueError, match="another encoder_weights;"):
+        checkpoints.read(stopped, other)
 
 
 def test_a_network_built_otherwise_is_refused(stopped):
     """Values that do not fit the network, as after a change of the library, are refused, not put where they fit."""
-    about = json.loads((stopped / "config.json").read_text())
-    checkpoint = checkpoints.read(stopped, about)
-    other, _ = build_model(NetworkConfig.from_json(about["network"] | {"filters": 3}))
-    with pytest.raises(ValueError, match="model is built otherwise"):
-        checkpoints.restore(checkpoint, other, None)
+    config = RunConfig.read(stopped)
+    other, _ = build_model(replace(config.network, filters=3))
+    with pytest.raises(ValueError, match="checkpoint's model does not have the layout that it has here"):
+        checkpoints.read(stopped, config).restore(other, None)
 
 
 def make_run(folder: Path, *files: str) -> Path:

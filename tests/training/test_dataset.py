@@ -185,7 +185,7 @@ def test_stain_transfer_takes_looks_of_a_folder(store, demo):
     opened = PatchStore.open(store)
     settings = {"augment": "macenko", "batch_size": 4, "steps_per_epoch": 1}
     own = PatchSampler(opened, opened.ids("train"), recipe("fast", **settings))
-    theirs = PatchSampler(opened, opened.ids("train"), recipe("fast", **settings, looks=str(demo)))
+    theirs = PatchSampler(opened, opened.ids("train"), recipe("fast", **settings, looks_from=str(demo)))
     chosen = own.choose(0)
     assert not np.array_equal(own._make(chosen, 0, range(4))[0], theirs._make(chosen, 0, range(4))[0])
 

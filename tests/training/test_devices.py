@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hubmap_kit.run import RunConfig
 from hubmap_kit.training.devices import Devices, open_devices
 
 # Trains a small network whose every part must look at the whole batch: BatchNormalization, Dice, clipping, the average.
@@ -68,9 +69,9 @@ def assert_same_training(run: Path, single: Path) -> None:
         assert ours[column].to_numpy() == pytest.approx(theirs[column].to_numpy(), abs=2e-3), column
     # The first step's loss has seen no update, so that it differs by rounding alone.
     assert ours["train_loss"][0] == pytest.approx(theirs["train_loss"][0], rel=1e-4)
-    config, other = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (run, single))
-    assert config["splits"] == other["splits"]
-    assert config["finished"] is True
+    config, other = RunConfig.read(run), RunConfig.read(single)
+    assert config.splits == other.splits
+    assert config.finished
 
 
 def test_two_devices_train_as_one(store, single, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pandas as pd
@@ -10,10 +9,11 @@ import pytest
 
 from hubmap_kit.cli import main
 from hubmap_kit.config import PrepareConfig
+from hubmap_kit.masks import MaskRule
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
-from hubmap_kit.run import Run, expand
+from hubmap_kit.run import FoldsConfig, Run, expand
 from hubmap_kit.submission import score
 from hubmap_kit.tables import read_images, table_of
 from hubmap_kit.training.folds import train_folds
@@ -43,24 +43,19 @@ def test_each_image_is_predicted_by_the_fold_that_did_not_see_it(folded, runs):
     """The folds' validation images are all images, each once, and none of them was trained on."""
     opened = [Run.open(run) for run in expand([runs])]
     assert [run.folder.name for run in opened] == ["fold0", "fold1"]
-    held_out = [i for run in opened for i in run.about["splits"]["validation"]]
+    held_out = [i for run in opened for i in run.config.splits["validation"]]
     assert sorted(held_out) == sorted(PatchStore.open(folded).images)
     for run in opened:
-        assert not set(run.about["splits"]["validation"]) & set(run.about["splits"]["train"])
+        assert not set(run.config.splits["validation"]) & set(run.config.splits["train"])
 
 
 def test_thresholds_are_chosen_on_all_folds(runs):
     """Every fold's run has the thresholds that the sweeps of all folds together choose."""
     opened = [Run.open(run) for run in expand([runs])]
     sweep = pd.concat([pd.read_csv(run.folder / "sweep.csv") for run in opened])
-    organs = list(opened[0].thresholds)
-    chosen = choose(sweep, dict.fromkeys(organs, 0.5), dict.fromkeys(organs, 0.0))
-    about = json.loads((runs / "folds.json").read_text(encoding="utf-8"))
-    assert about["finished"] is True
-    for thresholds in (about["thresholds"], *(run.thresholds for run in opened)):
-        assert thresholds == chosen.thresholds
-    for areas in (about["min_region_um2"], *(run.min_region_um2 for run in opened)):
-        assert areas == chosen.min_region_um2
+    chosen = choose(sweep, MaskRule.uniform(0.5))
+    assert FoldsConfig.read(runs) == FoldsConfig(2, finished=True, rule=chosen)
+    assert [run.config.rule for run in opened] == [chosen] * 2
 
 
 def test_out_of_fold_masks(demo, runs, tmp_path):
@@ -72,11 +67,11 @@ def test_out_of_fold_masks(demo, runs, tmp_path):
     assert list(told["dice"]) == pytest.approx(list(scored[told.index]), abs=1e-5)
     # Kept in 8 bits, maps give nearly the masks of the sweep.
     sweep = pd.concat([pd.read_csv(run / "sweep.csv") for run in expand([runs])])
-    opened = Run.open(runs / "fold0")
+    rule = FoldsConfig.read(runs).rule
     organs = sweep.drop_duplicates("id").set_index("id")["organ"]
     for image_id, row in told.iterrows():
-        at = sweep[(sweep["id"] == image_id) & (sweep["threshold"].round(6) == opened.thresholds[organs[image_id]])]
-        at = at[at["min_region_um2"] == opened.min_region_um2[organs[image_id]]]
+        at = sweep[(sweep["id"] == image_id) & (sweep["threshold"].round(6) == rule.thresholds[organs[image_id]])]
+        at = at[at["min_region_um2"] == rule.min_region_um2[organs[image_id]]]
         assert row["dice"] == pytest.approx(float(at["dice"].iloc[0]), abs=0.05)
     assert "mean Dice" in (runs / "results.txt").read_text(encoding="utf-8")
 
@@ -93,10 +88,10 @@ def test_a_finished_fold_is_not_trained_again(folded, runs):
 def test_a_time_limit_ends_between_folds(folded, tmp_path):
     """A limit that only the first fold fits leaves a folder that is not finished, and goes on when resumed."""
     assert not train_folds(folded, tmp_path / "cv", TINY, time_limit=0.001)
-    assert json.loads((tmp_path / "cv" / "folds.json").read_text(encoding="utf-8"))["finished"] is False
+    assert FoldsConfig.read(tmp_path / "cv") == FoldsConfig(2)
     assert not (tmp_path / "cv" / "fold1").exists()
     assert train_folds(folded, tmp_path / "cv", TINY, resume=True)
-    assert json.loads((tmp_path / "cv" / "folds.json").read_text(encoding="utf-8"))["finished"] is True
+    assert FoldsConfig.read(tmp_path / "cv").finished
 
 
 def test_a_store_without_folds(store, tmp_path):

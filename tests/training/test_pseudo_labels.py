@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from builders import write_run
 
 from hubmap_kit.cli import main
-from hubmap_kit.competition import ORGANS
-from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
+from hubmap_kit.config import PredictConfig, PrepareConfig
 from hubmap_kit.images import read_image
 from hubmap_kit.images.scaling import load_image, resize
 from hubmap_kit.images.stain import Look, measure, transfer
 from hubmap_kit.prediction import networks
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore
-from hubmap_kit.run import FORMAT, Run
+from hubmap_kit.run import Run
 from hubmap_kit.tables import DataError, read_images
 from hubmap_kit.training.pseudo_labels import pseudo_label
 
@@ -48,18 +48,7 @@ def _colours_for_networks(monkeypatch):
 
 
 def make_run(folder, channel, config):
-    folder.mkdir()
-    about = {
-        "format": FORMAT,
-        "prepare": asdict(config),
-        "train": asdict(TrainConfig()),
-        "network": asdict(TrainConfig().network()),
-    }
-    about |= {"thresholds": dict.fromkeys(ORGANS, 0.5), "min_region_um2": dict.fromkeys(ORGANS, 0.0)}
-    about["looks"] = {"reinhard": {"kidney": LOOK.values}}
-    (folder / "config.json").write_text(json.dumps(about))
-    (folder / "model.weights.h5").write_text(str(channel))
-    return folder
+    return write_run(folder, str(channel).encode(), prepare=config, looks={"reinhard": {"kidney": LOOK.values}})
 
 
 @pytest.fixture
@@ -153,8 +142,6 @@ def test_command(data, store, runs, tmp_path, capsys):
     assert "side of a patch: kidney 51.2 um" in out
     for number, run in enumerate(runs):
         shutil.copytree(run, folds / f"fold{number}")
-        about = json.loads((run / "config.json").read_text()) | {"finished": True}
-        (folds / f"fold{number}" / "config.json").write_text(json.dumps(about))
     assert main(["pseudo", str(data), str(store), str(flips), str(folds), "--tta", "flips"]) == 0
     for i in PatchStore.open(plain).images:
         difference = PatchStore.open(plain).read(i).astype(int) - PatchStore.open(flips).read(i)

@@ -11,10 +11,11 @@ from scipy import ndimage
 
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS
-from hubmap_kit.training.thresholds import LEAST_IMAGES, REGION_UM2, THRESHOLDS, Choice, choose, sweep, sweep_table
+from hubmap_kit.masks import MaskRule
+from hubmap_kit.training.thresholds import LEAST_IMAGES, REGION_UM2, THRESHOLDS, choose, dice_at, sweep, sweep_table
 
 SHAPE = (len(THRESHOLDS), len(REGION_UM2))
-DEFAULTS = dict.fromkeys(ORGANS, 0.45), dict.fromkeys(ORGANS, 12.0)
+DEFAULTS = MaskRule.uniform(0.45, 12.0)
 
 
 def plain_dice(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -66,7 +67,7 @@ def table_of(*images: tuple[int, str, np.ndarray], copies: int = LEAST_IMAGES) -
 
 def chosen_of(dice: np.ndarray) -> tuple[float, float]:
     """What is chosen by images that are all alike."""
-    choice = choose(table_of((1, "lung", dice)), *DEFAULTS)
+    choice = choose(table_of((1, "lung", dice)), DEFAULTS)
     return choice.thresholds["lung"], choice.min_region_um2["lung"]
 
 
@@ -87,33 +88,33 @@ def test_the_best_mean_over_images_is_chosen():
         table_of((1, "lung", peak(0.3, 500.0)), (3, "spleen", peak(0.65, 0.0))),
         table_of((2, "lung", peak(0.5, 500.0, height=0.7))),
     ]
-    choice = choose(pd.concat(folds), *DEFAULTS)
-    assert choice.thresholds == DEFAULTS[0] | {"lung": 0.4, "spleen": 0.65}
-    assert choice.min_region_um2 == DEFAULTS[1] | {"lung": 500.0, "spleen": 0.0}
+    choice = choose(pd.concat(folds), DEFAULTS)
+    assert choice.thresholds == DEFAULTS.thresholds | {"lung": 0.4, "spleen": 0.65}
+    assert choice.min_region_um2 == DEFAULTS.min_region_um2 | {"lung": 500.0, "spleen": 0.0}
 
 
 def test_dice_of_the_choice():
     """Each image has the Dice of its organ's pair, in the table's order, from a file too."""
     table = table_of((9, "spleen", peak(0.65, 0.0)), (2, "lung", peak(0.5, 500.0)), (1, "lung", peak(0.3, 500.0)))
-    choice = choose(table, *DEFAULTS)
+    choice = choose(table, DEFAULTS)
     text = table.to_csv(index=False, float_format="%.6f")
     for read in (table, pd.read_csv(io.StringIO(text))):
-        assert choice.dice(read) == pytest.approx(np.repeat([0.9, 0.8, 0.8], LEAST_IMAGES))
+        assert dice_at(read, choice) == pytest.approx(np.repeat([0.9, 0.8, 0.8], LEAST_IMAGES))
 
 
 def test_organs_without_images():
     """An organ without images keeps what it had."""
     table = table_of((1, "lung", peak(0.3, 500.0)))
-    choice = choose(table, *DEFAULTS)
+    choice = choose(table, DEFAULTS)
     assert set(choice.thresholds) == set(choice.min_region_um2) == set(ORGANS)
     assert (choice.thresholds["kidney"], choice.min_region_um2["kidney"]) == (0.45, 12.0)
-    assert choose(table.iloc[:0], *DEFAULTS) == Choice(*DEFAULTS)
+    assert choose(table.iloc[:0], DEFAULTS) == DEFAULTS
 
 
 def test_few_images_choose_nothing():
     """With fewer images than it takes, the organ keeps what it had, however much better another pair is."""
     for copies, threshold in ((LEAST_IMAGES - 1, 0.45), (LEAST_IMAGES, 0.8)):
-        choice = choose(table_of((1, "lung", peak(0.8, 500.0)), copies=copies), *DEFAULTS)
+        choice = choose(table_of((1, "lung", peak(0.8, 500.0)), copies=copies), DEFAULTS)
         assert choice.thresholds["lung"] == threshold
         assert choice.min_region_um2["lung"] == (12.0 if threshold == 0.45 else 500.0)
 
@@ -123,7 +124,7 @@ def test_images_that_disagree_choose_nothing(against, threshold):
     """A gain of some images that others lose most of is within its error, and the organ keeps what it had."""
     images = [(i, "lung", peak(0.3, 0.0)) for i in range(1, 7)]
     images += [(i, "lung", peak(0.55, 0.0)) for i in range(11, 11 + against)]
-    choice = choose(table_of(*images, copies=1), *DEFAULTS)
+    choice = choose(table_of(*images, copies=1), DEFAULTS)
     assert choice.thresholds["lung"] == threshold
 
 
@@ -166,7 +167,7 @@ def test_tables_from_files():
     stored = pd.read_csv(io.StringIO(table.to_csv(index=False)))
     stored.loc[::2, "threshold"] += 1e-16  # as another reader of numbers may do
     assert (stored["threshold"] != table["threshold"]).any()
-    choice = choose(pd.concat([stored, other]), *DEFAULTS)
+    choice = choose(pd.concat([stored, other]), DEFAULTS)
     assert (choice.thresholds["lung"], choice.min_region_um2["lung"]) == (0.4, 500.0)
 
 
@@ -174,6 +175,6 @@ def test_tables_of_different_grids():
     """Folds that tried different thresholds are refused: their means would not be of the same images."""
     one, other = (table_of((i, "lung", peak(0.3, 500.0))) for i in (1, 2))
     with pytest.raises(ValueError, match="lung were not all tried with the same thresholds"):
-        choose(pd.concat([one, other[other["threshold"] > 0.2]]), *DEFAULTS)
+        choose(pd.concat([one, other[other["threshold"] > 0.2]]), DEFAULTS)
     with pytest.raises(ValueError, match="train the folds again"):
-        choose(one.iloc[1:], *DEFAULTS)
+        choose(one.iloc[1:], DEFAULTS)

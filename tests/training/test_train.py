@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -13,10 +12,11 @@ import pandas as pd
 import pytest
 
 from hubmap_kit.config import TrainConfig
+from hubmap_kit.masks import MaskRule
 from hubmap_kit.recipes import RECIPES, recipe
 from hubmap_kit.run import MAPS, SWEEP, Run
 from hubmap_kit.training import train as training
-from hubmap_kit.training.thresholds import choose
+from hubmap_kit.training.thresholds import choose, dice_at
 
 TINY = recipe("fast", filters=2, batch_size=4, epochs=3, steps_per_epoch=2, validate_every=1)
 
@@ -32,33 +32,30 @@ def trained(store, tmp_path_factory):
 def test_run_folder(trained, store):
     """A finished run holds weights, settings, history, scores and results that agree with each other."""
     run = Run.open(trained)
-    assert run.train == TINY
-    assert run.about["finished"]
+    assert run.config.train == TINY
+    assert run.config.finished
     assert not (trained / "checkpoint.npz").exists()
     history = pd.read_csv(trained / "history.csv")
     assert list(history["epoch"]) == [1, 2, 3]
     results = pd.read_csv(trained / "results.csv").set_index("split")
     scores = pd.read_csv(trained / "scores.csv")
     assert dict(scores.groupby("split")["dice"].mean()) == pytest.approx(dict(results["dice"]), abs=1e-5)
-    assert run.about["results"]["test"]["dice"] == pytest.approx(results.loc["test", "dice"], abs=1e-5)
-    assert list(results["images"]) == [len(run.about["splits"][split]) for split in results.index]
+    assert run.config.results["test"]["dice"] == pytest.approx(results.loc["test", "dice"], abs=1e-5)
+    assert list(results["images"]) == [len(run.config.splits[split]) for split in results.index]
     assert "validation" in (trained / "results.txt").read_text()
-    text = (trained / "config.json").read_text()
-    assert json.loads(text)["network"]["normalisation"]["mean"][0] == 0.485
+    assert run.config.network == TINY.network()
 
 
 def test_thresholds_are_those_of_the_validation_images(trained):
     """A run's thresholds and least region sizes are what its own sweep chooses, and its scores are by them."""
     run = Run.open(trained)
     sweep = pd.read_csv(trained / SWEEP)
-    assert set(sweep["id"]) == set(run.about["splits"]["validation"])
-    organs = list(run.thresholds)
-    chosen = choose(sweep, dict.fromkeys(organs, 0.5), dict.fromkeys(organs, 0.0))
-    assert run.thresholds == chosen.thresholds
-    assert run.min_region_um2 == chosen.min_region_um2
+    assert set(sweep["id"]) == set(run.config.splits["validation"])
+    assert run.config.rule == choose(sweep, MaskRule.uniform(0.5))
     scores = pd.read_csv(trained / "scores.csv")
     validation = scores[scores["split"] == "validation"].set_index("id")["dice"]
-    assert list(validation[run.about["splits"]["validation"]]) == pytest.approx(list(chosen.dice(sweep)), abs=1e-5)
+    expected = list(dice_at(sweep, run.config.rule))
+    assert list(validation[run.config.splits["validation"]]) == pytest.approx(expected, abs=1e-5)
     assert {path.stem for path in (trained / MAPS).iterdir()} == {str(i) for i in validation.index}
 
 
@@ -66,17 +63,16 @@ def test_without_tuning_the_threshold_stays(store, tmp_path):
     """A training that is not to choose keeps its threshold, and scores with it."""
     training.train(store, tmp_path / "run", replace(TINY, epochs=1, tune=False, threshold=0.37))
     run = Run.open(tmp_path / "run")
-    assert set(run.thresholds.values()) == {0.37}
-    assert set(run.min_region_um2.values()) == {0.0}
+    assert run.config.rule == MaskRule.uniform(0.37)
 
 
 def test_run_says_what_the_network_saw(trained):
     """A run states the context and pixel size in um and the look of its training images, by organ."""
-    about = Run.open(trained).about
-    assert about["context_um"]["lung"] == pytest.approx(128 * 0.4)
-    assert about["network_um"]["lung"] == pytest.approx(0.8)
-    assert len(about["looks"]["reinhard"]["lung"]) == 6
-    assert len(about["looks"]["macenko"]["lung"]) == 8
+    config = Run.open(trained).config
+    assert config.prepare.contexts()["lung"] == pytest.approx(128 * 0.4)
+    assert config.prepare.network_um()["lung"] == pytest.approx(0.8)
+    assert len(config.looks["reinhard"]["lung"]) == 6
+    assert len(config.looks["macenko"]["lung"]) == 8
 
 
 def test_a_run_is_not_overwritten(trained, store):

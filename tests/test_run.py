@@ -1,0 +1,172 @@
+"""Tests of run folders: what they hold, and run folders that an earlier version of the kit wrote."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from builders import GEOMETRY, write_run
+
+from hubmap_kit.cli import main
+from hubmap_kit.config import PrepareConfig, TrainConfig
+from hubmap_kit.masks import MaskRule
+from hubmap_kit.run import FORMAT, FoldsConfig, Run, RunConfig, is_finished
+from hubmap_kit.settings import organ_values
+
+# A run folder that hubmap-kit 0.3 trained, and the masks that it predicted of `tissue`.
+FORMAT_2 = Path(__file__).parent / "data" / "run-format2"
+
+
+@pytest.fixture
+def old_run(tmp_path) -> Path:
+    """A run folder of format 2: a plain U-Net with a working pixel size, thresholds and a least region by organ."""
+    with zipfile.ZipFile(FORMAT_2 / "run.zip") as archive:
+        archive.extractall(tmp_path / "old")
+    return tmp_path / "old"
+
+
+def tissue() -> np.ndarray:
+    """A drawn unit with a lumen on striped tissue: ``(97, 131, 3)`` uint8."""
+    y, x = np.mgrid[:97, :131]
+    distance2 = (y - 41) ** 2 + (x - 60) ** 2
+    image = np.full((97, 131, 3), 245, np.uint8)
+    image[(3 * y + 5 * x) % 17 < 9] = (214, 160, 196)
+    image[distance2 < 27**2] = (122, 58, 130)
+    image[distance2 < 11**2] = (248, 244, 247)
+    return image
+
+
+def rewrite(folder: Path, **changes) -> None:
+    """Change keys of a ``config.json`` by hand; None removes one."""
+    values = json.loads((folder / "config.json").read_text()) | changes
+    kept = {key: value for key, value in values.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(kept))
+
+
+def test_config_round_trip(tmp_path):
+    """A configuration is read as it was written."""
+    config = RunConfig(
+        PrepareConfig(patch_size=517, input_size=96, test_size=3),
+        TrainConfig(filters=3, seed=5, fold=1),
+        TrainConfig(encoder="resnet18").network(),
+        rule=MaskRule({"lung": 0.3}, {"lung": 250.0}),
+        looks={"reinhard": {"lung": (0.1, 0.2), "spleen": ()}},
+        splits={"train": [3, 1], "validation": [], "test": [2]},
+        recipe="fast",
+        created="2026-01-01",
+        versions={"keras": "3.12"},
+        finished=True,
+        epochs=7,
+        results={"test": {"dice": 0.5}},
+    )
+    config.write(tmp_path)
+    assert RunConfig.read(tmp_path) == config
+    assert json.loads((tmp_path / "config.json").read_text())["format"] == FORMAT
+
+
+def test_folds_round_trip(tmp_path):
+    """A folder of folds is read as it was written, and so is one of format 2, which had no number."""
+    for config in (FoldsConfig(3), FoldsConfig(2, finished=True, rule=MaskRule.uniform(0.3, 10.0))):
+        config.write(tmp_path)
+        assert FoldsConfig.read(tmp_path) == config
+        assert is_finished(tmp_path) is config.finished
+        values = json.loads((tmp_path / "folds.json").read_text())
+        del values["format"]
+        (tmp_path / "folds.json").write_text(json.dumps(values))
+        assert FoldsConfig.read(tmp_path) == config
+
+
+@pytest.mark.slow
+def test_a_run_of_format_2_predicts_the_same_masks(old_run, tmp_path):
+    """A run folder that an earlier version wrote gives the masks that it gave then, to the byte."""
+    data = tmp_path / "data"
+    (data / "test_images").mkdir(parents=True)
+    lines = ["id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"]
+    for image_id, organ, pixel_size_um in ((7, "kidney", 0.4), (3, "lung", 0.5)):
+        tifffile.imwrite(data / "test_images" / f"{image_id}.tiff", tissue(), photometric="rgb")
+        lines.append(f"{image_id},{organ},HPA,97,131,{pixel_size_um},4")
+    (data / "test.csv").write_text("\n".join(lines) + "\n")
+    (data / "sample_submission.csv").write_text("id,rle\n7,\n3,\n")
+    assert main(["predict", str(data), str(old_run), "--out", str(tmp_path / "submission.csv")]) == 0
+    assert (tmp_path / "submission.csv").read_bytes() == (FORMAT_2 / "expected.csv").read_bytes()
+
+
+def test_config_of_format_2(old_run):
+    """All of a configuration of format 2 is read, and what is written then is of this format."""
+    old = json.loads((old_run / "config.json").read_text())
+    assert old["format"] == 2
+    config = Run.open(old_run).config
+    assert config.prepare.network_um() == old["network_um"]
+    assert config.prepare.contexts() == old["context_um"]
+    assert config.prepare.patch_size == 96
+    assert (config.train.filters, config.train.loss, config.train.looks_from) == (2, "bce", None)
+    assert config.rule == MaskRule(old["thresholds"], old["min_region_um2"])
+    assert config.splits == old["splits"]
+    assert (config.finished, config.epochs, config.results) == (True, 1, old["results"])
+    config.write(old_run)
+    assert RunConfig.read(old_run) == config
+
+
+@pytest.mark.parametrize("context_um", [None, "317", "317.7,kidney=512.3", "lung=30"])
+@pytest.mark.parametrize("pixel_size_um", ["0.4", "0.8,kidney=1.6", "lung=0.3"])
+@pytest.mark.parametrize("patch_size", [1024, 1021])
+def test_geometry_of_format_2(old_run, patch_size, pixel_size_um, context_um):
+    """The network sees each organ at the same pixel size, to the bit, as the earlier version showed it."""
+    old = json.loads((old_run / "config.json").read_text())["prepare"]
+    old |= {"patch_size": patch_size, "pixel_size_um": pixel_size_um, "context_um": context_um}
+    rewrite(old_run, prepare=old)
+    contexts = {organ: um * patch_size for organ, um in organ_values(pixel_size_um, 0.4).items()}
+    if context_um is not None:
+        contexts = organ_values(context_um, contexts)
+    assert RunConfig.read(old_run).prepare.network_um() == {organ: um / 64 for organ, um in contexts.items()}
+
+
+def test_whole_images_of_format_2(old_run):
+    """A run that saw images whole keeps the context that came of the largest image."""
+    old = json.loads((old_run / "config.json").read_text())["prepare"]
+    rewrite(old_run, prepare=old | {"pixel_size_um": "0.4", "patch_size": 3003, "whole": True})
+    assert RunConfig.read(old_run).prepare.network_um()["lung"] == 0.4 * 3003 / 64
+
+
+def test_settings_that_have_become_constants(old_run):
+    """Settings of format 2 that no longer exist are left out; the run was trained with them, and predicts without."""
+    old = json.loads((old_run / "config.json").read_text())
+    rewrite(old_run, prepare=old["prepare"] | {"jobs": 3}, train=old["train"] | {"looks": "/data", "clip_norm": 1.0})
+    assert RunConfig.read(old_run).train.looks_from == "/data"
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"format": 1}, r"config.json is of format 1, .* reads formats 2 and 3; use the version .* or train again"),
+        ({"format": FORMAT + 1}, r"config.json is of format 4, .* update hubmap-kit$"),
+        ({"format": None}, "config.json is of format None"),
+        ({"min_region_um2": None}, "config.json cannot be read: it lacks min_region_um2; .*restore it from a copy"),
+        ({"prepare": None}, "config.json cannot be read: it lacks prepare; if"),
+        ({"thresholds": [0.5]}, "config.json cannot be read: .*thresholds"),
+        ({"train": {"filters": -1}}, "config.json cannot be read: filters is -1; it must be at least 1"),
+        ({"train": {"wings": 2}}, "config.json cannot be read: this version knows no setting wings"),
+        ({"looks": [1]}, "config.json cannot be read"),
+    ],
+)
+def test_configs_that_cannot_be_read(tmp_path, changes, rule):
+    """A configuration of an unknown format, or a damaged one, is named with what is wrong and what to do."""
+    run = write_run(tmp_path / "run")
+    rewrite(run, **changes)
+    for read in (Run.open, is_finished):
+        with pytest.raises(ValueError, match=rule):
+            read(run)
+
+
+def test_folders_that_are_no_run(tmp_path):
+    """A folder without a configuration is no finished run, and one that holds other JSON is named."""
+    assert not is_finished(tmp_path)
+    write_run(tmp_path, prepare=GEOMETRY, finished=False)
+    assert not is_finished(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"config\.json cannot be read: it is no JSON object"):
+        Run.open(tmp_path)
