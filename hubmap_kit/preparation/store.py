@@ -92,7 +92,7 @@ class StoreInfo:
             soft = bool(values.get("soft", False))
             split = values.get("data_split", "test" if soft else "train")
             return cls(Path(values["data"]), read_prepare(values["config"]), soft, split, values["kit"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / STORE} is damaged ({error}); prepare it again") from error
 
 
