@@ -40,10 +40,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test the built and installed package; arguments go to pytest."""
+    """Test the built and installed package on all cores: nox -s tests -- [-m "not slow"] [other arguments of pytest].
+
+    Without arguments all tests run, and coverage is measured.
+    """
     shutil.rmtree("build", ignore_errors=True)  # modules deleted since would come back in the wheel
     session.install(".[tests]")
-    session.run("python", "-P", "-m", "pytest", *session.posargs)
+    arguments = session.posargs or ["--cov=hubmap_kit"]
+    session.run("python", "-P", "-m", "pytest", "--numprocesses=logical", "--dist=worksteal", *arguments)
 
 
 @nox.session(default=False)

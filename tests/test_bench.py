@@ -56,6 +56,7 @@ def test_notebook_idioms_give_the_kits_masks(rng):
     assert np.array_equal(rle.decode(shifted(text, mask.shape, 3), mask.shape), moved)
 
 
+@pytest.mark.slow
 def test_quick_pieces_run_without_peers(tmp_path):
     """``--quick`` makes a table of drawn data, names the peers that are missing, and ends with status 0."""
     environment = {key: value for key, value in os.environ.items() if key != "HUBMAP_DATA"}

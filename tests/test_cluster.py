@@ -85,6 +85,7 @@ def test_leaving_early_cancels_what_has_not_begun():
     assert len(begun) < 10
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_each_job_its_outcome(scheduler):
     """A cluster's outcomes, exceptions too, are those of threads; its workers are other processes."""
     check_outcomes(scheduler)
@@ -93,6 +94,7 @@ def test_a_cluster_gives_each_job_its_outcome(scheduler):
     assert os.getpid() not in pids
 
 
+@pytest.mark.slow
 def test_preparing_on_a_cluster_gives_the_same_bytes(demo, tmp_path, scheduler, capsys):
     """The store that a cluster prepares is the local one's to the byte, by Python and by the command line."""
     prepare(demo, tmp_path / "local", SMALL)
@@ -104,6 +106,7 @@ def test_preparing_on_a_cluster_gives_the_same_bytes(demo, tmp_path, scheduler, 
     assert local == contents(tmp_path / "cluster") == contents(tmp_path / "command")
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_named_on_a_cluster(demo, tmp_path, scheduler):
     """What is wrong with an image reaches the user from a worker as it does from a thread."""
     data = tmp_path / "data"
@@ -133,6 +136,7 @@ def always_die(job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_a_lost_worker_costs_only_its_jobs_time(tmp_path, scheduler):
     """All results arrive although a worker was killed in the middle; a job that kills every worker is named."""
@@ -145,6 +149,7 @@ def test_a_lost_worker_costs_only_its_jobs_time(tmp_path, scheduler):
     assert "4 Dask workers died" in str(outcome)
 
 
+@pytest.mark.slow
 def test_another_version_on_the_cluster(scheduler, monkeypatch):
     """Workers with another version of the kit are refused before anything is done."""
     monkeypatch.setattr(cluster, "__version__", "99.1")
@@ -163,6 +168,7 @@ def test_a_cluster_without_workers(monkeypatch):
         next(spread(invert, [1], scheduler=local.scheduler_address))
 
 
+@pytest.mark.slow
 def test_an_address_where_nobody_answers(demo, tmp_path, capsys):
     """An address that nobody answers at, or that is none, ends the command within ten seconds with one line."""
     pytest.importorskip("distributed", reason="distributed is not installed (the extra cluster)")
@@ -186,6 +192,7 @@ def test_without_dask_the_error_names_the_extra(monkeypatch):
     assert list(spread(invert, [1])) == [(1, 1.0)]
 
 
+@pytest.mark.slow
 def test_predict_on_a_cluster(scheduler, demo, store, tmp_path):
     """Masks predicted by the workers are byte for byte those predicted here; a bad image costs only itself."""
     from hubmap_kit.recipes import recipe

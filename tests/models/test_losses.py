@@ -199,6 +199,7 @@ for name in (*LOSSES, "bce+0.5*lovasz", "auxiliary"):
 """
 
 
+@pytest.mark.slow
 def test_replicas_share_the_loss_of_one_process():
     """On each of two replicas every loss is that of the whole batch, and their gradients add up to its gradient."""
     done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True, timeout=120)

@@ -52,7 +52,7 @@ def shaken(model, rng):
     return model
 
 
-@pytest.mark.parametrize("encoder", ["", *FAMILIES])
+@pytest.mark.parametrize("encoder", ["", *(pytest.param(encoder, marks=pytest.mark.slow) for encoder in FAMILIES)])
 def test_networks_take_any_multiple_of_32(encoder, rng):
     """uint8 images of any multiple of 32 give float32 logits of their size."""
     model, layers = build_model(encoder_config(encoder) if encoder else unet_config(4))
@@ -72,6 +72,7 @@ def test_networks_take_any_multiple_of_32(encoder, rng):
         assert network_of(model).get_layer(f"decoder_stage{stage}_concat").input[1] is skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["resnet18", "convnexttiny"])
 def test_weights_are_kept(encoder, rng, tmp_path):
     """A network that is built again from its description and its weights file gives the same logits."""
@@ -123,6 +124,7 @@ def test_normalisation_is_part_of_the_network():
     np.testing.assert_allclose(layer(image)[0, 0, 0], (image[0, 0, 0] / 255 - MEAN) / STD, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "published", "preprocess"),
     [
@@ -147,6 +149,7 @@ def test_encoder_weights_from_keras_own_file(encoder, published, preprocess, rng
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "preprocess"),
     [
@@ -180,6 +183,7 @@ def test_bad_weights_are_named(tmp_path):
         load_model(unet_config(2), tmp_path / "model.weights.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["efficientnetb0", "efficientnetv2b0", "resnet18"])
 def test_imagenet_weights_are_downloaded(encoder, tmp_path, monkeypatch):
     """`imagenet` fetches the encoder's file from its publisher's address, here a local server, and loads it."""
@@ -230,6 +234,7 @@ def test_imagenet_weights_are_downloaded(encoder, tmp_path, monkeypatch):
         build_model(encoder_config(encoder), "imagenet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["efficientnetb0", "efficientnetv2b0"])
 def test_half_precision_and_xla(encoder, tmp_path, rng):
     """Loaded for a GPU, in float16 and through XLA, a network gives what it gives in float32, nearly."""
@@ -246,7 +251,9 @@ def test_half_precision_and_xla(encoder, tmp_path, rng):
     assert keras.config.dtype_policy().name == "float32"
 
 
-@pytest.mark.parametrize(("encoder", "half"), [("", None), ("mobilenet", "bfloat16")])
+@pytest.mark.parametrize(
+    ("encoder", "half"), [("", None), pytest.param("mobilenet", "bfloat16", marks=pytest.mark.slow)]
+)
 def test_auxiliary_heads(encoder, half, tmp_path, rng):
     """With heads a network tells organ and pixel size too, from the mean of its deepest features, in float32."""
     config = encoder_config(encoder, auxiliary=0.1) if encoder else unet_config(2, auxiliary=0.1)
@@ -310,6 +317,7 @@ for ours, theirs in zip(several.get_weights(), single.get_weights()):
 """
 
 
+@pytest.mark.slow
 def test_replicas_normalise_by_the_whole_batch():
     """Two replicas of a training network give the logits and statistics of one process with all their patches."""
     done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True, timeout=120)
