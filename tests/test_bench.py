@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,15 @@ def test_calls_take_turns_and_the_median_of_their_ratios_is_judged():
     """Each round times every call once, in order; a row's value is the median of the rounds' ratios."""
     from bench.harness import Case, Row, judge, take_turns
 
-    order = []
+    order: list[str] = []
+
+    def call(name: str) -> str:
+        order.append(name)
+        return name
+
     figures = {"ours": iter([1.0, 2.0, 4.0]), "peer": iter([10.0, 10.0, 10.0])}
     case = Case(
-        {name: lambda name=name: order.append(name) or name for name in figures},
+        {name: partial(call, name) for name in figures},
         [Row("work", "ours", "peer", aim=4), Row("work", "ours", "peer", "share", 0.1), Row("work", "ours", "gone, x")],
         items=2,
         item="mask",

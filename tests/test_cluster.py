@@ -70,16 +70,25 @@ def test_jobs_at_once_bounds_the_threads():
     together = threading.Barrier(3, timeout=20)
     assert [result for _, result in spread(lambda _: together.wait() >= 0, range(6), jobs_at_once=3)] == [True] * 6
     running = threading.Semaphore(2)
-    results = spread(
-        lambda _: (running.acquire(blocking=False), time.sleep(0.01), running.release()), range(8), jobs_at_once=2
-    )
-    assert all(result[0] for _, result in results)
+
+    def is_one_of_two(_: int) -> bool:
+        free = running.acquire(blocking=False)
+        time.sleep(0.01)
+        running.release()
+        return free
+
+    assert all(result is True for _, result in spread(is_one_of_two, range(8), jobs_at_once=2))
 
 
 def test_leaving_early_cancels_what_has_not_begun():
     """A loop that is left early waits for the jobs that run, and the others are not done."""
-    begun = []
-    jobs = spread(lambda job: (begun.append(job), time.sleep(0.02)), range(50), jobs_at_once=1)
+    begun: list[int] = []
+
+    def begin(job: int) -> None:
+        begun.append(job)
+        time.sleep(0.02)
+
+    jobs = spread(begin, range(50), jobs_at_once=1)
     next(jobs)
     jobs.close()
     assert len(begun) < 10

@@ -138,8 +138,8 @@ def test_competitions_own_strings():
         pytest.skip("HUBMAP_DATA names no folder with competition/train.csv")
     table = pd.read_csv(Path(folder) / "competition" / "train.csv")
     assert len(table) == 351
-    for row in table.itertuples():
-        shape = (row.img_height, row.img_width)
-        mask = rle.decode(row.rle, shape)
-        assert rle.encode(mask) == row.rle
-        assert rle.dice(row.rle, row.rle, shape) == 1.0
+    for row in table.to_dict("records"):
+        text, shape = row["rle"], (row["img_height"], row["img_width"])
+        mask = rle.decode(text, shape)
+        assert rle.encode(mask) == text
+        assert rle.dice(text, text, shape) == 1.0

@@ -104,7 +104,8 @@ def test_written_submission_has_the_samples_rows(data):
 def test_files_beside_a_submission(tmp_path):
     """Problems and timings are read back as they were written; a prediction without problems removes an older list."""
     path = tmp_path / "deep" / "submission.csv"
-    assert submission.read_problems(path) == submission.read_timings(path) == []
+    assert not submission.read_problems(path)
+    assert not submission.read_timings(path)
     problems = [
         Problem("error", "test.csv", 3, 'a rule, with "quotes"', "a remedy", 7),
         Problem("warning", "sample_submission.csv", None, "another", "none"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from hubmap_kit.competition import ORGANS, SOURCES
+from hubmap_kit.files import read_rows
 from hubmap_kit.tables import DataError, Problem, read_images, read_sample_submission, scan_images, table_of
 
 HEADER = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
@@ -28,8 +30,8 @@ def test_demo_tables_are_read_with_their_types(demo):
     """The demo's tables pass: one image for each row, with its numbers, its file and, in training, its mask."""
     train, test = read_images(demo, "train"), read_images(demo, "test")
     assert (len(train), len(test)) == (10, 5)
-    cells = pd.read_csv(demo / "train.csv", dtype=str)
-    for row, (image, cell) in enumerate(zip(train, cells.itertuples(), strict=True), start=2):
+    cells = [SimpleNamespace(**row) for row in read_rows(demo / "train.csv")]
+    for row, (image, cell) in enumerate(zip(train, cells, strict=True), start=2):
         assert (str(image.id), image.organ, image.source) == (cell.id, cell.organ, cell.data_source)
         assert image.shape == (int(cell.img_height), int(cell.img_width))
         assert (image.pixel_size_um, image.thickness_um) == (float(cell.pixel_size), float(cell.tissue_thickness))

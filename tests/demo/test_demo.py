@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from tifffile import COMPRESSION
 
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.demo.tissue import draw
@@ -34,10 +35,10 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_layout_is_kaggles(demo):
     """The folder holds Kaggle's files with Kaggle's columns, the truth of the test set, and nothing else."""
     header = {path.name: path.read_text().split("\n")[0] for path in demo.glob("*.csv")}
-    test = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
+    columns = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
     assert header == {
-        "train.csv": f"{test},rle,age,sex",
-        "test.csv": test,
+        "train.csv": f"{columns},rle,age,sex",
+        "test.csv": columns,
         "test_truth.csv": "id,organ,data_source,img_height,img_width,rle",
         "sample_submission.csv": "id,rle",
     }
@@ -64,15 +65,16 @@ def test_organs_sources_and_pixel_sizes(demo):
     assert set(train["organ"]) == set(test["organ"]) == set(ORGANS)
     assert set(train["data_source"]) == {"HPA"}
     assert test.groupby(["organ", "data_source"]).size().tolist() == [1] * 10
-    for row in pd.concat([train, test]).itertuples():
-        assert row.pixel_size == ORGANS[row.organ].pixel_size_um[row.data_source]
-        assert row.tissue_thickness == ORGANS[row.organ].thickness_um[row.data_source]
-        if row.data_source == "HPA":
-            assert (row.img_height, row.img_width) == (257, 257)
+    for row in pd.concat([train, test]).to_dict("records"):
+        organ, source, height, width = row["organ"], row["data_source"], row["img_height"], row["img_width"]
+        assert row["pixel_size"] == ORGANS[organ].pixel_size_um[source]
+        assert row["tissue_thickness"] == ORGANS[organ].thickness_um[source]
+        if source == "HPA":
+            assert (height, width) == (257, 257)
         else:
-            assert row.img_height != row.img_width
-            assert min(row.img_height, row.img_width) >= 96
-            assert row.img_height * row.img_width <= (1.5 * 257) ** 2
+            assert height != width
+            assert min(height, width) >= 96
+            assert height * width <= (1.5 * 257) ** 2
     coarse = test[test["pixel_size"] == 6.263].iloc[0]
     assert min(coarse["img_height"], coarse["img_width"]) * 6.263 > 257 * 0.4, "prostate must show more tissue"
 
@@ -81,17 +83,17 @@ def test_images_and_masks_belong_together(demo):
     """An image is 8-bit RGB of the size in its table, and its mask, never empty or full, fits it."""
     truth = pd.read_csv(demo / "test_truth.csv").assign(split="test")
     train = pd.read_csv(demo / "train.csv").assign(split="train")
-    for row in pd.concat([train, truth]).itertuples():
-        with tifffile.TiffFile(demo / f"{row.split}_images" / f"{row.id}.tiff") as tiff:
-            image, compression = tiff.asarray(), tiff.pages[0].compression.name
+    for row in pd.concat([train, truth]).to_dict("records"):
+        with tifffile.TiffFile(demo / f"{row['split']}_images" / f"{row['id']}.tiff") as tiff:
+            image, compression = tiff.asarray(), COMPRESSION(tiff.pages.first.compression).name
         assert image.dtype == np.uint8
-        assert image.shape == (row.img_height, row.img_width, 3)
+        assert image.shape == (row["img_height"], row["img_width"], 3)
         assert compression == "ADOBE_DEFLATE", "readable without imagecodecs"
-        mask = decode(row.rle, image.shape[:2])
-        assert 0.005 < mask.mean() < 0.9, row.organ
-        if row.split == "train":
-            drawn = np.zeros(image.shape[:2], np.uint8)
-            for polygon in json.loads((demo / "train_annotations" / f"{row.id}.json").read_text()):
+        mask = decode(row["rle"], (row["img_height"], row["img_width"]))
+        assert 0.005 < mask.mean() < 0.9, row["organ"]
+        if row["split"] == "train":
+            drawn = np.zeros(mask.shape, np.uint8)
+            for polygon in json.loads((demo / "train_annotations" / f"{row['id']}.json").read_text()):
                 cv2.fillPoly(drawn, [np.array(polygon)], 1)
             np.testing.assert_array_equal(drawn, mask)
 

@@ -103,7 +103,7 @@ def section():
     """A stained section that is not square, with its mask and some glass, and the look of it and of another."""
     draw = np.random.default_rng(4)
     noise = cv2.GaussianBlur(draw.normal(0, 1, (211, 307, 3)), (0, 0), 2)
-    noise /= noise.std()
+    noise = noise / noise.std()
     density = np.array([0.25, 0.4, 0.2]) + 0.08 * noise @ np.array([[1, 0.5, 0.2], [0.3, 1, 0.3], [0.2, 0.4, 1]])
     image = from_optical_density(density)
     image[:, :80] = 243
@@ -236,7 +236,8 @@ def test_imitation_is_the_transfer_of_looks(section, method):
 
     def donors(name: str, rng: np.random.Generator) -> Look:
         asked.append((name, rng.random()))
-        return looks[name][1]
+        look: Look = looks[name][1]
+        return look
 
     image, _, _ = augmented(section, {method: 1.0}, 2, donors=donors)
     crop = np.ascontiguousarray(pixels[33:129, 51:147, :3])

@@ -25,7 +25,7 @@ sides = st.integers(1, 60)
 
 def by_rows(source: np.ndarray, target: tuple[int, int], cuts: list[int]) -> np.ndarray:
     """`RowResizer` with the source divided at the cuts."""
-    resizer = RowResizer(source.shape[:2], target)  # type: ignore[arg-type]
+    resizer = RowResizer((source.shape[0], source.shape[1]), target)
     edges = [0, *sorted(cut % (len(source) + 1) for cut in cuts), len(source)]
     return np.concatenate([resizer.push(source[a:b]) for a, b in itertools.pairwise(edges)])
 

@@ -18,7 +18,7 @@ from hubmap_kit.images.scaling import load_image, resize, resize_mask, scaled_sh
 @pytest.mark.parametrize("shape", [(73, 53), (31, 17), (149, 211), (31, 211), (1, 1), (1, 500)])
 def test_resize_keeps_places_type_and_range(shape: tuple[int, int], dtype: type) -> None:
     """Rows stay rows, corners stay in their corners, no value leaves the range of the input."""
-    image = A.astype(dtype)
+    image: np.ndarray = A.astype(dtype)
     for source in (image, image[..., 0], image[..., :1]):
         out = resize(source, shape)
         assert out.shape == (*shape, *source.shape[2:])
@@ -52,7 +52,7 @@ def test_resize_refuses() -> None:
     with pytest.raises(ValueError, match="at least 1 px"):
         resize(A, (0, 5))
     with pytest.raises(ValueError, match="float64"):
-        resize(A.astype(np.float64), (5, 5))
+        resize(A.astype(np.float64), (5, 5))  # type: ignore[type-var]
     with pytest.raises(ValueError, match="takes"):
         resize(A[:0], (5, 5))
     with pytest.raises(ValueError, match="a mask is"):

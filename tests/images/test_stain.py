@@ -126,8 +126,13 @@ def test_reinhard_is_mean_and_deviation():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_large_image_is_sampled(method, monkeypatch):
     """A sample of a large image has nearly the look of all of it, and is no larger than promised."""
-    sizes = []
-    monkeypatch.setattr(stain, "optical_density", lambda part: (sizes.append(part.size // 3), optical_density(part))[1])
+    sizes: list[int] = []
+
+    def spy(part: np.ndarray) -> np.ndarray:
+        sizes.append(part.size // 3)
+        return optical_density(part)
+
+    monkeypatch.setattr(stain, "optical_density", spy)
     large, small = section(shape=(523, 1021)), section(shape=(211, 307), seed=5)
     assert spread(large, measure(small, method)) < 0.02
     assert all(stain.SAMPLE / 4 < size <= stain.SAMPLE for size in sizes)
@@ -262,9 +267,15 @@ def test_a_look_is_the_same_in_bands(method, shape, least_side):
 @pytest.mark.parametrize("least_side", [200, 1000])
 def test_a_small_image_is_mirrored_as_for_a_tile(least_side, monkeypatch):
     """An image below the least side is measured as it is stored for training: mirrored, several times if need be."""
-    sampled = []
-    monkeypatch.setattr(stain, "optical_density", lambda part: (sampled.append(part), optical_density(part))[1])
+    sampled: list[np.ndarray] = []
+
+    def spy(part: np.ndarray) -> np.ndarray:
+        sampled.append(part)
+        return optical_density(part)
+
+    monkeypatch.setattr(stain, "optical_density", spy)
     image = section(shape=(61, 83))
     measure_bands([image], (61, 83), "reinhard", least_side=least_side)
     measure(pad_to_tile(image, least_side), "reinhard")
-    assert np.array_equal(*sampled)
+    first, second = sampled
+    assert np.array_equal(first, second)

@@ -71,18 +71,18 @@ def test_every_layout_reads_to_the_exact_pixels(tmp_path: Path, name: str) -> No
 def test_jpeg_reads_in_true_colours(tmp_path: Path, cut: dict[str, Any], subsampling: str) -> None:
     """JPEG is close to what was written, and both readers agree within two levels."""
     path = tmp_path / "image.tiff"
-    jpeg = {"compression": "jpeg", "compressionargs": {"level": 95, "subsampling": subsampling}}
+    jpeg: dict[str, Any] = {"compression": "jpeg", "compressionargs": {"level": 95, "subsampling": subsampling}}
     tifffile.imwrite(path, A, **RGB, **jpeg, **cut)
     image = read_image(path)
     assert np.abs(image.astype(int) - A).mean(axis=(0, 1)).max() <= 3
-    other = read_opencv(path, A.shape)  # type: ignore[arg-type]
+    other = read_opencv(path, A.shape)
     assert np.abs(image.astype(int) - other).max() <= 2
 
 
 def test_jpeg_of_rgb_is_not_taken_for_ycbcr(tmp_path: Path) -> None:
     """JPEG that stores RGB itself reads in true colours too."""
     path = tmp_path / "image.tiff"
-    jpeg = {"compression": "jpeg", "compressionargs": {"level": 95, "outcolorspace": "rgb"}}
+    jpeg: dict[str, Any] = {"compression": "jpeg", "compressionargs": {"level": 95, "outcolorspace": "rgb"}}
     tifffile.imwrite(path, A, **RGB, **jpeg, tile=(32, 32))
     assert np.abs(read_image(path).astype(int) - A).mean(axis=(0, 1)).max() <= 3
 
@@ -93,7 +93,7 @@ def test_both_readers_agree(tmp_path: Path, name: str) -> None:
     data, options, expected = EXACT[name]
     path = tmp_path / "image.tiff"
     tifffile.imwrite(path, data, **options)
-    np.testing.assert_array_equal(read_opencv(path, expected.shape), expected)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(read_opencv(path, expected.shape), expected)
 
 
 def test_ycbcr_without_jpeg_is_converted(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_damaged_lzw_is_an_error(tmp_path: Path) -> None:
     assert cv2.imread(str(path)) is not None
     assert isinstance(read_or_error(path), str)
     with pytest.raises(ValueError, match="cannot decode it whole"):
-        read_opencv(path, A.shape)  # type: ignore[arg-type]
+        read_opencv(path, A.shape)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -231,7 +231,7 @@ def test_absurd_dimensions_are_errors(tmp_path: Path, name: str) -> None:
     for tag in ("ImageLength", "ImageWidth"):
         tifffile.imwrite(path, A, **RGB, **LAYOUTS[name])
         with tifffile.TiffFile(path, mode="r+") as tif:
-            tif.pages[0].tags[tag].overwrite(2**32 - 1, dtype=4)
+            tif.pages.first.tags[tag].overwrite(2**32 - 1, dtype=4)
         assert isinstance(read_or_error(path), str)
 
 

@@ -104,7 +104,12 @@ def test_each_segment_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     with tiff_rows.RowReader(path) as reader:
         page = reader._stored.page
         plain = page.decode
-        monkeypatch.setattr(page, "decode", lambda data, index, **o: decoded.append(index) or plain(data, index, **o))
+
+        def decode(data: Any, index: int, **options: Any) -> Any:
+            decoded.append(index)
+            return plain(data, index, **options)
+
+        monkeypatch.setattr(page, "decode", decode)
         for row in range(HEIGHT):
             reader.read(row, row + 1)
         assert sorted(decoded) == list(range(len(page.dataoffsets)))

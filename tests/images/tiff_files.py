@@ -32,7 +32,8 @@ def picture(height: int = HEIGHT, width: int = WIDTH) -> Pixels:
     red = 20 + 200 * y / max(height - 1, 1)
     green = 10 + 150 * x / max(width - 1, 1)
     blue = 250 - 100 * y / max(height - 1, 1) - 90 * x / max(width - 1, 1)
-    return np.rint(np.stack([red, green, blue], axis=2)).astype(np.uint8)
+    colours: Pixels = np.rint(np.stack([red, green, blue], axis=2)).astype(np.uint8)
+    return colours
 
 
 def grey_of(image: Pixels) -> Pixels:
@@ -42,7 +43,7 @@ def grey_of(image: Pixels) -> Pixels:
 def edit_tag(path: Path, names: tuple[str, str], change: Callable[[list[int]], list[int]]) -> None:
     """Rewrite a tag in place, the first of the names that the file has."""
     with tifffile.TiffFile(path, mode="r+") as tif:
-        tags = tif.pages[0].tags
+        tags = tif.pages.first.tags
         tag = next(tags[name] for name in names if name in tags)
         value = list(tag.value) if tag.count > 1 else [tag.value]
         value = change(value)

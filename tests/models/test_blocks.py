@@ -56,7 +56,8 @@ def test_half_precision_keeps_statistics_in_float32(half, rng):
     plain, ours = pair(rng, dtype=f"mixed_{half}")
     outputs = [layer(tf.cast(x, half), training=True) for layer in (plain, ours)]
     assert outputs[1].dtype == half
-    np.testing.assert_allclose(*(np.asarray(tf.cast(value, tf.float32)) for value in outputs), atol=0.05)
+    expected, found = (np.asarray(tf.cast(value, tf.float32)) for value in outputs)
+    np.testing.assert_allclose(found, expected, atol=0.05)
     for expected, found in zip(plain.get_weights(), ours.get_weights(), strict=True):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-3)

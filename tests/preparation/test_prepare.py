@@ -109,7 +109,7 @@ def oblong(demo, tmp_path):
     shutil.copytree(demo, data)
     table = pd.read_csv(data / "train.csv", dtype=str)
     for row, (shape, um) in enumerate([((127, 211), "0.8"), ((241, 97), "0.4")]):
-        path = data / "train_images" / f"{table.loc[row, 'id']}.tiff"
+        path = data / "train_images" / f"{table['id'][row]}.tiff"
         tifffile.imwrite(path, read_image(path)[: shape[0], : shape[1]].copy(), photometric="rgb")
         table.loc[row, ["img_height", "img_width", "pixel_size"]] = [str(shape[0]), str(shape[1]), um]
         table.loc[row, "rle"] = rle.encode(corner_mask(shape, np.random.default_rng(row)))
@@ -182,14 +182,14 @@ def test_all_unreadable_images_are_named(demo, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(demo, data)
     table = pd.read_csv(data / "train.csv", dtype=str)
-    (data / "train_images" / f"{table.loc[1, 'id']}.tiff").write_bytes(b"II*\0 broken")
+    (data / "train_images" / f"{table['id'][1]}.tiff").write_bytes(b"II*\0 broken")
     table.loc[3, "img_width"] = "255"
     table.loc[3, "rle"] = "1 1"
     table.to_csv(data / "train.csv", index=False)
     with pytest.raises(DataError) as caught:
         prepare(data, tmp_path / "store", SMALL)
     assert [problem.row for problem in caught.value.problems] == [3, 5]
-    assert f"{table.loc[1, 'id']}.tiff" in caught.value.problems[0].rule
+    assert f"{table['id'][1]}.tiff" in caught.value.problems[0].rule
     assert "256 x 256" in caught.value.problems[1].rule
 
 

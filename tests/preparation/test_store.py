@@ -18,14 +18,15 @@ from hubmap_kit.tables import Image, read_images
 def test_patches_cover_each_image_and_know_their_mask(store):
     """The grid covers every pixel, and a patch's share of mask is what its pixels say."""
     opened = PatchStore.open(store)
-    for image_id, patches in opened.patches.groupby("id"):
+    for image_id in opened.images:
         pixels = opened.read(image_id)
         covered = np.zeros(pixels.shape[:2], bool)
-        for patch in patches.itertuples():
-            view = pixels[patch.y : patch.y + 64, patch.x : patch.x + 64]
+        for patch in opened.patches[opened.patches["id"] == image_id].to_dict("records"):
+            y, x = patch["y"], patch["x"]
+            view = pixels[y : y + 64, x : x + 64]
             assert view.shape == (64, 64, 4)
-            assert patch.mask_share == pytest.approx(view[..., 3].mean(), abs=1e-6)
-            covered[patch.y : patch.y + 64, patch.x : patch.x + 64] = True
+            assert patch["mask_share"] == pytest.approx(view[..., 3].mean(), abs=1e-6)
+            covered[y : y + 64, x : x + 64] = True
         assert covered.all()
 
 
@@ -55,7 +56,7 @@ def test_free_memory_knows_the_containers_limit(tmp_path, monkeypatch):
     (tmp_path / "memory.current").write_text("1000\n")
     assert _free_memory() == 2000
     (tmp_path / "memory.max").write_text("max\n")
-    assert _free_memory() > 3000
+    assert (_free_memory() or 0) > 3000
 
 
 def test_a_soft_mask_counts_from_one_half(tmp_path, rng):
