@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PrepareConfig, TrainConfig
+from hubmap_kit.masks import MaskRule
+from hubmap_kit.prediction.ensemble import Member
 from hubmap_kit.run import WEIGHTS, RunConfig
 from hubmap_kit.tables import Image
+from hubmap_kit.tiles import Predictor
 
 GEOMETRY = PrepareConfig(patch_size=128, input_size=64)
 
@@ -30,3 +39,25 @@ def write_run(folder: Path, weights: bytes = b"", **changes: Any) -> Path:
     RunConfig(**fields).write(folder)
     (folder / WEIGHTS).write_bytes(weights)
     return folder
+
+
+def smooth(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """A predictor that sees more than one pixel: foreground is where a pixel and its surroundings are light."""
+    return np.stack([cv2.blur(tile[..., 1], (9, 9)) for tile in batch]).astype(np.float32) / 255
+
+
+def slow(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """As `smooth`, in 4 ms or more."""
+    time.sleep(0.004)
+    return smooth(batch)
+
+
+def pixelwise(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """A predictor that sees single pixels: foreground is white."""
+    return (batch.min(axis=-1) / 255).astype(np.float32)
+
+
+def a_member(um: float = 0.5, predict: Predictor = smooth, **changes: Any) -> Member:
+    """A network without TensorFlow that sees every organ at the same pixel size, in µm."""
+    settings: dict[str, Any] = {"tile_size": 64, "overlap": 0.25, "batch_size": 3, "rule": MaskRule.uniform(0.5)}
+    return Member(predict=predict, network_um=dict.fromkeys(ORGANS, um), **settings | changes)

@@ -1,5 +1,3 @@
-"""Images: any TIFF to RGB, brought to the working pixel size; stain; augmentation."""
+"""Images: any TIFF to RGB, brought to the network's scale; stain; augmentation."""
 
-from .tiff import read_image
-
-__all__ = ["read_image"]
+from .tiff import read_image as read_image

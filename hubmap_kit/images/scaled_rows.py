@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from ..tables import Image
 from .scaling import load_image, resize, scaled_shape
 from .tiff_errors import check_shape
 from .tiff_rows import RowReader
@@ -233,3 +235,25 @@ def open_scaled(
     reader.close()
     image, _ = load_image(path, pixel_size_um, target_um, expect_shape)
     return ScaledRows(image, native, shape)
+
+
+@dataclass(frozen=True)
+class ScaledImage:
+    """An image of the table at the scale at which a network sees it.
+
+    Attributes:
+        image: The image.
+        network_um: Pixel size at the network's scale, in µm.
+    """
+
+    image: Image
+    network_um: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(height, width)`` at the network's scale, in px, see `scaled_shape`."""
+        return scaled_shape(self.image.shape, self.image.pixel_size_um, self.network_um)
+
+    def open(self) -> ScaledRows:
+        """Open the file to read its rows at this scale; raises as `open_scaled`."""
+        return open_scaled(self.image.path, self.image.pixel_size_um, self.network_um, self.image.shape)

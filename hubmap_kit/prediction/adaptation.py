@@ -1,10 +1,11 @@
-"""Adaptation of a network to the tissue it is about to predict, without its masks: offline, at prediction.
+"""Adaptation of a network to the images that it is about to predict, without their masks.
 
-All images of one organ and source share a stain and a scanner. Either the statistics of the network's
-BatchNormalization are re-estimated on them (Li et al. 2016, "Revisiting batch normalization for practical domain
-adaptation", arXiv 1603.04779) and mixed with the trained ones (Schneider et al. 2020, "Improving robustness against
-common corruptions by covariate shift adaptation", arXiv 2006.16971), or the network is trained a little on those of
-its own masks that it is sure of (Lee 2013, "Pseudo-label", ICML workshop). Afterwards it is as before.
+All images of one organ and source share a stain and a scanner. ``batchnorm`` re-estimates the statistics of the
+network's BatchNormalization on them (Li et al. 2016, "Revisiting batch normalization for practical domain adaptation",
+arXiv 1603.04779) and mixes these with the trained ones (Schneider et al. 2020, "Improving robustness against common
+corruptions by covariate shift adaptation", arXiv 2006.16971). ``self-training`` trains the network a little on the
+pixels of its own masks that it is sure of (Lee 2013, "Pseudo-label", ICML workshop). Afterwards the network is as
+before.
 """
 
 from __future__ import annotations
@@ -15,39 +16,39 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from ..config import PredictConfig
 from ..images.augment import augment
-from ..images.scaling import scaled_shape
 from ..models.network import assign
-from ..tiles import grid
-from .ensemble import Job, Member, groups_of, nearest_scale, networks_of, predict_augmented
-from .stream import tiles_of
+from ..tables import Image
+from .ensemble import Member, nearest_scale, networks_of, predict_augmented, tilings_of
+from .reading import tiles_of
 
-IMAGES = 24  # of a group, at most, spread over all of it
-TILES = 4  # of an image, at most
-BATCH = 8  # tiles
-SURE = 0.9  # probability of being right from which a pixel is learned from
+IMAGES = 24  # largest number of images that tiles are taken from, spread over the group
+TILES = 4  # largest number of tiles per image
+BATCH = 8  # tiles in a batch
+SURE = 0.9  # a pixel is sure if its foreground or its background has at least this probability
 LEARNING_RATE = 1e-4
-UNSURE = 128  # in a mask of 0 and 255: a pixel that is not learned from
-# Steps that map pixels onto pixels, so that sure and unsure ones do not mix.
+UNSURE = 128  # in a mask of 0 and 255: a pixel that is not sure
+# Augmentations that map pixels onto pixels, so that sure and unsure pixels do not mix.
 AUGMENT = {"flip": 1.0, "quarter": 1.0, "stain": 0.75}
 
 
 @contextmanager
-def adapted(members: Sequence[Member], jobs: Sequence[Job], config: PredictConfig) -> Iterator[None]:
-    """Adapt the members' networks to images of one organ and source; when the block ends they are as before.
+def adapted(members: Sequence[Member], images: Sequence[Image], config: PredictConfig) -> Iterator[None]:
+    """Adapt the members' networks to images of one organ and source; when the block ends, they are as before.
 
     Args:
-        members: The networks; one that sees images at several scales is adapted at that nearest to its training's.
-        jobs: All images of the group. One that cannot be read is left out; without any, nothing is changed.
+        members: The networks. One with several scales is adapted at the scale nearest to its training's.
+        images: All images of the group. Those that cannot be read are left out; without any, nothing is changed.
         config: ``adapt`` (not none), ``adapt_share`` and ``adapt_steps`` are taken.
     """
     with ExitStack() as stack:
-        for sharing in networks_of(members).values():
-            member = nearest_scale(sharing)
-            tiles = sample_tiles(member, jobs)
+        for scales in networks_of(members):
+            member = nearest_scale(scales)
+            tiles = sample_tiles(member, images)
             if not len(tiles):
                 continue
             variables = member.network.variables
@@ -59,37 +60,36 @@ def adapted(members: Sequence[Member], jobs: Sequence[Job], config: PredictConfi
         yield
 
 
-def sample_tiles(member: Member, jobs: Sequence[Job]) -> np.ndarray:
-    """Tiles of images as a member sees them, in the training's colours where it has its looks.
+def sample_tiles(member: Member, images: Sequence[Image]) -> npt.NDArray[np.uint8]:
+    """Tiles of images, as a member sees them.
 
     Args:
         member: The network.
-        jobs: Images of one organ; one that cannot be read is left out.
+        images: Images of one organ; those that cannot be read are left out.
 
     Returns:
-        ``(N, tile, tile, 3)`` uint8 RGB: of `IMAGES` images at most, at most `TILES` each.
+        ``(N, tile, tile, 3)`` uint8 RGB: at most `TILES` tiles of each of at most `IMAGES` images.
     """
     rng = np.random.default_rng(0)
     size = member.tile_size
     sampled = [np.empty((0, size, size, 3), np.uint8)]
-    for place in np.linspace(0, len(jobs) - 1, min(IMAGES, len(jobs))):
-        job = jobs[round(place)]
-        (geometry,) = groups_of([member], job.organ)
-        with suppress(OSError, ValueError, MemoryError):  # its prediction says what is wrong with it
-            count = len(grid(scaled_shape(job.shape, job.pixel_size_um, geometry.um), size, geometry.overlap))
-            chosen = rng.permutation(count)[:TILES]
-            tiles = enumerate(tiles_of(job, [geometry], skip_background=False))
+    for place in np.linspace(0, len(images) - 1, min(IMAGES, len(images))):
+        image = images[round(place)]
+        (tiling,) = tilings_of([member], image.organ)
+        with suppress(OSError, ValueError, MemoryError):  # the image's prediction reports the error
+            chosen = rng.permutation(tiling.count(image))[:TILES]
+            tiles = enumerate(tiles_of(image, [tiling], skip_background=False))
             sampled.append(np.stack([tile for number, (_, tile) in tiles if number in chosen and tile is not None]))
     return np.concatenate(sampled)
 
 
-def reestimate(network: keras.Model, tiles: np.ndarray, share: float) -> None:
-    """Mix the statistics of BatchNormalization with those of some tiles.
+def reestimate(network: keras.Model, tiles: npt.NDArray[np.uint8], share: float) -> None:
+    """Mix the statistics of a network's BatchNormalization with those of some tiles.
 
     Args:
         network: ``(B, H, W, 3)`` uint8 to ``(B, H, W)`` logits; its BatchNormalization is changed.
         tiles: ``(N, tile, tile, 3)`` uint8.
-        share: Weight of the tiles' statistics, the mean over batches; the trained ones have the rest.
+        share: Weight of the tiles' statistics, which are the mean over batches; the trained ones have the rest.
     """
     norms = _layers(network, keras.layers.BatchNormalization)
     trained = [[np.array(norm.moving_mean), np.array(norm.moving_variance)] for norm in norms]
@@ -108,10 +108,10 @@ def reestimate(network: keras.Model, tiles: np.ndarray, share: float) -> None:
         norm.moving_variance.assign((1 - share) * variance + share * np.array(norm.moving_variance))
 
 
-def self_train(member: Member, tiles: np.ndarray, steps: int) -> None:
-    """Train a network on its own masks of some tiles, where it is sure of them, by cross-entropy.
+def self_train(member: Member, tiles: npt.NDArray[np.uint8], steps: int) -> None:
+    """Train a network on the sure pixels of its own masks of some tiles, by cross-entropy.
 
-    The masks are those of before the first step. BatchNormalization stays as it is.
+    The masks are made once, before the first step. BatchNormalization is not changed.
 
     Args:
         member: The network; its weights are changed.
@@ -132,11 +132,12 @@ def self_train(member: Member, tiles: np.ndarray, steps: int) -> None:
             step(tf.constant(np.stack(images)), tf.constant(np.stack(masks)))
 
 
-def _sure_masks(member: Member, tiles: np.ndarray) -> np.ndarray:
+def _sure_masks(member: Member, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """A network's masks of some tiles: ``(N, tile, tile)`` uint8, 0, 255 or `UNSURE`."""
     maps = np.empty(tiles.shape[:3], np.float32)
     for first in range(0, len(tiles), member.batch_size):
-        places = np.arange(first, first + member.batch_size) % len(tiles)  # full batches; the last begins anew
+        # Batches are always full: the last one is filled up with the first tiles.
+        places = np.arange(first, first + member.batch_size) % len(tiles)
         maps[places] = predict_augmented(member, tiles[places])
     return np.select([maps >= SURE, maps <= 1 - SURE], [np.uint8(255), np.uint8(0)], np.uint8(UNSURE))
 
@@ -144,7 +145,8 @@ def _sure_masks(member: Member, tiles: np.ndarray) -> np.ndarray:
 def _make_step(network: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], None]:
     """A compiled training step on images and `_sure_masks`."""
     variables = network.trainable_variables
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(LEARNING_RATE))  # it may be of float16
+    # With scaled losses, because the network may compute in float16.
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(LEARNING_RATE))
     optimizer.build(variables)
 
     @tf.function(jit_compile=False)
@@ -160,8 +162,8 @@ def _make_step(network: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], None]:
 
 
 def _layers(model: keras.Model, kind: type[keras.Layer]) -> list[keras.Layer]:
-    """The layers of a kind, those of networks within the network too."""
-    found = []
+    """The layers of a kind, including those of networks within the network."""
+    found: list[keras.Layer] = []
     for layer in model.layers:
         found += _layers(layer, kind) if isinstance(layer, keras.Model) else [layer] * isinstance(layer, kind)
     return found

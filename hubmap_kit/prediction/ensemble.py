@@ -1,91 +1,126 @@
-"""What is predicted, and with what: images, the networks of an ensemble, and test-time augmentation."""
+"""The networks of an ensemble: which tiles they see, which they share, and test-time augmentation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ..images.scaled_rows import ScaledImage
 from ..images.stain import Look
 from ..masks import MaskRule
 from ..tables import Image
-from ..tiles import Predictor, check_prediction
-
-Job = Image  # the name is on its way out
+from ..tiles import Predictor, check_prediction, grid
 
 
 @dataclass(frozen=True)
 class Member:
-    """One network of an ensemble and the geometry it was trained with.
+    """One network of an ensemble, and how it sees images.
 
     Attributes:
         predict: ``(B, tile, tile, 3)`` uint8 to ``(B, tile, tile)`` float32 in [0, 1].
-        network_um: Pixel size in µm at which it sees each organ.
-        tile_size: Side of a tile in px at the network's scale.
-        overlap: Least overlap of tiles, a fraction.
-        batch_size: Tiles a batch.
+        network_um: Pixel size at which it sees each organ, in µm, by organ.
+        tile_size: Side of a tile at the network's scale, in px.
+        overlap: Least overlap of neighbouring tiles, a fraction in [0, 1).
+        batch_size: Number of tiles in a batch.
         rule: How its probability maps become masks.
-        tta: Test-time augmentation, of `AUGMENTATIONS`.
-        looks: What its training images of each organ look like, to which an image's colours are brought first;
-            none to take them as they are.
-        scale: How much larger than in training it sees an image; `network_um` is with it.
+        tta: Test-time augmentation, one of `AUGMENTATIONS`.
+        looks: Look of its training images, by organ. An image's colours are changed to it; images of an organ without
+            a look keep their colours.
+        scale: How many times larger than in training it sees an image; `network_um` includes this.
         network: The Keras model behind `predict`, if there is one.
     """
 
     predict: Predictor
-    network_um: dict[str, float]
+    network_um: Mapping[str, float]
     tile_size: int
     overlap: float
     batch_size: int
     rule: MaskRule
     tta: str = "none"
-    looks: dict[str, Look] = field(default_factory=dict)
+    looks: Mapping[str, Look] = field(default_factory=dict)
     scale: float = 1.0
     network: Any = None
 
     def at_scale(self, factor: float) -> Member:
-        """The same network, with images `factor` times as large."""
+        """The same network, which sees images `factor` times as large."""
         network_um = {organ: um / factor for organ, um in self.network_um.items()}
         return replace(self, network_um=network_um, scale=self.scale * factor)
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of an image.
+class Tiling:
+    """How images of an organ are cut into tiles. Members with the same tiling share the tiles.
 
     Attributes:
-        id: Its id.
-        rle: Its mask; None where it could not be predicted.
-        error: Why not, else None.
-        seconds: Work on it in all stages, which overlap: reading, its share of its batches, and writing.
-        members: The networks and their settings that were used.
+        network_um: Pixel size of the tiles, in µm.
+        tile_size: Side of a tile, in px.
+        overlap: Least overlap of neighbouring tiles, a fraction in [0, 1).
+        batch_size: Number of tiles in a batch.
+        look: The look that tiles are given; None to keep their colours.
     """
 
-    id: int
-    rle: str | None
-    error: Exception | None
-    seconds: float
-    members: Sequence[Member]
+    network_um: float
+    tile_size: int
+    overlap: float
+    batch_size: int
+    look: Look | None
+
+    def scaled(self, image: Image) -> ScaledImage:
+        """An image at the scale of its tiles."""
+        return ScaledImage(image, self.network_um)
+
+    def count(self, image: Image) -> int:
+        """Number of tiles of an image."""
+        return len(grid(self.scaled(image).shape, self.tile_size, self.overlap))
 
 
-# Each turns or mirrors the two image axes of (B, H, W, ...) and is undone by its second half.
-_FLIPS: list[tuple[Any, Any]] = [
+def tilings_of(members: Sequence[Member], organ: str) -> dict[Tiling, list[Member]]:
+    """The tilings of an organ's images, each with the members that share it."""
+    tilings: dict[Tiling, list[Member]] = {}
+    for member in members:
+        look = member.looks.get(organ)
+        tiling = Tiling(member.network_um[organ], member.tile_size, member.overlap, member.batch_size, look)
+        tilings.setdefault(tiling, []).append(member)
+    return tilings
+
+
+def networks_of(members: Sequence[Member]) -> list[list[Member]]:
+    """The members of each network; a network has one member for each scale at which it sees an image."""
+    networks: dict[int, list[Member]] = {}
+    for member in members:
+        networks.setdefault(id(member.predict), []).append(member)
+    return list(networks.values())
+
+
+def nearest_scale(members: Sequence[Member]) -> Member:
+    """The member of a network whose scale is nearest to that of its training."""
+    return min(members, key=lambda member: abs(math.log(member.scale)))
+
+
+_Turn = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+# Pairs of functions of (B, H, W, ...): the first mirrors or turns the two image axes, the second undoes it.
+_FLIPS: list[tuple[_Turn, _Turn]] = [
     (lambda t: t, lambda t: t),
     (lambda t: t[:, ::-1], lambda t: t[:, ::-1]),
     (lambda t: t[:, :, ::-1], lambda t: t[:, :, ::-1]),
     (lambda t: t[:, ::-1, ::-1], lambda t: t[:, ::-1, ::-1]),
 ]
-_TURNED: list[tuple[Any, Any]] = [
-    (lambda t, f=forth: f(t.swapaxes(1, 2)), lambda t, b=back: b(t).swapaxes(1, 2)) for forth, back in _FLIPS
-]
-AUGMENTATIONS = {"none": _FLIPS[:1], "flips": _FLIPS, "d4": _FLIPS + _TURNED}
 
 
-def predict_augmented(member: Member, batch: np.ndarray) -> np.ndarray:
-    """Average a network over mirrored (``flips``: 4) or also turned (``d4``: 8) copies of a batch.
+def _turned(turn: _Turn, back: _Turn) -> tuple[_Turn, _Turn]:
+    return lambda t: turn(t.swapaxes(1, 2)), lambda t: back(t).swapaxes(1, 2)
+
+
+AUGMENTATIONS = {"none": _FLIPS[:1], "flips": _FLIPS, "d4": _FLIPS + [_turned(*flip) for flip in _FLIPS]}
+
+
+def predict_augmented(member: Member, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Average a network over the copies of a batch: 1 (``none``), 4 mirrored (``flips``), or 8 also turned (``d4``).
 
     Args:
         member: The network.
@@ -101,45 +136,11 @@ def predict_augmented(member: Member, batch: np.ndarray) -> np.ndarray:
     if len(ways) == 1:
         return check_prediction(member.predict(batch), batch)
     total = np.zeros(batch.shape[:3], np.float32)
-    for forth, back in ways:
-        total += back(check_prediction(member.predict(np.ascontiguousarray(forth(batch))), batch))
+    for turn, back in ways:
+        total += back(check_prediction(member.predict(np.ascontiguousarray(turn(batch))), batch))
     return total / np.float32(len(ways))
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """What members must have in common to share an image's tiles."""
-
-    um: float
-    tile_size: int
-    overlap: float
-    batch_size: int
-    look: Look | None
-
-
-def groups_of(members: Sequence[Member], organ: str) -> dict[Geometry, list[Member]]:
-    """The members that share the tiles of an organ's images."""
-    groups: dict[Geometry, list[Member]] = {}
-    for member in members:
-        look = member.looks.get(organ)
-        geometry = Geometry(member.network_um[organ], member.tile_size, member.overlap, member.batch_size, look)
-        groups.setdefault(geometry, []).append(member)
-    return groups
-
-
-def networks_of(members: Sequence[Member]) -> dict[int, list[Member]]:
-    """The members of each network, which are one for each scale at which it sees an image."""
-    networks: dict[int, list[Member]] = {}
-    for member in members:
-        networks.setdefault(id(member.predict), []).append(member)
-    return networks
-
-
-def nearest_scale(members: Sequence[Member]) -> Member:
-    """Of a network's members, the one that sees images at the scale nearest to its training's."""
-    return min(members, key=lambda member: abs(math.log(member.scale)))
-
-
-def cost(members: Sequence[Member], tile: int) -> float:
-    """Pixels that the networks see for one tile, all copies counted."""
-    return float(sum(len(AUGMENTATIONS[member.tta]) for member in members) * tile**2)
+def pixels_seen(members: Sequence[Member], tile_size: int) -> float:
+    """Number of pixels that the members' networks see for one tile, copies included."""
+    return float(sum(len(AUGMENTATIONS[member.tta]) for member in members) * tile_size**2)

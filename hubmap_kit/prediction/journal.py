@@ -1,4 +1,4 @@
-"""A prediction's progress, kept on disk, so that one that was killed goes on where it was."""
+"""The progress of a prediction, kept on disk, so that a prediction that was killed can go on."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replacing
-from .ensemble import Job
+from ..tables import Image
 
 
 class Journal:
-    """Masks that are done, one JSON line an image, from which a killed prediction goes on."""
+    """The masks that are done: a first line with the key, then one JSON line per image."""
 
     def __init__(self, path: Path, key: str) -> None:
         """Open a journal, or begin one.
 
         Args:
             path: The file.
-            key: What the masks depend on besides their images; a journal of another key is begun anew.
+            key: Fingerprint of everything but the images that the masks depend on. A journal with another key is
+                begun anew.
         """
         self._path = path
         self._lines: list[dict[str, Any]] = []
@@ -28,38 +29,39 @@ class Journal:
             lines = [line for line in map(_json, path.read_text(encoding="utf-8").splitlines()) if line]
             if lines[:1] == [head]:
                 self._lines = lines[1:]
-        # Written anew, so that a line that was cut in two by a kill does not spoil the next.
+        # Written anew, because a kill may have cut the last line.
         with replacing(path) as part:
             part.write_text("".join(json.dumps(line) + "\n" for line in (head, *self._lines)), encoding="utf-8")
 
-    def masks(self, jobs: Iterable[Job]) -> dict[int, str]:
-        """Masks by id of those images that are still what they were."""
-        wanted = {job.id: _made_from(job) for job in jobs}
+    def masks(self, images: Iterable[Image]) -> dict[int, str]:
+        """Masks by id, of the images that have not changed since."""
+        wanted = {image.id: _made_from(image) for image in images}
         return {line["id"]: line["rle"] for line in self._lines if wanted.get(line["id"]) == line["made_from"]}
 
-    def add(self, job: Job, mask: str) -> None:
-        """Keep a mask."""
+    def add(self, image: Image, mask: str) -> None:
+        """Add the mask of an image."""
         with self._path.open("a", encoding="utf-8") as file:
-            about = json.dumps({"id": job.id, "made_from": _made_from(job)})
-            # Piece by piece, as a mask may be large; it holds nothing that JSON would escape.
-            file.writelines((about[:-1], ', "rle": "', mask, '"}\n'))
+            head = json.dumps({"id": image.id, "made_from": _made_from(image)})
+            # In parts, because a mask may be large; it has no characters that JSON would escape.
+            file.writelines((head[:-1], ', "rle": "', mask, '"}\n'))
 
     def end(self) -> None:
-        """Remove the journal: all is in the submission."""
+        """Remove the journal, once all masks are in the submission."""
         self._path.unlink(missing_ok=True)
 
 
-def _made_from(job: Job) -> list[Any]:
-    """What a mask depends on of its image, as JSON values."""
+def _made_from(image: Image) -> list[Any]:
+    """The facts about an image that its mask depends on, as JSON values; empty if its file is missing."""
     try:
-        stat = job.path.stat()
+        stat = image.path.stat()
     except OSError:
         return []
-    return [stat.st_size, stat.st_mtime_ns, job.organ, job.pixel_size_um, *job.shape]
+    return [stat.st_size, stat.st_mtime_ns, image.organ, image.pixel_size_um, *image.shape]
 
 
 def _json(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)
+        value = json.loads(line)
     except ValueError:
         return None
+    return value if isinstance(value, dict) else None

@@ -20,12 +20,12 @@ from ..config import PredictConfig
 from ..files import sha256_of
 from ..progress import track
 from ..run import Run, expand
-from ..tables import Problem, read_sample_submission, scan_images
+from ..tables import Image, Problem, read_sample_submission, scan_images
 from .budget import Budget
-from .ensemble import Job, Member, Result, networks_of
+from .ensemble import Member, networks_of
 from .journal import Journal
 from .networks import load_members
-from .stream import predict_masks
+from .stream import Result, predict_masks
 
 WRITE_EVERY = 60.0  # s between two versions of the submission while predicting
 
@@ -112,7 +112,7 @@ def predict(
     return problems
 
 
-def _spread(jobs: list[Job], runs: list[Run], config: PredictConfig, scheduler: str) -> Iterator[Result]:
+def _spread(jobs: list[Image], runs: list[Run], config: PredictConfig, scheduler: str) -> Iterator[Result]:
     """Predict images on a cluster."""
     from ..cluster import spread
 
@@ -123,7 +123,7 @@ def _spread(jobs: list[Job], runs: list[Run], config: PredictConfig, scheduler: 
 
 
 def predict_jobs(
-    jobs: Sequence[Job],
+    jobs: Sequence[Image],
     runs: Sequence[Run],
     config: PredictConfig,
     *,
@@ -147,12 +147,12 @@ def predict_jobs(
     missing = [job for job in jobs if job.id not in done]
     begin = time.monotonic()
     members = load_members(runs, config)
-    for member, *_ in networks_of(members).values():  # compiled now, so that it counts for no image
+    for member, *_ in networks_of(members):  # compiled now, so that it counts for no image
         member.predict(np.zeros((member.batch_size, member.tile_size, member.tile_size, 3), np.uint8))
     budget = None
     if config.time_limit is not None:
         budget = Budget(60 * config.time_limit - (time.monotonic() - begin), missing, members)
-    groups: dict[Any, list[Job]] = {}
+    groups: dict[Any, list[Image]] = {}
     for job in jobs:
         groups.setdefault((job.organ, job.source) if config.adapt != "none" else None, []).append(job)
     for group in groups.values():
@@ -168,7 +168,7 @@ def predict_jobs(
             yield from predict_masks(todo, members, budget=budget, skip_background=config.skip_background)
 
 
-def predict_alone(task: tuple[Job, tuple[Path, ...], PredictConfig]) -> Result:
+def predict_alone(task: tuple[Image, tuple[Path, ...], PredictConfig]) -> Result:
     """Predict one image by itself, as a worker of a cluster does; it loads the networks once."""
     job, runs, config = task
     members = _loaded(runs, config)

@@ -1,0 +1,104 @@
+"""Tests of the time limit on prediction."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from builders import a_member, slow, smooth
+
+from hubmap_kit.prediction import budget
+from hubmap_kit.prediction.budget import Budget, levels, work_of
+from hubmap_kit.prediction.stream import predict_masks
+from hubmap_kit.tables import Image
+
+
+def many(images: list[Image], count: int) -> list[Image]:
+    return [replace(images[0], id=number) for number in range(count)]
+
+
+def test_budget_is_kept(images, capsys):
+    """When the limit is near, augmentation goes first, then overlap, then networks; every image has its mask."""
+    every = many(images, 40)
+    networks = [a_member(predict=lambda b: slow(b), tta="flips", batch_size=1) for _ in range(2)]
+    begin = time.monotonic()
+    list(predict_masks(every[:4], networks))
+    each = (time.monotonic() - begin) / 4
+    limit = each * 40 / 5  # all of it would take five times as long
+    begin = time.monotonic()
+    results = list(predict_masks(every, networks, budget=Budget(limit, every, networks)))
+    assert time.monotonic() - begin < limit
+    assert all(result.rle for result in results)
+    used = [(len(r.members), r.members[0].tta, r.members[0].overlap) for r in results]
+    assert used[0] == (2, "flips", 0.25)
+    assert used == sorted(used, key=lambda u: (-u[0], u[1] != "flips", -u[2]))
+    assert used[-1][1] == "none"
+    assert "are left: from here on no test-time augmentation" in capsys.readouterr().out
+
+
+def test_what_a_budget_gives_up():
+    """Augmentation goes first, then scales but the nearest to the network's own, then overlap, then networks."""
+    ensemble = [
+        m.at_scale(f) for m in (a_member(predict=lambda b: smooth(b), tta="d4"), a_member()) for f in (0.6, 1.2)
+    ]
+    steps = levels(ensemble)
+    assert [name for name, _ in steps] == [
+        "all settings",
+        "no test-time augmentation",
+        "no test-time augmentation, one scale",
+        "no test-time augmentation, one scale, no overlap of tiles",
+        "no test-time augmentation, one scale, no overlap of tiles, 1 of 2 networks",
+    ]
+    assert [len(using) for _, using in steps] == [4, 4, 2, 2, 1]
+    assert {m.tta for _, using in steps[1:] for m in using} == {"none"}
+    assert {m.scale for _, using in steps[2:] for m in using} == {1.2}
+    assert [{m.overlap for m in using} for _, using in steps] == [{0.25}] * 3 + [{0.0}] * 2
+
+
+def test_budget_that_suffices(images):
+    """With time enough, nothing is given up."""
+    networks = [a_member(tta="flips")]
+    results = predict_masks(images, networks, budget=Budget(600, images, networks))
+    assert {result.members[0].tta for result in results} == {"flips"}
+
+
+def test_pauses_are_taken_out_of_the_limit(images, monkeypatch):
+    """A pause, in which networks are adapted, is no part of the pace, and there is none that the images would pay."""
+    now = [100.0]
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
+    every = many(images, 40)
+    networks = [a_member(overlap=0.0, tta="flips")]
+    limit = Budget(100.0, every, networks)
+    works = [work_of(image, networks) for image in every]
+
+    def predict(first, stop):  # a million pixels a second
+        for image, work in zip(every[first:stop], works[first:stop], strict=True):
+            assert limit.choose(image) is networks
+            now[0] += work / 1e6
+            limit.count(work)
+
+    assert limit.pause_fits()  # the first one, of which nothing is known
+    with limit.pause():
+        now[0] += 30
+    predict(0, 10)
+    assert limit.needed_s() == pytest.approx(sum(works[10:]) / 1e6)
+    assert limit.pause_fits()
+    with limit.pause():
+        now[0] += 30
+    assert limit.needed_s() == pytest.approx(sum(works[10:]) / 1e6)
+    assert not limit.pause_fits()  # 40 s less those of ten images, a tenth to spare, are no 30 and those of thirty
+    predict(10, 11)
+    now[0] += 100
+    assert not limit.pause_fits()
+
+
+def test_limit_that_is_over(images):
+    """Images that do not fit at all are told as such, and the rest is not lost."""
+    every = many(images, 30)
+    networks = [a_member(predict=slow, overlap=0.0, batch_size=1)]
+    results = list(predict_masks(every, networks, budget=Budget(0.3, every, networks)))
+    assert len(results) == 30
+    errors = [result.error for result in results if result.error]
+    assert 0 < len(errors) < 30
+    assert all("the time limit is over" in str(error) for error in errors)
