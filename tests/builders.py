@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import tifffile
 
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PrepareConfig, TrainConfig
@@ -39,6 +40,20 @@ def write_run(folder: Path, weights: bytes = b"", **changes: Any) -> Path:
     RunConfig(**fields).write(folder)
     (folder / WEIGHTS).write_bytes(weights)
     return folder
+
+
+def write_images(folder: Path, rng: np.random.Generator) -> list[Image]:
+    """Write an image of each organ, of several shapes, smaller and larger than a tile; ids are places in the list."""
+    images = []
+    shapes = {"kidney": (211, 307), "prostate": (97, 31), "largeintestine": (64, 64)}
+    shapes |= {"spleen": (13, 503), "lung": (401, 149)}
+    for number, (organ, shape) in enumerate(shapes.items()):
+        noise = cv2.GaussianBlur(rng.random((*shape, 3)).astype(np.float32), (0, 0), 6)
+        pixels = np.clip((noise - 0.5) * 2500 + 128, 0, 255).astype(np.uint8)
+        path = folder / f"{number}.tiff"
+        tifffile.imwrite(path, pixels, photometric="rgb")
+        images.append(an_image(number, path, organ, 0.5, shape))
+    return images
 
 
 def smooth(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -6,12 +6,18 @@ import time
 from dataclasses import replace
 
 import pytest
-from builders import a_member, slow, smooth
+from builders import a_member, slow, smooth, write_images
 
 from hubmap_kit.prediction import budget
 from hubmap_kit.prediction.budget import Budget, levels, work_of
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.tables import Image
+
+
+@pytest.fixture
+def images(tmp_path, rng) -> list[Image]:
+    """Images of each organ, see `write_images`."""
+    return write_images(tmp_path, rng)
 
 
 def many(images: list[Image], count: int) -> list[Image]:

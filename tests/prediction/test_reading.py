@@ -5,16 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-from builders import a_member, an_image, pixelwise, smooth
+from builders import a_member, an_image, pixelwise, smooth, write_images
 
 from hubmap_kit.images import read_image, scaled_rows, tiff_rows
 from hubmap_kit.images.scaling import resize
 from hubmap_kit.images.stain import METHODS, Look, measure
 from hubmap_kit.prediction import reading
 from hubmap_kit.prediction.stream import predict_masks
+from hubmap_kit.tables import Image
 from hubmap_kit.tiles import pad_to_tile
 
 PALE = Look("reinhard", (0.3, 0.02, 0.01, 0.05, 0.02, 0.02))
+
+
+@pytest.fixture
+def images(tmp_path, rng) -> list[Image]:
+    """Images of each organ, see `write_images`."""
+    return write_images(tmp_path, rng)
 
 
 def test_shared_tiles_are_cut_once(images, monkeypatch):

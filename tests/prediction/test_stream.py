@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
-from builders import a_member, an_image, pixelwise, slow, smooth
+from builders import a_member, an_image, pixelwise, slow, smooth, write_images
 
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS
@@ -24,6 +24,12 @@ from hubmap_kit.tables import Image
 from hubmap_kit.tiles import pad_to_tile, predict_tiled
 
 PALE = Look("reinhard", (0.3, 0.02, 0.01, 0.05, 0.02, 0.02))
+
+
+@pytest.fixture
+def images(tmp_path, rng) -> list[Image]:
+    """Images of each organ, see `write_images`."""
+    return write_images(tmp_path, rng)
 
 
 def plain_map(image: Image, network: Member) -> np.ndarray:
