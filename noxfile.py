@@ -54,19 +54,19 @@ def tests(session: nox.Session) -> None:
 def rehearse(session: nox.Session) -> None:
     """Rehearse the competition offline with the kernels that Kaggle will run: nox -s rehearse -- [--run RUN ...]."""
     session.install("-r", "kernels/kaggle-image.txt")
-    session.run("python", "-m", "hubmap_kit.rehearsal.rehearse", "rehearsal", *session.posargs)
+    session.run("python", "-m", "hubmap_kit", "rehearse", *session.posargs)
 
 
 @nox.session(default=False)
 def bundle(session: nox.Session) -> None:
     """Build the dataset hubmap-kit in dist/hubmap-kit, ready to upload."""
-    session.run("python", "-m", "hubmap_kit.kaggle.bundle", *session.posargs)
+    session.run("python", "-m", "hubmap_kit", "bundle", *session.posargs)
 
 
-def kaggle(session: nox.Session, module: str) -> None:
-    """Run a module that talks to Kaggle, with the official client; its environment is kept between runs."""
+def kaggle(session: nox.Session, command: str) -> None:
+    """Run a command that talks to Kaggle, with the official client; its environment is kept between runs."""
     session.install("--quiet", *declared("numpy", "pandas", "tqdm"), *PROJECT["optional-dependencies"]["kaggle"])
-    session.run("python", "-m", f"hubmap_kit.kaggle.{module}", *session.posargs)
+    session.run("python", "-m", "hubmap_kit", command, *session.posargs)
 
 
 @nox.session(default=False, reuse_venv=True)

@@ -15,10 +15,12 @@ from typing import Any
 from . import __version__
 from .ablation.rows import BASE, CHANGES, plan
 from .config import PredictConfig, PrepareConfig, TrainConfig
+from .kaggle import commands as kaggle_commands
 from .recipes import RECIPES, recipe
+from .rehearsal import command as rehearsal_command
 from .tables import DataError, Problem
 
-OK, BAD_INPUT = 0, 1
+OK, BAD_INPUT, INTERRUPTED = 0, 1, 130
 # What of a prediction's settings a soft mask depends on.
 PSEUDO_SETTINGS = ("split", "tile_size", "overlap", "tta", "scales", "stain", "batch_size", "precision")
 
@@ -34,14 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        0 done, 1 bad input. Wrong usage exits with 2.
+        0 done, 1 bad input, 130 stopped by Ctrl-C. Wrong usage exits with 2.
     """
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     try:
-        return arguments.command(arguments)
+        status: int = arguments.command(arguments)
+        return status
     except UsageError as error:
-        parser.error(str(error))
+        arguments.parser.error(str(error))
+    except KeyboardInterrupt:
+        print(f"stopped; {arguments.stopped}", file=sys.stderr)
+        return INTERRUPTED
     except DataError as error:
         print(error, file=sys.stderr)
     except (ValueError, OSError) as error:
@@ -53,9 +58,6 @@ def entry() -> None:
     """The ``hubmap-kit`` script."""
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        print("stopped; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output has gone; nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -187,11 +189,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hubmap-kit {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, help: str, command: typing.Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def add(
+        name: str,
+        help: str,
+        command: typing.Callable[[argparse.Namespace], int],
+        stopped: str = "what was finished is kept",
+    ) -> argparse.ArgumentParser:
+        """Add a command; `stopped` is what to say if Ctrl-C stops it."""
         description = help[0].upper() + help[1:] + "."
         # An abbreviation may become another flag with the next version.
         sub = commands.add_parser(name, help=help, description=description, allow_abbrev=False)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, parser=sub, stopped=stopped)
         return sub
 
     sub = add("demo", "write a small competition in Kaggle's layout, with test_truth.csv", _demo)
@@ -278,6 +286,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("report", "write a page about runs", _report)
     sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders, or folders of folds")
     sub.add_argument("--out", metavar="HTML", type=Path, required=True, help="page to write")
+
+    rehearsal_command.add_parser(add)
+    kaggle_commands.add_parsers(add)
     return parser
 
 

@@ -6,8 +6,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 
 class Regions:
@@ -57,6 +55,10 @@ def region_areas(runs: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, 
         The runs split where a column ends, ``(m, 2)`` int64, sorted; and for each the area of its
         region in px, ``(m,)`` float64.
     """
+    # Imported here: SciPy starts slowly, and a push, which reads runs and makes no masks, works without it.
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
     pieces = _split(_joined(runs), shape[0])
     count = len(pieces)
     if count == 0:

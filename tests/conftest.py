@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["kaggle_workplace"]  # its fixtures are for tests in tests/kaggle
+
 # No test here is about speed, and the first example often pays for an import.
 settings.register_profile("kit", deadline=None)
 settings.load_profile("kit")

@@ -4,16 +4,23 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import time
+import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hubmap_kit.competition import SLUG
-from hubmap_kit.kaggle.bundle import MANIFEST, WHEELS, build_bundle
+from hubmap_kit.kaggle.bundle import WHEELS, build_bundle
+from hubmap_kit.kaggle.manifest import MANIFEST, BundledWheel, Manifest
 from hubmap_kit.kaggle.session import find_competition, find_runs
+from hubmap_kit.kernels import InferSettings, TrainSettings, apply_changes
 from hubmap_kit.rehearsal import isolation
 
 CLONE = Path(__file__).resolve().parents[1]
@@ -22,7 +29,7 @@ DATASETS = ("hubmap-kit", "hubmap-weights")
 OBSTACLE = isolation.obstacle()
 
 
-def read_json(*parts: str) -> dict:
+def read_json(*parts: str) -> Any:
     return json.loads(CLONE.joinpath(*parts).read_text(encoding="utf-8"))
 
 
@@ -83,11 +90,18 @@ def test_dataset_metadata(dataset):
     assert metadata["licenses"]
 
 
-def test_bootstrap_is_the_same_in_both_kernels():
-    """Both kernels begin with the same bootstrap."""
-    parts = [script(kernel).read_text().partition("# Bootstrap")[2].partition("# End of") for kernel in KERNELS]
-    assert parts[0][1]
-    assert parts[0][0] == parts[1][0]
+def test_kernels_differ_in_their_settings_alone():
+    """Below the settings both kernels are the same lines, but for the function of the library that they call."""
+    parts = [script(kernel).read_text().partition("\nSETTINGS = ")[2].replace(kernel, "KERNEL") for kernel in KERNELS]
+    assert "find_kit" in parts[0]
+    assert parts[0] == parts[1]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_are_short(kernel):
+    """Besides its settings a kernel has at most 45 lines."""
+    lines = script(kernel).read_text().splitlines()
+    assert len([line for line in lines if not re.match(r"[A-Z_]+ = ", line)]) <= 45
 
 
 def test_manifest_describes_the_bundle(kit):
@@ -148,9 +162,10 @@ def test_kernel_without_bundle(kernel, tmp_path):
         assert place in text
 
 
-def test_unknown_setting(tmp_path):
+def test_unknown_setting(kit, tmp_path):
     """A setting that the kernel does not have is an error that lists those it has."""
-    status, text = run_kernel(script("infer"), tmp_path / "working", {}, HUBMAP_SETTINGS='{"PATCH": 1}')
+    settings = '{"PATCH": 1}'
+    status, text = run_kernel(script("infer"), tmp_path / "working", {"hubmap-kit": kit}, HUBMAP_SETTINGS=settings)
     assert status == 1
     assert "names PATCH; the settings are ADAPT, BATCH_SIZE, MIN_REGION, ON_ERROR," in text
 
@@ -218,3 +233,149 @@ def test_no_runs(tmp_path):
     """Without a run folder the dataset to attach is named."""
     with pytest.raises(ValueError, match="attach the dataset hubmap-weights"):
         find_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "settings", "message"),
+    [
+        ("train", {"EPOCHS": "2"}, "EPOCHS is '2' in HUBMAP_SETTINGS; it must be a whole number or None"),
+        ("train", {"FOLD": "every"}, "FOLD is 'every' in HUBMAP_SETTINGS; it must be a whole number or 'all' or None"),
+        ("train", {"SEED": True}, "SEED is True in HUBMAP_SETTINGS; it must be a whole number"),
+        ("train", {"TIME_LIMIT": "1"}, "TIME_LIMIT is '1' in HUBMAP_SETTINGS; it must be a number or None"),
+        ("infer", {"RUNS": "run"}, "RUNS is 'run' in HUBMAP_SETTINGS; it must be a list of texts or None"),
+        ("infer", {"SKIP_BACKGROUND": 1}, "SKIP_BACKGROUND is 1 in HUBMAP_SETTINGS; it must be True or False"),
+        ("infer", ["TTA"], "it must be a JSON object"),
+    ],
+)
+def test_bad_changes(kernel, settings, message):
+    """A change of the wrong type is refused with the setting, its value, where it is set, and what it must be."""
+    kind, given = settings_of(kernel)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        apply_changes(kind, given, json.dumps(settings))
+
+
+def settings_of(kernel: str) -> tuple[Any, dict[str, Any]]:
+    """The type of a kernel's settings, and the settings in its file."""
+    path = script(kernel)
+    return {"train": TrainSettings, "infer": InferSettings}[kernel], runpy.run_path(str(path))["SETTINGS"]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_settings_of_a_kernel_file(kernel):
+    """The settings in a kernel file are those that the library knows, and of their types."""
+    kind, given = settings_of(kernel)
+    assert vars(apply_changes(kind, given, "{}")) == given
+
+
+def test_changes_are_applied(capsys):
+    """HUBMAP_SETTINGS changes the settings that it names and no others, and the log says so."""
+    kind, given = settings_of("train")
+    settings = apply_changes(kind, given, '{"EPOCHS": 2, "FOLD": "all", "TIME_LIMIT": 3}')
+    assert vars(settings) == given | {"EPOCHS": 2, "FOLD": "all", "TIME_LIMIT": 3}
+    assert 'settings changed by HUBMAP_SETTINGS: {"EPOCHS": 2, "FOLD": "all"' in capsys.readouterr().out
+
+
+def test_wrong_type_in_a_kernel_file():
+    """A setting of the wrong type in the kernel file is refused, and the message says that it is there."""
+    kind, given = settings_of("infer")
+    with pytest.raises(ValueError, match="TTA is None in the kernel file; it must be a text"):
+        apply_changes(kind, given | {"TTA": None}, "{}")
+
+
+def test_changes_that_are_not_json():
+    """A HUBMAP_SETTINGS that is not JSON is refused by that name."""
+    kind, given = settings_of("infer")
+    with pytest.raises(ValueError, match="HUBMAP_SETTINGS is not valid JSON"):
+        apply_changes(kind, given, "{TTA}")
+
+
+def test_kernel_and_library_of_different_commits():
+    """A kernel file with other settings than the library knows is refused, with the settings in which they differ."""
+    kind, given = settings_of("infer")
+    with pytest.raises(ValueError, match="of different commits: only one has OLDER; push both"):
+        apply_changes(kind, given | {"OLDER": 1}, "{}")
+
+
+def with_wheel(kit: Path, folder: Path, metadata_version: str) -> Path:
+    """A copy of the bundle with one more wheel, whose module is installed nowhere."""
+    copied = shutil.copytree(kit, folder)
+    wheel = copied / "added_module-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("added_module.py", "")
+        info = "added_module-1.dist-info"
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: added-module\nVersion: 1\n")
+        archive.writestr(
+            f"{info}/WHEEL", f"Wheel-Version: {metadata_version}\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    manifest = Manifest.read(copied)
+    added = BundledWheel(wheel.name, "added_module", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    replace(manifest, wheels=(*manifest.wheels, added)).write(copied)
+    return copied
+
+
+def test_what_a_kernel_says(kit, tmp_path):
+    """In its first lines a kernel says version, commit and place of the library and what it installed, within 10 s."""
+    begin = time.monotonic()
+    seen: dict[str, float] = {}
+
+    def on_line(line: str) -> None:
+        seen[line] = time.monotonic() - begin
+
+    (tmp_path / "working").mkdir()
+    inputs = {"datasets/me/hubmap-kit": with_wheel(kit, tmp_path / "kit", "1.0")}
+    isolation.run(
+        script("infer"),
+        inputs=inputs,
+        working=tmp_path / "working",
+        hidden=(CLONE,),
+        environment={},
+        on_line=on_line,
+        isolated=OBSTACLE is None,
+    )
+    manifest = Manifest.read(kit)
+    first, second = list(seen)[:2]
+    assert first.startswith(f"hubmap-kit {manifest.version}, commit {manifest.commit}")
+    assert ("with uncommitted changes" in first) is manifest.dirty
+    assert first.endswith("/input/datasets/me/hubmap-kit")
+    assert second == "installed added_module-1-py3-none-any.whl"
+    assert seen[second] < 10
+
+
+def test_nothing_to_install(kit, tmp_path):
+    """Where the image has all modules, a kernel says that it installed nothing."""
+    _, text = run_kernel(script("infer"), tmp_path / "working", {"hubmap-kit": kit})
+    assert "\ninstalled nothing: this image has all modules" in text
+
+
+def test_wheel_that_cannot_be_installed(kit, tmp_path):
+    """Where pip refuses a wheel, a kernel ends with what pip said and the version of Python."""
+    kit = with_wheel(kit, tmp_path / "kit", "99.0")
+    status, text = run_kernel(script("infer"), tmp_path / "working", {"hubmap-kit": kit})
+    assert status == 1
+    assert f"cannot be installed on Python {sys.version.split()[0]}" in text
+    assert "Traceback" not in text
+
+
+def test_other_damaged_wheel(kit, tmp_path):
+    """A wheel that is not the library's is checked as well, before it is installed."""
+    kit = with_wheel(kit, tmp_path / "kit", "1.0")
+    (kit / "added_module-1-py3-none-any.whl").unlink()
+    status, text = run_kernel(script("train"), tmp_path / "working", {"hubmap-kit": kit})
+    assert status == 1
+    assert "added_module-1-py3-none-any.whl is missing or is not the file that hubmap-kit.json describes" in text
+    assert text.rstrip().endswith("upload the dataset again")
+
+
+def test_library_is_imported_from_its_wheel(kit, tmp_path):
+    """The library runs from its wheel as it is: no module needs files beside its code."""
+    (wheel,) = kit.glob("hubmap_kit-*.whl")
+    code = (
+        f"import sys; sys.path.insert(0, {str(wheel)!r})\n"
+        "import importlib, pkgutil, hubmap_kit\n"
+        f"assert hubmap_kit.__file__.startswith({str(wheel)!r}), hubmap_kit.__file__\n"
+        "for module in pkgutil.walk_packages(hubmap_kit.__path__, 'hubmap_kit.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, cwd=tmp_path, env=environment)

@@ -1,13 +1,11 @@
-"""The bundle: the dataset ``hubmap-kit``, which brings the library and the wheels Kaggle's image lacks.
+"""The bundle: the dataset ``hubmap-kit``, which brings the library and the wheels that Kaggle's image lacks.
 
-It holds the wheel of this clone, the wheels in `WHEELS`, ``dataset-metadata.json`` and the manifest
-``hubmap-kit.json`` (name, version, git commit, SHA-256 of every wheel), by which a kernel finds and
-checks it. The same commit gives the same bytes.
+It holds the library's wheel, built from the clone, the wheels in `WHEELS`, ``dataset-metadata.json`` and a manifest
+(`hubmap_kit.kaggle.manifest`), by which a kernel finds and checks it. The same commit gives the same bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -17,14 +15,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import read_json, sha256_of, write_json
-
-MANIFEST = "hubmap-kit.json"
-METADATA = "dataset-metadata.json"
-CLONE = Path(__file__).resolve().parents[2]
-
-# Time of every file in the wheel where there is no commit to take it from: 1980-01-01, the earliest in a zip.
-_EPOCH = "315532800"
+from ..files import sha256_of
+from .clone import DATASET_METADATA, commit_of, image_versions
+from .manifest import LIBRARY, MANIFEST, BundledWheel, Manifest
+from .parts import KIT
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class Wheel:
     Attributes:
         project: The project's name.
         version: Its version.
-        module: What is imported; a kernel installs the wheel where that is missing.
+        module: The module it brings; a kernel installs the wheel if that module is missing.
         file: The wheel's file name.
         sha256: Its hash.
     """
@@ -46,7 +40,7 @@ class Wheel:
     sha256: str
 
 
-# What Kaggle's image lacks. Pure Python or abi3, so that Python 3.12 and later images are served alike.
+# What Kaggle's image lacks. All are pure Python or abi3, so that they install on Python 3.12 and later.
 WHEELS = (
     Wheel(
         "segmentation-models",
@@ -84,7 +78,7 @@ WHEELS = (
         "e30a14aa2e1c6c90e00375292726486c1d90bf003b1414d608ea4d1f62fd8a79",
     ),
 )
-# Builds the library's wheel: pinned, since a wheel names its builder and should not change with it.
+# Builds the library's wheel; pinned, because a wheel names its builder and the same commit shall give the same bytes.
 SETUPTOOLS = Wheel(
     "setuptools",
     "80.9.0",
@@ -92,15 +86,14 @@ SETUPTOOLS = Wheel(
     "setuptools-80.9.0-py3-none-any.whl",
     "062d34222ad13e0cc312a4c02d73f059e86a4acbfbdea8f8f76b28c99f306922",
 )
-KAGGLE_PYTHON = "3.12"
-KAGGLE_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")  # what Kaggle's image can run
 
 
-def build_bundle(source: Path, out: Path, *, cache: Path | None = None, extras: bool = True) -> Path:
+def build_bundle(clone: Path, out: Path, *, cache: Path | None = None, extras: bool = True) -> Path:
     """Build the bundle, ready to upload.
 
     Args:
-        source: The clone.
+        clone: The clone.
         out: Folder to make; an earlier bundle there is replaced.
         cache: Where downloaded wheels are kept; ``dist/wheels`` of the clone by default.
         extras: False to bundle the library's own wheel only.
@@ -109,29 +102,27 @@ def build_bundle(source: Path, out: Path, *, cache: Path | None = None, extras: 
         `out`.
 
     Raises:
-        ValueError: `source` is no clone, `out` holds something else, or a wheel cannot be built or had.
+        ValueError: `clone` is no clone, `out` holds something else, or a wheel cannot be built or downloaded.
     """
-    metadata = source / "datasets" / "hubmap-kit" / METADATA
-    if not metadata.is_file() or not (source / "pyproject.toml").is_file():
-        raise ValueError(f"{source} is not a clone of hubmap-kit: it has no {metadata.relative_to(source)}; run in one")
+    metadata = clone / "datasets" / KIT / DATASET_METADATA
+    if not metadata.is_file() or not (clone / "pyproject.toml").is_file():
+        raise ValueError(f"{clone} is not a clone of hubmap-kit: it has no {metadata.relative_to(clone)}; run in one")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and holds no bundle; name another folder")
-    commit, dirty, epoch = commit_of(source)
-    cache = cache or source / "dist" / "wheels"
+    commit, dirty, epoch = commit_of(clone)
+    cache = cache or clone / "dist" / "wheels"
+    python = image_versions(clone)["python"]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".hubmap-kit-") as folder:
         part = Path(folder, "bundle")
         part.mkdir()
-        own = _build_wheel(source, part, epoch, cache)
-        entries = [{"file": own.name, "module": "hubmap_kit", "sha256": sha256_of(own)}]
+        own = _build_wheel(clone, part, epoch, _fetch(SETUPTOOLS, cache, python))
+        wheels = [BundledWheel(own.name, LIBRARY, sha256_of(own))]
         for wheel in WHEELS if extras else ():
-            cached = _fetch(wheel, cache)
-            shutil.copyfile(cached, part / wheel.file)
-            entries.append({"file": wheel.file, "module": wheel.module, "sha256": wheel.sha256})
-        shutil.copyfile(metadata, part / METADATA)
-        version = own.name.split("-")[1]
-        manifest = {"name": "hubmap-kit", "version": version, "commit": commit, "dirty": dirty, "wheels": entries}
-        write_json(part / MANIFEST, manifest)
+            shutil.copyfile(_fetch(wheel, cache, python), part / wheel.file)
+            wheels.append(BundledWheel(wheel.file, wheel.module, wheel.sha256))
+        shutil.copyfile(metadata, part / DATASET_METADATA)
+        Manifest(own.name.split("-")[1], commit, dirty, tuple(wheels)).write(part)
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
     return out
@@ -139,45 +130,32 @@ def build_bundle(source: Path, out: Path, *, cache: Path | None = None, extras: 
 
 def is_whole(folder: Path) -> bool:
     """Whether a folder is a bundle that holds every wheel its manifest describes."""
-    if not (folder / MANIFEST).is_file():
-        return False
-    wheels = {folder / wheel["file"]: wheel["sha256"] for wheel in read_json(folder / MANIFEST)["wheels"]}
-    return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in wheels.items())
+    return (folder / MANIFEST).is_file() and not Manifest.read(folder).damaged(folder)
 
 
-def commit_of(source: Path) -> tuple[str | None, bool, str]:
-    """The commit, whether there are changes since, and its time in seconds; without git, or a commit, None."""
+def _build_wheel(clone: Path, out: Path, epoch: str, setuptools: Path) -> Path:
+    """Build the library's wheel from a copy, so that the clone stays clean and no old build leaks in.
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(source), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != source.resolve():
-            return None, False, _EPOCH
-        commit, epoch = git("log", "-1", "--format=%H %ct").split()
-        return commit, bool(git("status", "--porcelain")), epoch
-    except (OSError, subprocess.CalledProcessError):
-        return None, False, _EPOCH
-
-
-def _build_wheel(source: Path, out: Path, epoch: str, cache: Path) -> Path:
-    """Build the library's wheel from a copy, so that the clone stays clean and no old build leaks in."""
-    failure, remedy = "the wheel of hubmap_kit cannot be built", "mend what pip names"
-    setuptools = _fetch(SETUPTOOLS, cache)
+    Args:
+        clone: The clone.
+        out: Folder to write the wheel to.
+        epoch: Time of every file in the wheel, in seconds since 1970.
+        setuptools: The wheel of setuptools.
+    """
+    failure, remedy = "the wheel of hubmap_kit cannot be built", "correct what pip names"
     with tempfile.TemporaryDirectory(prefix="hubmap-kit-build-") as folder:
         builder, copy = Path(folder, "builder"), Path(folder, "hubmap-kit")
         flags = ["--no-index", "--no-deps", "--no-compile", "--target", str(builder)]
         _pip(["install", *flags, str(setuptools)], failure, remedy)
         shutil.copytree(
-            source / "hubmap_kit",
+            clone / "hubmap_kit",
             copy / "hubmap_kit",
             ignore=shutil.ignore_patterns("__pycache__", ".*"),
             copy_function=shutil.copyfile,
         )
         for name in ("pyproject.toml", "README.md", "LICENSE"):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, copy / name)
+            if (clone / name).is_file():
+                shutil.copyfile(clone / name, copy / name)
         for path in copy.rglob("*"):  # a wheel records modes, which follow the user's umask
             path.chmod(0o755 if path.is_dir() else 0o644)
         flags = ["--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out)]
@@ -187,16 +165,16 @@ def _build_wheel(source: Path, out: Path, epoch: str, cache: Path) -> Path:
     return wheel
 
 
-def _fetch(wheel: Wheel, cache: Path) -> Path:
-    """The wheel in the cache, downloaded if it is not there; its hash is checked either way."""
+def _fetch(wheel: Wheel, cache: Path, python: str) -> Path:
+    """A wheel in the cache; if it is not there, it is downloaded for that version of Python. Its hash is checked."""
     path = cache / wheel.file
     if path.is_file() and sha256_of(path) == wheel.sha256:
         return path
     path.unlink(missing_ok=True)
     cache.mkdir(parents=True, exist_ok=True)
     flags = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", str(cache)]
-    flags += ["--python-version", KAGGLE_PYTHON, "--implementation", "cp", "--abi", "abi3", "--abi", "none"]
-    flags += [flag for platform in KAGGLE_PLATFORMS for flag in ("--platform", platform)]
+    flags += ["--python-version", python, "--implementation", "cp", "--abi", "abi3", "--abi", "none"]
+    flags += [flag for platform in PLATFORMS for flag in ("--platform", platform)]
     with tempfile.TemporaryDirectory(prefix="hubmap-kit-") as folder:
         requirements = Path(folder, "requirements.txt")
         requirements.write_text(f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
@@ -211,28 +189,10 @@ def _fetch(wheel: Wheel, cache: Path) -> Path:
 
 
 def _pip(arguments: list[str], failure: str, remedy: str, **environment: str) -> None:
-    """Run pip quietly; a failure is told with what pip said."""
+    """Run pip quietly; if it fails, the error has what pip printed."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     umask = 0o022 if os.name == "posix" else -1
     pip = subprocess.run(command, env=os.environ | environment, umask=umask, capture_output=True, text=True)
     if pip.returncode:
-        said = re.sub(r"\n\s*\n+", "\n", (pip.stderr or pip.stdout).strip())
-        raise ValueError(f"{failure}; {remedy}. pip said:\n{said}")
-
-
-def main() -> int:
-    """The command ``python -m hubmap_kit.kaggle.bundle [OUT]``, run in a clone; 0 done, 1 failed."""
-    parser = argparse.ArgumentParser(prog="python -m hubmap_kit.kaggle.bundle", description="Build the Kaggle bundle.")
-    parser.add_argument("out", metavar="OUT", type=Path, nargs="?", default=CLONE / "dist" / "hubmap-kit")
-    try:
-        out = build_bundle(CLONE, parser.parse_args().out)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    size = sum(path.stat().st_size for path in out.iterdir())
-    print(f"{out}: {size / 2**20:.1f} MiB\n{(out / MANIFEST).read_text(encoding='utf-8')}", end="")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        printed = re.sub(r"\n\s*\n+", "\n", (pip.stderr or pip.stdout).strip())
+        raise ValueError(f"{failure}; {remedy}. pip printed:\n{printed}")

@@ -1,4 +1,4 @@
-"""What can go wrong between the kit and Kaggle: told in one line, with a remedy, and repeated where that helps."""
+"""What can go wrong between the kit and Kaggle: error messages of one line with a remedy, and repeated calls."""
 
 from __future__ import annotations
 
@@ -20,44 +20,48 @@ NO_CREDENTIALS = (
     f"no Kaggle credentials; make a token on {SETTINGS_PAGE} (section API) and set KAGGLE_API_TOKEN to it, "
     "or save kaggle.json into ~/.kaggle"
 )
-KEPT = "run the same command again: it goes on where it was"
-_ATTEMPTS, _LONGEST_PAUSE = 7, 60.0  # of a call, in s between two of them
+RERUN = "run the same command again: it goes on where it was"
+ATTEMPTS = 7  # of a call
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between two attempts; each pause is twice the one before
 
 
 class KaggleError(ValueError):
-    """Something that Kaggle refuses or failed to do; the text is one line with a remedy."""
+    """Kaggle refused something or failed to do it; the text is one line with a remedy."""
 
 
 class Unreachable(KaggleError):
-    """Kaggle cannot be reached, or fails, even after several attempts."""
+    """Kaggle cannot be reached, or failed at every attempt."""
 
 
 class AnswerLost(KaggleError):
-    """A call that changes something was sent, and no answer came: it may or may not have been done."""
+    """No answer came to a call that changes something: it may or may not have been done."""
 
 
 class Missing(KaggleError):
-    """Kaggle says that there is no such thing, or none this user may see."""
+    """Kaggle says that there is no such thing, or that this user may not see it."""
 
 
 def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | None = None) -> T:
-    """Do it, again where that helps: when Kaggle asks to wait, and, if `repeat`, when it fails or is not reached.
+    """Call a function, and again if Kaggle asks to wait or, with `repeat`, if Kaggle fails or cannot be reached.
 
     Args:
-        action: What to do.
-        doing: What that is, for messages.
-        repeat: Whether doing it twice does no harm.
-        denied: Remedy where Kaggle denies access.
+        action: The function.
+        doing: What it does, for messages.
+        repeat: Whether calling it twice does no harm.
+        denied: Remedy if Kaggle denies access.
+
+    Returns:
+        What the function returns.
 
     Raises:
         Unreachable: Every attempt failed.
-        AnswerLost: It failed, and may have been done.
+        AnswerLost: The call failed without `repeat`, and may have been done.
         KaggleError: Kaggle refuses.
     """
     import requests
     import urllib3
 
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
         except KeyError as error:  # a status that is newer than the client
@@ -77,20 +81,21 @@ def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | No
                 raise KaggleError(f"{doing}: Kaggle refuses ({status}: {said}); correct that and try again") from None
             why = f"answers {status}" if status else f"cannot be reached or breaks off ({type(error).__name__})"
             if status != 429 and not repeat:
-                raise AnswerLost(f"{doing}: Kaggle {why}, so it is not known whether it was done; {KEPT}") from None
-            if attempt == _ATTEMPTS:
+                raise AnswerLost(f"{doing}: Kaggle {why}, so it is not known whether it was done; {RERUN}") from None
+            if attempt == ATTEMPTS:
                 remedy = (
                     "wait some minutes" if status == 429 else "check the connection and https://www.kaggle.com/status"
                 )
-                raise Unreachable(f"{doing}: Kaggle {why}, {attempt} times in a row; {remedy}, then {KEPT}") from None
+                raise Unreachable(f"{doing}: Kaggle {why}, {attempt} times in a row; {remedy}, then {RERUN}") from None
             asked = _retry_after(response)
-            pause = min(2.0 ** (attempt - 1) if asked is None else asked, _LONGEST_PAUSE)
+            pause = min(FIRST_PAUSE_S * 2 ** (attempt - 1) if asked is None else asked, LONGEST_PAUSE_S)
             print(f"{doing}: Kaggle {why}; again in {pause:.0f} s", file=sys.stderr, flush=True)
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _retry_after(response: Any) -> float | None:
+    """Seconds for which Kaggle asks to wait; None if it does not."""
     try:
         return max(0.0, float(response.headers["Retry-After"]))
     except (AttributeError, KeyError, ValueError):
@@ -98,7 +103,7 @@ def _retry_after(response: Any) -> float | None:
 
 
 def token_source() -> str | None:
-    """Where a token comes from, in the client's order; None where there is none."""
+    """Where a token comes from, looked for in the client's order; None if there is none."""
     if os.environ.get("KAGGLE_API_TOKEN"):
         return "KAGGLE_API_TOKEN"
     for name in ("access_token", "access_token.txt"):
@@ -108,17 +113,18 @@ def token_source() -> str | None:
 
 
 def _key_source() -> str:
+    """Where a user's name and key come from."""
     return "KAGGLE_USERNAME and KAGGLE_KEY" if os.environ.get("KAGGLE_KEY") else "kaggle.json"
 
 
 def refused(source: str) -> str:
-    """What to say when Kaggle refuses the credentials from there."""
+    """The message for credentials that Kaggle refuses."""
     remedy = f"make a new token on {SETTINGS_PAGE} (section API) and put it there"
     return f"Kaggle refuses the credentials in {source}; {remedy}"
 
 
 def redact(text: str) -> str:
-    """Text without credentials, and without the query of a URL, which may sign a request."""
+    """A text without credentials and without the query of a URL, which may hold a signature."""
     secrets = [os.environ.get(name) for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")]
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
@@ -126,5 +132,5 @@ def redact(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A message in one line, without a full stop, to be put into a sentence."""
+    """A message as one line without a full stop, so that it can be put into a sentence."""
     return " ".join(text.split()).rstrip(".;") or "no reason given"

@@ -1,11 +1,11 @@
-"""What a clone has done on Kaggle, in its folder ``records`` (not tracked by git).
+"""What was pushed and submitted from a clone, in its folder ``records`` (not tracked by git).
 
 ::
 
-    state.json        newest version of each dataset and kernel, and what was begun and not ended
+    state.json        newest version of each dataset and kernel, and what was begun but not ended
     pushes.csv        one row for every version made
     submissions.csv   one row for every submission
-    output/           what kernels left: output/<kernel>/v<version>/
+    output/           what kernels left: output/<owner>/<kernel>/v<version>/
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Records:
 
     Attributes:
         folder: The folder.
-        owner: The user on Kaggle whose datasets and kernels are meant.
+        owner: The user on Kaggle whose datasets and kernels the records are about.
     """
 
     def __init__(self, folder: Path, owner: str) -> None:
-        """Read the records, or begin with none.
+        """Read the records, if there are any.
 
         Args:
             folder: The folder; made when something is recorded.
@@ -47,11 +47,12 @@ class Records:
         self._state: dict[str, Any] = read_json(path) if path.is_file() else {}
 
     def get(self, name: str) -> dict[str, Any]:
-        """What is recorded of a dataset or kernel."""
-        return self._state.get(f"{self.owner}/{name}", {})
+        """What is recorded about a dataset or kernel; empty if nothing is."""
+        entry: dict[str, Any] = self._state.get(f"{self.owner}/{name}", {})
+        return entry
 
     def put(self, name: str, entry: dict[str, Any]) -> None:
-        """Record what is known of a dataset or kernel, in place of what was."""
+        """Record what is known about a dataset or kernel, in place of what was recorded."""
         self._state[f"{self.owner}/{name}"] = entry
         write_json(self.folder / "state.json", self._state)
 
@@ -62,17 +63,17 @@ class Records:
         write_rows(path, PUSH_COLUMNS, [*read_rows(path), row])
 
     def pushed(self, name: str) -> dict[int, dict[str, str]]:
-        """Rows of ``pushes.csv`` of a dataset or kernel, by version; the last of each."""
+        """Version of a dataset or kernel to its row of ``pushes.csv``; the last row, if there are several."""
         rows = read_rows(self.folder / PUSHES)
         return {int(row["version"]): row for row in rows if row["name"] == f"{self.owner}/{name}"}
 
     def output(self, kernel: str, version: int) -> Path:
-        """Folder for what a kernel's version left."""
+        """Folder for the files that a kernel's version left."""
         return self.folder / "output" / self.owner / kernel / f"v{version}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second push or submission in this clone out.
+        """Let no second push or submission run in this clone.
 
         Raises:
             ValueError: One is running.

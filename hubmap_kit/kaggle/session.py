@@ -1,7 +1,8 @@
-"""Where things lie on Kaggle, whose sessions mount their sources in more than one way.
+"""Finding the competition, the runs and an unfinished training in a session on Kaggle.
 
-Newer sessions show a competition at ``/kaggle/input/competitions/<slug>`` and a dataset at
-``/kaggle/input/datasets/<owner>/<slug>``, others both at ``/kaggle/input/<slug>``.
+Kaggle's sessions mount what is attached in more than one way. Newer ones show a competition at
+``/kaggle/input/competitions/<slug>`` and a dataset at ``/kaggle/input/datasets/<owner>/<slug>``; others show both at
+``/kaggle/input/<slug>``.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def find_competition(root: Path) -> Path:
         root: ``/kaggle/input``.
 
     Returns:
-        The folder that holds ``test.csv`` and ``sample_submission.csv``: at one of the places of the
-        competition's slug, or else the only one anywhere below `root`.
+        The folder that holds ``test.csv`` and ``sample_submission.csv``: the one at which Kaggle mounts the
+        competition, or else the only one anywhere below `root`.
 
     Raises:
         ValueError: There is none, or more than one that could be meant.
@@ -50,21 +51,21 @@ def find_competition(root: Path) -> Path:
 
 
 def find_runs(root: Path, names: Sequence[str] | None = None) -> list[Path]:
-    """Find the run folders, in datasets or kernel output: those with a configuration and weights.
+    """Find the run folders in datasets and kernel output: the folders with a configuration and weights.
 
-    An archive of a run that Kaggle left packed is unpacked into a temporary folder. What the manifest
-    of ``hubmap-weights`` describes is compared with it.
+    An archive of a run that Kaggle left packed is unpacked into a temporary folder. A run of the dataset
+    ``hubmap-weights`` is compared with the manifest of that dataset.
 
     Args:
         root: ``/kaggle/input``.
-        names: Names of the run folders to use; that of a folder of folds stands for all its folds. None for all.
+        names: Names of the run folders to use, or None for all. The name of a folder of folds stands for its folds.
 
     Returns:
-        The folders, sorted by where they were found.
+        The folders, sorted by their paths; with `names`, in the order of the names.
 
     Raises:
-        ValueError: There is none, a name is not among them or is that of several, or a file is
-            not the one its manifest describes.
+        ValueError: There is no run folder, none or several have one of the names, or a file is not the one that the
+            manifest describes.
     """
     found: list[Path] = []
     unfinished: list[Path] = []
@@ -98,7 +99,7 @@ def _name(place: Path) -> str:
 
 
 def _folder_of_folds(place: Path) -> str | None:
-    """Name of the folder of folds that a run is of: of ``cv/fold0``, or ``cv-fold0`` as in the dataset, ``cv``."""
+    """Name of the folder of folds that a run belongs to: ``cv`` for ``cv/fold0`` and for the dataset's ``cv-fold0``."""
     if FOLD.fullmatch(_name(place)):
         return place.parent.name
     folder, _, fold = _name(place).rpartition("-")
@@ -106,7 +107,7 @@ def _folder_of_folds(place: Path) -> str | None:
 
 
 def _checked(place: Path) -> Path:
-    """The folder of a run or of its archive, once it is known to be what its dataset's manifest says."""
+    """The folder of a run, unpacked if need be, after a comparison with the manifest of its dataset."""
     run = place
     if place.is_file():
         run = Path(tempfile.mkdtemp(prefix="hubmap-run-"), place.stem)
@@ -119,13 +120,13 @@ def _checked(place: Path) -> Path:
 def find_unfinished(root: Path) -> Path | None:
     """Find the training that an earlier version of the kernel did not finish, in its attached output.
 
-    A finished one is passed over, with a line that says so.
+    A finished training is ignored, and a line says so.
 
     Args:
         root: ``/kaggle/input``.
 
     Returns:
-        The run folder, with a configuration and a checkpoint, or the folder of folds; None where there is none.
+        The run folder, with a configuration and a checkpoint, or the folder of folds; None if there is none.
 
     Raises:
         ValueError: There is more than one.
@@ -149,7 +150,7 @@ def find_unfinished(root: Path) -> Path | None:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
-    """Each folder below `root` with the names of its files, sorted; image folders are passed over."""
+    """Each folder below `root`, sorted, with the names of its files; folders of images are left out."""
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders[:] = sorted(set(subfolders) - {"train_images", "test_images", "train_annotations"})
         yield Path(folder), set(files)

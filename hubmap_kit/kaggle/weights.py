@@ -1,9 +1,9 @@
 """The dataset ``hubmap-weights``: run folders for the inference kernel, each as one archive.
 
-It holds ``<run>.zip`` for every run, ``dataset-metadata.json`` and the manifest ``hubmap-weights.json``
-(for every run its validation Dice and the SHA-256 of each file); the runs of a folder of folds ``cv`` are
-``cv-fold0.zip`` and so on. Kaggle unpacks an archive into a
-folder of its name, or leaves it as it is; `hubmap_kit.kaggle.session.find_runs` takes both.
+It holds ``<run>.zip`` for every run, ``dataset-metadata.json`` and the manifest ``hubmap-weights.json``, which has the
+validation Dice of every run and the SHA-256 of each of its files. The runs of a folder of folds ``cv`` are
+``cv-fold0.zip`` and so on. Kaggle unpacks an archive into a folder of its name, or leaves it packed;
+`hubmap_kit.kaggle.session.find_runs` takes both.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 
 from ..files import read_json, sha256_of, write_json
 from ..run import CONFIG, WEIGHTS, Run, expand
-from .bundle import METADATA
+from .clone import DATASET_METADATA
+from .parts import WEIGHTS as WEIGHTS_DATASET
 
-NAME = "hubmap-weights"
-MANIFEST = f"{NAME}.json"
+MANIFEST = f"{WEIGHTS_DATASET}.json"
 
-# Of a run folder: what prediction needs, and what tells where it came from.
+# The files of a run folder that are packed: what prediction needs, and the results of the training.
 _FILES = (CONFIG, WEIGHTS, "history.csv", "results.csv", "results.txt", "scores.csv")
 
 
-def build_weights(runs: Sequence[Path], out: Path, source: Path) -> Path:
+def build_weights(runs: Sequence[Path], out: Path, clone: Path) -> Path:
     """Build the dataset, ready to upload; the same runs give the same bytes.
 
     Args:
-        runs: Folders of finished runs, each with a name of its own, and folders of folds.
+        runs: Folders of finished runs, no two with the same name, and folders of folds.
         out: Folder to make; an earlier dataset there is replaced.
-        source: The clone, which has the metadata.
+        clone: The clone, which has the metadata.
 
     Returns:
         `out`.
@@ -50,19 +50,19 @@ def build_weights(runs: Sequence[Path], out: Path, source: Path) -> Path:
     if len(opened) < len(named):
         raise ValueError(f"two of the runs {', '.join(map(str, runs))} have the same name; rename one folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{NAME}-") as folder:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{WEIGHTS_DATASET}-") as folder:
         part = Path(folder, "weights")
         part.mkdir()
         entries = [_pack(name, run, part / f"{name}.zip") for name, run in sorted(opened.items())]
-        write_json(part / MANIFEST, {"name": NAME, "runs": entries})
-        shutil.copyfile(source / "datasets" / NAME / METADATA, part / METADATA)
+        write_json(part / MANIFEST, {"name": WEIGHTS_DATASET, "runs": entries})
+        shutil.copyfile(clone / "datasets" / WEIGHTS_DATASET / DATASET_METADATA, part / DATASET_METADATA)
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
     return out
 
 
 def unpack(dataset: Path, out: Path) -> Path:
-    """Copy the dataset to `out` as Kaggle shows it after unpacking: each archive a folder of its name."""
+    """Copy the dataset to `out` as Kaggle shows it: each archive unpacked into a folder of its name."""
     out.mkdir(parents=True)
     for path in dataset.iterdir():
         if path.suffix == ".zip":
@@ -83,14 +83,14 @@ def holds_run(archive: Path) -> bool:
 
 
 def check_run(run: Path, dataset: Path) -> None:
-    """Compare a run with the dataset's manifest, where there is one that names it.
+    """Compare a run with the dataset's manifest, if there is one that names the run.
 
     Args:
         run: The run folder, unpacked.
         dataset: The folder that held the run or its archive.
 
     Raises:
-        ValueError: A file is missing or is another one.
+        ValueError: A file is missing or differs.
     """
     if not (dataset / MANIFEST).is_file():
         return
@@ -103,12 +103,12 @@ def check_run(run: Path, dataset: Path) -> None:
 
 
 def _name(run: Path, path: Path) -> str:
-    """What a run is called in the dataset, that of a fold of the folder `path` by both."""
+    """A run's name in the dataset: its folder's name, or ``<folder>-<fold>`` for a fold of the folder `path`."""
     return run.resolve().name if run == path else f"{path.resolve().name}-{run.name}"
 
 
 def _pack(name: str, run: Run, archive: Path) -> dict[str, Any]:
-    """Write a run's archive, without what differs between two writings; returns its entry of the manifest."""
+    """Write a run's archive, the same bytes for the same files; returns its entry of the manifest."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ValueError(f"a run cannot be called {name!r} on Kaggle: use letters, digits, '-', '_' and '.'")
     if not run.config.finished:

@@ -124,7 +124,11 @@ def _opencv(compression: int) -> Callable[[Path, np.ndarray], None]:
 
 def _tifffile(**options: Any) -> Callable[[Path, np.ndarray], None]:
     """A writer of RGB by tifffile."""
-    return lambda path, image: tifffile.imwrite(path, image, photometric="rgb", metadata=None, **options)
+
+    def write(path: Path, image: np.ndarray) -> None:
+        tifffile.imwrite(path, image, photometric="rgb", metadata=None, **options)
+
+    return write
 
 
 def _planar(path: Path, image: np.ndarray) -> None:

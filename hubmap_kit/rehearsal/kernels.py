@@ -1,4 +1,4 @@
-"""Running a kernel in a rehearsal: what it finds, what it may take, and what it leaves."""
+"""Run a kernel in a rehearsal: attach its sources, limit it, measure it, and check what it leaves."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any
 
 from ..competition import SLUG
 from ..files import read_json, size_text
+from ..kaggle.clone import KERNEL_METADATA
 from ..submission import validate
 from . import isolation
 
-OWNER = "rehearsal"
+OWNER = "rehearsal"  # of the datasets, in the nested layout
+CHANGES = "HUBMAP_SETTINGS"  # environment variable; see `hubmap_kit.kernels`
 _SHOWN = 160  # characters of a kernel's line that are shown; the log has it whole
 _TAIL = 30  # lines of the log that are shown when a kernel fails
 REMEDIES = {
@@ -27,36 +29,47 @@ REMEDIES = {
 
 
 class Failure(Exception):
-    """Something that a rehearsal is there to find; its text is for the user."""
+    """A mistake that the rehearsal found; its text is for the user."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a kernel may take. The defaults are those of a Kaggle session with two T4.
+
+    Attributes:
+        memory_bytes: The memory that it may hold.
+        time_s: The time that it may run.
+    """
+
+    memory_bytes: float = 30 * 2**30
+    time_s: float = 9 * 3600
 
 
 @dataclass
 class Stage:
-    """Where the kernels run, and what was measured of them.
+    """Where the kernels run, and what was measured.
 
     Attributes:
         out: The rehearsal's folder.
-        source: The clone.
-        memory_limit: Bytes that a kernel may hold.
-        time_limit: Seconds that it may take.
-        isolated: Whether it gets namespaces.
-        seconds: Time of each step.
-        peak_memory: Bytes that each kernel held at its peak.
-        bootstrap: Seconds until a kernel had installed the bundle, the most of all.
+        clone: The clone.
+        limits: What a kernel may take.
+        isolated: Whether a kernel gets namespaces.
+        seconds: How long each step took.
+        peak_memory: The most bytes that each kernel held at a time.
+        bootstrap_s: The longest time until a kernel had installed the bundle.
     """
 
     out: Path
-    source: Path
-    memory_limit: float
-    time_limit: float
+    clone: Path
+    limits: Limits
     isolated: bool
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int] = field(default_factory=dict)
-    bootstrap: float = 0.0
+    bootstrap_s: float = 0.0
 
     @contextmanager
     def step(self, name: str, more: str = "") -> Iterator[None]:
-        """Say what begins, and how long it took."""
+        """Print that a step begins, and how long it took."""
         print(f"== {name}{more}", flush=True)
         begin = time.monotonic()
         yield
@@ -64,7 +77,7 @@ class Stage:
         print(f"== {name}: {self.seconds[name]:.0f} s", flush=True)
 
     def train(self, name: str, changes: Mapping[str, Any], attached: Mapping[str, Path], layout: str) -> Path:
-        """Run the training kernel; returns its run, as ``runs/<name>``."""
+        """Run the training kernel; returns its run folder, moved to ``runs/<name>``."""
         product = self._run(name, "train", "run", changes, attached, layout)
         run = self.out / "runs" / name
         run.parent.mkdir(exist_ok=True)
@@ -73,7 +86,7 @@ class Stage:
     def predict(
         self, name: str, changes: Mapping[str, Any], attached: Mapping[str, Path], layout: str, **environment: str
     ) -> Path:
-        """Run the inference kernel; returns its submission, which is valid."""
+        """Run the inference kernel; returns its submission, after a check that it is valid."""
         submission = self._run(name, "infer", "submission.csv", changes, attached, layout, **environment)
         errors = [problem for problem in validate(submission, attached[SLUG]) if problem.severity == "error"]
         if errors:
@@ -90,13 +103,29 @@ class Stage:
         layout: str,
         **environment: str,
     ) -> Path:
-        """Run a kernel on ``<name>`` as its working folder, with its output in ``<name>.log``; returns its product."""
-        folder = self.source / "kernels" / kernel
-        metadata = read_json(folder / "kernel-metadata.json")
+        """Run a kernel and check that it left its product.
+
+        Args:
+            name: Name of this run; its working folder is ``<name>`` and its output goes to ``<name>.log``.
+            kernel: Which kernel, ``train`` or ``infer``.
+            product: The file or folder that the kernel is run for.
+            changes: Settings that differ from the kernel file.
+            attached: Slug of a competition or dataset to its folder.
+            layout: See `sources`.
+            **environment: More variables for the kernel.
+
+        Returns:
+            The product.
+
+        Raises:
+            Failure: The kernel failed, exceeded a limit, or left no product.
+        """
+        folder = self.clone / "kernels" / kernel
+        metadata = read_json(folder / KERNEL_METADATA)
         working, log = self.out / name, self.out / f"{name}.log"
         working.mkdir()
         if changes:
-            environment["HUBMAP_SETTINGS"] = json.dumps(changes)
+            environment[CHANGES] = json.dumps(changes)
         begin = time.monotonic()
         with (
             self.step(name, f": {kernel} kernel, offline, sources mounted {layout}"),
@@ -108,29 +137,30 @@ class Stage:
                 file.flush()
                 print("  " + (line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"), flush=True)
                 if line.startswith("installed "):
-                    self.bootstrap = max(self.bootstrap, time.monotonic() - begin)
+                    self.bootstrap_s = max(self.bootstrap_s, time.monotonic() - begin)
 
             outcome = isolation.run(
                 folder / metadata["code_file"],
                 inputs=sources(metadata, attached, layout),
                 working=working,
-                hidden=(self.source, self.out),
+                hidden=(self.clone, self.out),
                 environment={"KAGGLE_KERNEL_RUN_TYPE": "Batch", **environment},
                 on_line=on_line,
                 isolated=self.isolated,
-                memory_limit=self.memory_limit,
-                time_limit=self.time_limit,
+                memory_limit=self.limits.memory_bytes,
+                time_limit_s=self.limits.time_s,
             )
         self.peak_memory[name] = outcome.peak_memory
         self._check(name, kernel, outcome, working / product)
         return working / product
 
     def _check(self, name: str, kernel: str, outcome: isolation.Outcome, product: Path) -> None:
+        """Raise `Failure` unless a kernel ended well and left its product."""
         what = f"The {kernel} kernel ({name})"
         if outcome.stopped:
             took = {
-                "memory": f"{size_text(outcome.peak_memory)} of memory, more than {size_text(self.memory_limit)}",
-                "time": f"{outcome.seconds:.0f} s, more than {self.time_limit:.0f} s",
+                "memory": f"{size_text(outcome.peak_memory)} of memory, more than {size_text(self.limits.memory_bytes)}",
+                "time": f"{outcome.seconds:.0f} s, more than {self.limits.time_s:.0f} s",
             }[outcome.stopped]
             raise Failure(f"{what} was stopped: it took {took}; {REMEDIES[kernel, outcome.stopped]}.")
         if outcome.status:
@@ -147,15 +177,15 @@ class Stage:
 
 
 def sources(metadata: Mapping[str, Any], attached: Mapping[str, Path], layout: str) -> dict[str, Path]:
-    """What a kernel finds below ``/kaggle/input``.
+    """The folders that a kernel finds below ``/kaggle/input``.
 
     Args:
         metadata: Its ``kernel-metadata.json``.
         attached: Slug of a competition or dataset to its folder.
-        layout: ``nested`` as newer sessions mount sources, or ``flat`` as others do.
+        layout: How sources are mounted: ``nested`` as in newer sessions, or ``flat`` as in others.
 
     Returns:
-        Path below ``/kaggle/input`` to the folder that is seen there.
+        Path below ``/kaggle/input`` to the folder that the kernel sees there.
 
     Raises:
         ValueError: The metadata names a source that the rehearsal does not have.

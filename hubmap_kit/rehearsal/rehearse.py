@@ -1,24 +1,22 @@
 """The rehearsal: a whole competition on this machine, through the very kernels that Kaggle will run.
 
-Demo competition, bundle, training kernel, its output as a dataset, inference kernel on a public test set of one
-image, then again on a hidden one as in Kaggle's scoring rerun; validation, score, pictures, verdict. The kernels run
-in `hubmap_kit.rehearsal.isolation`, offline, within Kaggle's limits, and see only the sources that their
-``kernel-metadata.json`` names. Nothing here imports TensorFlow.
+Its steps: draw a competition, build the bundle, run the training kernel, make a dataset of its output, run the inference
+kernel on a public test set of one image, run it again on a hidden test set as Kaggle's scoring does, then validate,
+score and draw. The kernels run in `hubmap_kit.rehearsal.isolation`, offline, within Kaggle's limits, and see only the
+sources that their ``kernel-metadata.json`` names. Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
-import json
 import math
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,144 +24,153 @@ import cv2
 import pandas as pd
 
 from ..competition import SLUG
-from ..tables import read_images
 from ..demo.write import write_demo
-from ..files import read_json, sha256_of, size_text, write_json
+from ..files import sha256_of, size_text
+from ..kaggle.bundle import WHEELS, build_bundle
+from ..kaggle.clone import image_versions
+from ..kaggle.manifest import MANIFEST, Manifest
+from ..kaggle.parts import KIT, WEIGHTS
+from ..kaggle.records import now
+from ..kaggle.verdict import Verdict
+from ..kaggle.weights import build_weights, unpack
 from ..metrics import mean_dice, score_text
 from ..reports.overlays import contact_sheet
 from ..reports.report import write_report
-from ..run import Run, expand
+from ..run import SCORES, Run, expand
 from ..submission import problems_path, read_problems, read_timings, score
+from ..tables import read_images
 from . import isolation
-from ..kaggle.bundle import CLONE, MANIFEST, WHEELS, build_bundle
 from .hidden_set import CORRUPT, HIDDEN, HiddenImage, write_hidden
-from ..kaggle.records import now
-from .kernels import REMEDIES, Failure, Stage
-from ..kaggle.weights import build_weights, unpack
+from .kernels import REMEDIES, Failure, Limits, Stage
 
-LEAST_DICE = 0.75  # mean Dice on the drawn hidden set that shows that the network learned
+LEAST_DICE = 0.75  # mean Dice on the drawn hidden set from which the network is taken to have learned
 
-# Of a Kaggle session with two T4.
-MEMORY_LIMIT = 30 * 2**30  # bytes
-TIME_LIMIT = 9 * 3600  # s
-
-# Versions in Kaggle's image (GPU, v170, 2026-06-29), as far as they are recorded.
-KAGGLE_IMAGE = {
-    "python": "3.12",
-    "tensorflow": "2.20.0",
-    "keras": "3.13.2",
-    "tf_keras": "2.20.0",
-    "numpy": "2.0.2",
-    "h5py": "3.16.0",
-    "scikit-image": "0.25.2",
-    "tifffile": "2026.4.11",
-    "opencv": "4.13",
-}
-
-# The kernels' settings that differ from their files. The smoke run is the training kernel's own network, cut short and
-# without a download; train is a network for two cores and minutes.
+# The settings in which the kernels differ from their files. smoke is the training kernel's own network, but with one step
+# and no download; train is a network that two cores train in minutes.
 SETTINGS: dict[str, dict[str, Any]] = {
     "smoke": {"EPOCHS": 1, "STEPS_PER_EPOCH": 1, "ENCODER_WEIGHTS": "none"},
     "train": {"RECIPE": "fast", "ENCODER_WEIGHTS": "none", "INPUT_SIZE": 96},
     "infer": {},
 }
 
-VERDICT = "verdict.json"
 _MARKER = "rehearsal.json"
+TRUTH = "test_truth.csv"
 
 
-def rehearse(
-    out: Path,
-    *,
-    source: Path = CLONE,
-    data: Path | None = None,
-    runs: Sequence[Path] = (),
-    train: int = 80,
-    size: int = 1024,
-    seed: int = 0,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-    hidden: Sequence[HiddenImage] = HIDDEN,
-    memory_limit: float = MEMORY_LIMIT,
-    time_limit: float = TIME_LIMIT,
-    extras: bool = True,
-    least_dice: float = LEAST_DICE,
-) -> int:
-    """Rehearse the competition.
+@dataclass(frozen=True)
+class Options:
+    """What can be chosen of a rehearsal.
 
-    Args:
-        out: Folder for all that comes of it; an earlier rehearsal there is replaced. ``verdict.json`` is written last.
-        source: The clone, whose kernels and library are rehearsed.
-        data: A competition folder to train on, whose test part is the public test set; None for a demo. Scored is
-            then that test part where there is a ``test_truth.csv``, else the run's validation images, instead of
-            the hidden set.
-        runs: Run folders to predict with, instead of training.
-        train: Training images of the demo.
+    Attributes:
+        data: A competition folder to train on, whose test part is the public test set; None for a demo. If it has a
+            ``test_truth.csv``, its test part is scored, else the run's validation images; without `data`, the hidden
+            set is scored.
+        runs: Run folders to predict with instead of training.
+        train: Number of training images of the demo.
         size: Side of its training images, in px.
         seed: Seed of the demo and of the hidden set.
-        settings: ``smoke``, ``train`` or ``infer`` to setting to value, on top of `SETTINGS`.
+        settings: ``smoke``, ``train`` or ``infer`` to setting to value, in addition to `SETTINGS`.
+        limits: What a kernel may take.
+    """
+
+    data: Path | None = None
+    runs: Sequence[Path] = ()
+    train: int = 80
+    size: int = 1024
+    seed: int = 0
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    limits: Limits = Limits()
+
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """Settings that differ from the kernel files, for ``smoke``, ``train`` and ``infer``."""
+        return {name: {**own, **self.settings.get(name, {})} for name, own in SETTINGS.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """The options as the verdict records them."""
+        return {
+            "data": None if self.data is None else str(self.data.resolve()),
+            "runs": [str(run.resolve()) for run in self.runs],
+            **{"train": self.train, "size": self.size, "seed": self.seed, "settings": self.changes()},
+            **{"memory_limit_bytes": self.limits.memory_bytes, "time_limit_seconds": self.limits.time_s},
+        }
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What tests make smaller.
+
+    Attributes:
         hidden: The hidden set to draw.
-        memory_limit: Bytes that a kernel may hold.
-        time_limit: Seconds that a kernel may take.
-        extras: Whether the bundle holds the wheels that Kaggle's image lacks; False where this
-            Python has them all.
+        extras: Whether the bundle holds the wheels that Kaggle's image lacks; False if this Python has them all.
         least_dice: Mean Dice on the hidden set that a network trained here on the demo has to reach.
+    """
+
+    hidden: Sequence[HiddenImage] = HIDDEN
+    extras: bool = True
+    least_dice: float = LEAST_DICE
+
+
+def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Shortcuts = Shortcuts()) -> bool:
+    """Rehearse the competition. What was found is printed, and written to ``verdict.json`` at the end.
+
+    Args:
+        out: Folder to make; an earlier rehearsal there is replaced.
+        clone: The clone, whose kernels and library are rehearsed.
+        options: What to rehearse on, and how.
+        shortcuts: For tests.
 
     Returns:
-        0 if both submissions are valid, the corrupt image cost nothing but itself, and the network learned, else 1.
-        All is told on stdout.
+        Whether both submissions are valid, the corrupt image spoiled no other image, and the network learned.
 
     Raises:
-        ValueError: An argument is wrong, `out` holds something else, or the bundle cannot be built.
+        ValueError: An option is wrong, `out` holds something else, or the bundle cannot be built.
     """
-    changes = _check(out, data, runs, settings or {}, memory_limit, time_limit)
+    _check_options(out, options)
     out = out.resolve()
     _clear(out)
     begin = time.monotonic()
     obstacle = isolation.obstacle()
-    stage = Stage(out, source, memory_limit, time_limit, isolated=obstacle is None)
-    kit, weights, hidden_set = (out / "input" / name for name in ("hubmap-kit", "hubmap-weights", "hidden"))
-    verdict: dict[str, Any] = {
-        "passed": False,
-        "bundle": kit.relative_to(out).as_posix(),
-        "options": {
-            "data": data and str(data.resolve()),
-            "runs": [str(run.resolve()) for run in runs],
-            **{"train": train, "size": size, "seed": seed, "settings": changes},
-            **{"memory_limit_bytes": memory_limit, "time_limit_seconds": time_limit},
-        },
-        "isolated": stage.isolated,
-        "not_isolated": [] if stage.isolated else list(isolation.NOT_ISOLATED),
-        "versions": differing_versions(),
-        "seconds": stage.seconds,
-        "peak_memory_bytes": stage.peak_memory,
-    }
-    _tell_surroundings(obstacle, verdict["versions"])
+    stage = Stage(out, clone, options.limits, isolated=obstacle is None)
+    verdict = Verdict(
+        passed=False,
+        bundle=f"input/{KIT}",
+        options=options.as_json(),
+        isolated=stage.isolated,
+        not_isolated=() if stage.isolated else isolation.NOT_ISOLATED,
+        versions=differing_versions(image_versions(clone)),
+        seconds=stage.seconds,
+        peak_memory_bytes=stage.peak_memory,
+    )
+    _print_surroundings(obstacle, verdict.versions)
+    kit, weights, hidden_set = (out / "input" / name for name in (KIT, WEIGHTS, "hidden"))
+    data, runs, changes = options.data, options.runs, options.changes()
     try:
         with stage.step("competition"):
-            competition, truth = data or out / "input" / "demo", (data or out) / "test_truth.csv"
+            competition, truth = data or out / "input" / "demo", (data or out) / TRUTH
             if not data:
-                # Without a training, the least that a demo has.
-                write_demo(competition, train=5 if runs else train, test=1, size=size, seed=seed)
-                shutil.move(competition / truth.name, truth)
+                # If nothing is trained, the smallest demo will do.
+                write_demo(competition, train=5 if runs else options.train, test=1, size=options.size, seed=options.seed)
+                shutil.move(competition / TRUTH, truth)
         with stage.step("bundle"):
-            build_bundle(source, kit, extras=extras)
-            manifest, sha256 = read_json(kit / MANIFEST), sha256_of(kit / MANIFEST)
-            verdict |= {"commit": manifest["commit"], "dirty": manifest["dirty"], "manifest_sha256": sha256}
-        attached = {SLUG: competition, kit.name: kit, weights.name: weights}
+            build_bundle(clone, kit, extras=shortcuts.extras)
+            manifest, sha256 = Manifest.read(kit), sha256_of(kit / MANIFEST)
+            verdict = replace(verdict, commit=manifest.commit, dirty=manifest.dirty, manifest_sha256=sha256)
+        attached = {SLUG: competition, KIT: kit, WEIGHTS: weights}
         members = trained = list(runs)
         if not runs:
             smoke = stage.train("smoke", changes["smoke"], attached, "flat")
             trained = [stage.train("train", changes["train"], attached, "nested")]
             members = [smoke, *trained]
         with stage.step("weights"):
-            unpack(build_weights(members, out / weights.name, source), weights)
+            unpack(build_weights(members, out / WEIGHTS, clone), weights)
         public = stage.predict("public", changes["infer"], attached, "nested")
         with stage.step("hidden test set"):
-            images = write_hidden(hidden_set, out / "hidden_truth.csv", seed, hidden)
-        # The smoke run has learned nothing; predicting one image with it was enough.
+            images = write_hidden(hidden_set, out / "hidden_truth.csv", options.seed, shortcuts.hidden)
+        # The smoke run has learned nothing: that it predicts one image is enough.
         chosen = changes["infer"] if runs else {"RUNS": [run.name for run in trained]} | changes["infer"]
         rerun = stage.predict("hidden", chosen, attached | {SLUG: hidden_set}, "flat", KAGGLE_IS_COMPETITION_RERUN="1")
-        verdict["extrapolated_hours"] = _extrapolated(stage.seconds["hidden"], rerun, images) / 3600
+        hours = _extrapolated_s(stage.seconds["hidden"], rerun, images) / 3600
+        verdict = replace(verdict, extrapolated_hours=hours)
         with stage.step("score and pictures"):
             _check_problems(rerun, images)
             if not data:
@@ -173,41 +180,50 @@ def rehearse(
                 contact_sheet(competition, public, truth, out / "overlays.png")
             else:
                 scores = _validation_scores(trained)
-            scores.to_csv(out / "scores.csv", index=False)
+            scores.to_csv(out / SCORES, index=False)
             write_report(trained, out / "rehearsal.html")
     except Failure as failure:
-        write_json(out / VERDICT, verdict | {"failure": str(failure), "finished_at": now()})
+        replace(verdict, failure=str(failure), finished_at=now()).write(out)
         print(failure)
-        return 1
+        return False
     dice = mean_dice(scores)
-    passed = bool(data or runs or dice >= least_dice)
+    passed = bool(data or runs or dice >= shortcuts.least_dice)
     print("== verdict")
-    _tell_verdict(stage, verdict, images)
+    _print_measures(stage, verdict, images)
     steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in stage.seconds.items())
     print(f"rehearsed in {time.monotonic() - begin:.0f} s: {steps}")
     if data:
         where = truth if truth.is_file() else "the run's own validation images, as the data has no test_truth.csv"
         print(f"The score is on {where}; the hidden images were drawn.")
     if not passed:
-        print(f"The mean Dice {dice:.4f} is below {least_dice}: the network has not learned what it should.")
-    verdict |= {"passed": passed, "mean_dice": None if math.isnan(dice) else dice, "finished_at": now()}
-    write_json(out / VERDICT, verdict)
+        print(f"The mean Dice {dice:.4f} is below {shortcuts.least_dice}: the network has not learned what it should.")
+    known_dice = None if math.isnan(dice) else dice
+    replace(verdict, passed=passed, mean_dice=known_dice, finished_at=now()).write(out)
     print(score_text(scores))
-    return 0 if passed else 1
+    return passed
 
 
-def differing_versions() -> dict[str, dict[str, str | None]]:
-    """Packages whose version here is not that of Kaggle's image: name to ``here`` (None: missing) and ``kaggle``."""
+def differing_versions(image: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
+    """Packages whose version here differs from the one in Kaggle's image.
+
+    Args:
+        image: Name to version in Kaggle's image; see `hubmap_kit.kaggle.clone.image_versions`.
+
+    Returns:
+        Name to ``here`` (None if it is missing) and ``kaggle``.
+    """
 
     def version(name: str) -> str | None:
-        if name in ("python", "opencv"):  # OpenCV is distributed under several names
-            return platform.python_version() if name == "python" else cv2.__version__
+        if name == "python":
+            return platform.python_version()
+        if name.startswith("opencv"):  # OpenCV is distributed under several names
+            return str(cv2.__version__)
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             return None
 
-    found = {name: (version(name), kaggle) for name, kaggle in KAGGLE_IMAGE.items()}
+    found = {name: (version(name), kaggle) for name, kaggle in image.items()}
     return {
         name: {"here": here, "kaggle": kaggle}
         for name, (here, kaggle) in found.items()
@@ -215,51 +231,52 @@ def differing_versions() -> dict[str, dict[str, str | None]]:
     }
 
 
-def _tell_surroundings(obstacle: str | None, versions: Mapping[str, Mapping[str, str | None]]) -> None:
-    """Say in what this environment is not Kaggle's."""
+def _print_surroundings(obstacle: str | None, versions: Mapping[str, Mapping[str, str | None]]) -> None:
+    """Print how this environment differs from Kaggle's."""
     if versions:
-        print(f"{'version of':<14}{'here':<14}Kaggle's image")
+        print(f"{'version of':<24}{'here':<14}Kaggle's image")
         for name, version in versions.items():
-            print(f"{name:<14}{version['here'] or 'missing':<14}{version['kaggle']}")
+            print(f"{name:<24}{version['here'] or 'missing':<14}{version['kaggle']}")
     else:
-        print("The packages' versions are as Kaggle's.")
+        print("The packages have the versions of Kaggle's image.")
     extra = [wheel.module for wheel in WHEELS if importlib.util.find_spec(wheel.module)]
     if extra:
-        print(f"Already here, so not tried from the bundle, though Kaggle's image lacks it: {', '.join(extra)}")
+        print(f"Not tried from the bundle, since they are installed here, unlike in Kaggle's image: {', '.join(extra)}")
     if obstacle:
         print(f"The kernels run without isolation: {obstacle}.")
 
 
-def _tell_verdict(stage: Stage, verdict: Mapping[str, Any], images: pd.DataFrame) -> None:
+def _print_measures(stage: Stage, verdict: Verdict, images: pd.DataFrame) -> None:
+    """Print what was checked and measured."""
     corrupt = ", ".join(map(str, images.index[images["form"] == CORRUPT]))
     print(f"valid submissions: of the public test set, and of {len(images)} hidden images in the scoring rerun")
     if corrupt:
         print(f"corrupt image {corrupt}: named by the kernel, with an empty mask, left out of the mean Dice")
     peaks = ", ".join(f"{name} {size_text(peak)}" for name, peak in stage.peak_memory.items())
-    print(f"peak memory: {peaks}; the limit is {size_text(stage.memory_limit)}")
-    print(f"bootstrap: {stage.bootstrap:.1f} s")
-    hours, most = verdict["extrapolated_hours"], TIME_LIMIT / 3600
-    network = "the runs given" if verdict["options"]["runs"] else "the network trained here"
+    print(f"peak memory: {peaks}; the limit is {size_text(stage.limits.memory_bytes)}")
+    print(f"bootstrap: {stage.bootstrap_s:.1f} s")
+    hours, most = verdict.extrapolated_hours or 0.0, Limits().time_s / 3600
+    network = "the runs given" if verdict.options["runs"] else "the network trained here"
     machine = f"with {network} on this machine ({os.cpu_count()} CPU cores)"
     print(f"run time for {images['stands_for'].sum()} such hidden images: {hours:.2f} h of {most:.0f} h, {machine}")
     if hours > most:
         print(f"warning: that is too long here; Kaggle's GPUs are faster, or {REMEDIES['infer', 'time']}")
-    print("isolated" if stage.isolated else "\n  ".join(["not isolated:", *verdict["not_isolated"]]))
+    print("isolated" if stage.isolated else "\n  ".join(["not isolated:", *verdict.not_isolated]))
 
 
-def _extrapolated(seconds: float, submission: Path, images: pd.DataFrame) -> float:
+def _extrapolated_s(seconds: float, submission: Path, images: pd.DataFrame) -> float:
     """Seconds that the inference kernel would take for Kaggle's hidden set, from what it took for the drawn one.
 
-    An image's seconds add up stages that overlap, so that this is the most it would take.
+    An image's seconds are the sum of stages that overlap in time, so the true value is lower.
     """
-    stands_for = images["stands_for"].to_dict()
+    stands_for: dict[Any, float] = images["stands_for"].to_dict()
     timings = read_timings(submission)
     beside = seconds - sum(timing.seconds for timing in timings)
     return max(0.0, beside) + sum(timing.seconds * stands_for[timing.id] for timing in timings)
 
 
 def _check_problems(submission: Path, images: pd.DataFrame) -> None:
-    """See that the kernel named the corrupt image and no other one, and gave it an empty mask."""
+    """Check that the kernel named the corrupt image and no other one, and gave it an empty mask."""
     path = problems_path(submission)
     named = {problem.image_id for problem in read_problems(submission) if problem.image_id is not None}
     corrupt = set(images.index[images["form"] == CORRUPT])
@@ -275,7 +292,7 @@ def _check_problems(submission: Path, images: pd.DataFrame) -> None:
 def _without_corrupt(
     data: Path, submission: Path, truth: Path, images: pd.DataFrame, out: Path
 ) -> tuple[Path, Path, Path]:
-    """Make a hidden set that can be read, below ``scored``; returns its folder, submission and truth."""
+    """Copy the hidden set without the corrupt image to ``scored``; returns its folder, submission and truth."""
     out = out / "scored"
     shutil.copytree(data / "test_images", out / "test_images", copy_function=os.link)
     kept = images.index[images["form"] != CORRUPT].astype(str)
@@ -287,79 +304,33 @@ def _without_corrupt(
 
 
 def _validation_scores(runs: Sequence[Path]) -> pd.DataFrame:
-    """Scores of the runs' own validation images: ``split``, ``id``, ``organ``, ``dice``; of none, where unknown."""
-    tables = [pd.read_csv(run / "scores.csv") for run in runs if (run / "scores.csv").is_file()]
+    """Scores of the runs' own validation images: ``split``, ``id``, ``organ``, ``dice``; no row if there are none."""
+    tables = [pd.read_csv(run / SCORES) for run in runs if (run / SCORES).is_file()]
     table = pd.concat([pd.DataFrame(columns=["split", "id", "organ", "dice"], dtype=float), *tables])
     return table[table["split"] == "validation"]
 
 
-def _check(
-    out: Path,
-    data: Path | None,
-    runs: Sequence[Path],
-    settings: Mapping[str, Mapping[str, Any]],
-    memory_limit: float,
-    time_limit: float,
-) -> dict[str, dict[str, Any]]:
-    """Check what can be checked before anything is run; returns the settings on top of `SETTINGS`."""
-    if unknown := set(settings) - set(SETTINGS):
+def _check_options(out: Path, options: Options) -> None:
+    """Check what can be checked before anything is run."""
+    if unknown := set(options.settings) - set(SETTINGS):
         raise ValueError(f"there is no {', '.join(sorted(unknown))}; settings are for {', '.join(SETTINGS)}")
-    if min(memory_limit, time_limit) <= 0:
+    if min(options.limits.memory_bytes, options.limits.time_s) <= 0:
         raise ValueError("a limit is not above 0; give GiB and hours above 0, or leave Kaggle's")
-    for path in (data, *runs):
+    for path in (options.data, *options.runs):
         if path and path.resolve().is_relative_to(out.resolve()):
             raise ValueError(f"{path} lies in {out}, which a rehearsal replaces; copy it elsewhere first")
-    for run in expand(runs):
+    for run in expand(options.runs):
         Run.open(run)
-    if data:
-        read_images(data, "test")
-        if not runs:
-            read_images(data, "train")
-    return {name: own | dict(settings.get(name, {})) for name, own in SETTINGS.items()}
+    if options.data:
+        read_images(options.data, "test")
+        if not options.runs:
+            read_images(options.data, "train")
 
 
 def _clear(out: Path) -> None:
-    """Make `out` an empty folder, with a marker that a later rehearsal may clear it."""
+    """Make `out` an empty folder, with a marker by which a later rehearsal knows that it may clear it."""
     if out.exists() and not (out / _MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and holds no rehearsal; name another folder")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / _MARKER).write_text("{}\n", encoding="utf-8")
-
-
-def main() -> int:
-    """The command ``python -m hubmap_kit.rehearsal.rehearse OUT``, run in a clone; 0 passed, 1 failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hubmap_kit.rehearsal.rehearse", description="Rehearse the competition on this machine."
-    )
-    add = parser.add_argument
-    add("out", metavar="OUT", type=Path, help="folder to make; an earlier rehearsal is replaced")
-    add("--data", metavar="DATA", type=Path, help="competition folder to rehearse on (default: a demo)")
-    add(
-        "--run",
-        metavar="RUN",
-        type=Path,
-        action="append",
-        default=[],
-        dest="runs",
-        help="run folder to predict with instead of training; repeat it for an ensemble",
-    )
-    add("--train", metavar="N", type=int, default=80, help="training images of the demo (default: %(default)s)")
-    add("--size", metavar="PX", type=int, default=1024, help="side of a training image of the demo (default: 1024)")
-    add("--seed", metavar="N", type=int, default=0, help="seed of every drawn image (default: %(default)s)")
-    add("--settings", metavar="JSON", type=json.loads, default={}, help='as {"train": {"EPOCHS": 2}, "infer": {}}')
-    memory, hours = MEMORY_LIMIT / 2**30, TIME_LIMIT / 3600
-    add("--memory-limit", metavar="GIB", type=float, default=memory, help="of each kernel (default: Kaggle's, 30)")
-    add("--time-limit", metavar="H", type=float, default=hours, help="of each kernel (default: Kaggle's, 9)")
-    arguments = vars(parser.parse_args())
-    arguments["memory_limit"] *= 2**30
-    arguments["time_limit"] *= 3600
-    try:
-        return rehearse(**arguments)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kaggle_standin import COMPETITION, Call, KernelResult, StandIn
@@ -49,7 +50,7 @@ def start(kaggle: StandIn, folder: Path, script: str, credentials: str = "key") 
     return subprocess.Popen(command, env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True)
 
 
-def run(kaggle: StandIn, folder: Path, script: str, credentials: str = "key") -> dict:
+def run(kaggle: StandIn, folder: Path, script: str, credentials: str = "key") -> Any:
     """Run a script that has `api`; returns what it put into `said`."""
     script += "\nprint(json.dumps(vars(said)))"
     out, errors = start(kaggle, folder, script, credentials).communicate(timeout=60)
@@ -66,7 +67,7 @@ def write_dataset(folder: Path, **files: bytes) -> None:
 
 
 def write_kernel(folder: Path, **more: object) -> None:
-    metadata = {"id": "pathologist/hubmap-infer", "title": "HuBMAP infer", "code_file": "infer.py"}
+    metadata: dict[str, object] = {"id": "pathologist/hubmap-infer", "title": "HuBMAP infer", "code_file": "infer.py"}
     metadata |= {"language": "python", "kernel_type": "script", **more}
     (folder / "kernel-metadata.json").write_text(json.dumps(metadata))
     (folder / "infer.py").write_text("print(1)\n")

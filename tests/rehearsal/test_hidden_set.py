@@ -92,9 +92,9 @@ def test_forms_are_what_they_say(tmp_path, rng):
         error = np.abs(read_image(path).astype(int) - image)
         assert error.mean() < 5 if form == "JPEG" else not error.any(), form
         with tifffile.TiffFile(path) as tif:
-            page = tif.pages[0]
+            page = tif.pages.first
             shape = tif.series[0].shape
-            seen[form] = (page.compression.name, page.is_tiled, tif.byteorder, tif.is_bigtiff, shape)
+            seen[form] = (tifffile.COMPRESSION(page.compression).name, page.is_tiled, tif.byteorder, tif.is_bigtiff, shape)
     last, first = image.shape, (3, *image.shape[:2])
     assert seen == {
         "uncompressed": ("NONE", False, "<", False, last),

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,13 +24,13 @@ both_ways = pytest.mark.parametrize("isolated", [pytest.param(True, marks=needs_
 def play(tmp_path):
     """Run the text of a script; returns how it ended and its output."""
 
-    def run(text: str, isolated: bool, **more):
+    def run(text: str, isolated: bool, **more: Any) -> tuple[isolation.Outcome, str]:
         path = tmp_path / "script.py"
         path.write_text(text)
         (tmp_path / "working").mkdir(exist_ok=True)
         lines: list[str] = []
-        settings = {"inputs": {}, "hidden": (CLONE,), "environment": {}, "on_line": lines.append} | more
-        outcome = isolation.run(path, working=tmp_path / "working", isolated=isolated, **settings)
+        settings: dict[str, Any] = {"inputs": {}, "hidden": (CLONE,), "environment": {}, "on_line": lines.append}
+        outcome = isolation.run(path, working=tmp_path / "working", isolated=isolated, **settings | more)
         return outcome, "\n".join(lines)
 
     return run
@@ -64,7 +65,7 @@ def probe(play, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_KEY", "secret")
     (tmp_path / "data").mkdir()
 
-    def run(isolated: bool) -> dict:
+    def run(isolated: bool) -> Any:
         script = f"CLONE, HOME = {str(CLONE)!r}, {str(Path.home())!r}\n{PROBE}"
         outcome, text = play(script, isolated, inputs={"data": tmp_path / "data"})
         assert outcome.status == 0, text
@@ -132,7 +133,7 @@ def test_a_running_kernel_is_stopped(play, isolated):
 @both_ways
 def test_memory_limit(play, isolated):
     """A kernel that takes more memory than it may is killed with its children, and the limit is named."""
-    outcome, text = play(ENDLESS + ALLOCATE + WAIT, isolated, memory_limit=150 * 2**20, time_limit=60)
+    outcome, text = play(ENDLESS + ALLOCATE + WAIT, isolated, memory_limit=150 * 2**20, time_limit_s=60)
     assert outcome.stopped == "memory"
     assert outcome.status != 0
     assert outcome.peak_memory > 150 * 2**20
@@ -142,7 +143,7 @@ def test_memory_limit(play, isolated):
 @both_ways
 def test_time_limit(play, isolated):
     """A kernel that takes longer than it may is killed with its children, and the limit is named."""
-    outcome, text = play(ENDLESS + WAIT, isolated, time_limit=1)
+    outcome, text = play(ENDLESS + WAIT, isolated, time_limit_s=1)
     assert outcome.stopped == "time"
     assert outcome.status != 0
     assert 1 < outcome.seconds < 10
@@ -154,6 +155,6 @@ def test_peak_memory(play, isolated):
     """The peak is that of a kernel and its children together, also when they have given the memory back."""
     child = f"[sys.executable, '-c', {'import time; ' + ALLOCATE + 'time.sleep(1)'!r}]"
     script = f"import subprocess, sys, time\n{ALLOCATE}subprocess.run({child})\ndel held\ntime.sleep(0.5)\n"
-    outcome, text = play(script, isolated, memory_limit=2**30, time_limit=60)
+    outcome, text = play(script, isolated, memory_limit=2**30, time_limit_s=60)
     assert (outcome.status, outcome.stopped) == (0, None), text
     assert 600 < outcome.peak_memory / 2**20 < 700

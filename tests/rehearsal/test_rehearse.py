@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
+import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import pandas as pd
 import pytest
 
 from hubmap_kit import rle, submission
 from hubmap_kit.submission import read_timings
 from hubmap_kit.competition import SLUG, image_path
-from hubmap_kit.tables import read_images
+from hubmap_kit.tables import Problem, read_images
 from hubmap_kit.images import read_image
 from hubmap_kit.rehearsal import isolation, rehearse as rehearsal
-from hubmap_kit.kaggle.bundle import MANIFEST
+from hubmap_kit.cli import main
+from hubmap_kit.kaggle.clone import image_versions
+from hubmap_kit.kaggle.manifest import MANIFEST
+from hubmap_kit.kaggle.verdict import Verdict
 from hubmap_kit.rehearsal.hidden_set import CORRUPT, HiddenImage
 from hubmap_kit.rehearsal.isolation import Outcome
-from hubmap_kit.rehearsal.rehearse import KAGGLE_IMAGE, differing_versions, main, rehearse
-from hubmap_kit.rehearsal.kernels import sources
+from hubmap_kit.rehearsal.kernels import Limits, sources
+from hubmap_kit.rehearsal.rehearse import Options, Shortcuts, differing_versions, rehearse
 
 CLONE = Path(__file__).resolve().parents[2]
-DEMO = {"source": CLONE, "train": 10, "size": 256, "extras": False}
-TINY = {
+TINY: dict[str, dict[str, Any]] = {
     "smoke": {"RECIPE": "fast", "INPUT_SIZE": 64},
     "train": {"EPOCHS": 1, "STEPS_PER_EPOCH": 1, "INPUT_SIZE": 64},
     "infer": {"TTA": "none"},
@@ -42,13 +48,13 @@ HIDDEN = (
 )
 
 
-def verdict_of(out: Path) -> dict[str, Any]:
-    return json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+DEMO = Options(train=10, size=256, settings=TINY)
+SHORT = Shortcuts(hidden=HIDDEN, extras=False, least_dice=0.0)
 
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
-    """A whole rehearsal with networks that are hardly trained: status, folder, text, and what each kernel was given."""
+    """A whole rehearsal with networks that are hardly trained: whether it passed, its folder, text and kernels."""
     out = tmp_path_factory.mktemp("rehearsal") / "out"
     calls, lines = [], []
     with pytest.MonkeyPatch.context() as patch:
@@ -61,14 +67,14 @@ def rehearsed(tmp_path_factory):
 
         patch.setattr(isolation, "run", spy)
         patch.setattr("builtins.print", lambda *parts, **_: lines.append(" ".join(map(str, parts))))
-        status = rehearse(out, **DEMO, settings=TINY, hidden=HIDDEN, least_dice=0.0)
-    return SimpleNamespace(status=status, out=out, calls=calls, text="\n".join(lines))
+        passed = rehearse(out, CLONE, DEMO, SHORT)
+    return SimpleNamespace(passed=passed, out=out, calls=calls, text="\n".join(lines))
 
 
 def test_rehearsal(rehearsed):
     """A rehearsal ends with valid submissions that the kernels made of both test sets, a score, pictures and logs."""
     out = rehearsed.out
-    assert rehearsed.status == 0, rehearsed.text
+    assert rehearsed.passed, rehearsed.text
     for name, folder, count in (("public", "demo", 1), ("hidden", "hidden", 3)):
         data, csv = out / "input" / folder, out / name / "submission.csv"
         assert [p for p in submission.validate(csv, data) if p.severity == "error"] == []
@@ -108,21 +114,21 @@ def test_smoke_run(rehearsed):
 
 def test_verdict(rehearsed):
     """The verdict tells people and programs what was rehearsed, how, in what time and memory, with what score."""
-    verdict, out = verdict_of(rehearsed.out), rehearsed.out
+    verdict, out = Verdict.read(rehearsed.out), rehearsed.out
     kernels = ["smoke", "train", "public", "hidden"]
-    assert verdict["passed"] is True
-    manifest = (out / verdict["bundle"] / MANIFEST).read_bytes()
-    assert verdict["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
-    assert (verdict["commit"], verdict["dirty"]) == tuple(json.loads(manifest)[key] for key in ("commit", "dirty"))
-    assert list(verdict["peak_memory_bytes"]) == kernels
-    assert all(2**27 < peak < 2**34 for peak in verdict["peak_memory_bytes"].values())
-    assert set(kernels) < set(verdict["seconds"])
-    assert verdict["isolated"] is (isolation.obstacle() is None)
-    assert bool(verdict["not_isolated"]) is not verdict["isolated"]
-    assert verdict["options"]["train"] == 10
-    assert datetime.fromisoformat(verdict["finished_at"]).utcoffset().total_seconds() == 0
+    assert verdict.passed is True
+    manifest = (out / verdict.bundle / MANIFEST).read_bytes()
+    assert verdict.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
+    assert (verdict.commit, verdict.dirty) == tuple(json.loads(manifest)[key] for key in ("commit", "dirty"))
+    assert list(verdict.peak_memory_bytes) == kernels
+    assert all(2**27 < peak < 2**34 for peak in verdict.peak_memory_bytes.values())
+    assert set(kernels) < set(verdict.seconds)
+    assert verdict.isolated is (isolation.obstacle() is None)
+    assert bool(verdict.not_isolated) is not verdict.isolated
+    assert verdict.options["train"] == 10
+    assert datetime.fromisoformat(verdict.finished_at).utcoffset() == timedelta(0)
     last = rehearsed.text.splitlines()[-1]
-    assert last == f"mean Dice {verdict['mean_dice']:.4f}"
+    assert last == f"mean Dice {verdict.mean_dice:.4f}"
     for told in (
         "valid submissions",
         "peak memory: smoke ",
@@ -140,7 +146,7 @@ def test_corrupt_image(rehearsed):
     assert pd.read_csv(out / "hidden" / "submission.csv").set_index("id")["rle"].isna()[corrupt]
     scores = pd.read_csv(out / "scores.csv")
     assert list(scores["id"]) == [first, last]
-    assert verdict_of(out)["mean_dice"] == pytest.approx(scores["dice"].mean())
+    assert Verdict.read(out).mean_dice == pytest.approx(scores["dice"].mean())
     assert f"corrupt image {corrupt}: named" in rehearsed.text
 
 
@@ -149,21 +155,23 @@ def test_extrapolation(rehearsed):
     timings = {timing.id: timing.seconds for timing in read_timings(rehearsed.out / "hidden" / "submission.csv")}
     first, corrupt, last = (timings[image.id] for image in read_images(rehearsed.out / "input" / "hidden", "test"))
     assert corrupt < min(first, last)
-    verdict = verdict_of(rehearsed.out)
-    start_up = verdict["seconds"]["hidden"] - sum(timings.values())
+    verdict = Verdict.read(rehearsed.out)
+    start_up = verdict.seconds["hidden"] - sum(timings.values())
     assert start_up > 0
-    assert verdict["extrapolated_hours"] * 3600 == pytest.approx(start_up + 7 * first + 30 * last)
+    assert verdict.extrapolated_hours is not None
+    assert verdict.extrapolated_hours * 3600 == pytest.approx(start_up + 7 * first + 30 * last)
 
 
 def test_over_the_limit(tmp_path, capsys):
     """A kernel that takes more memory than it may fails the rehearsal, with the amount, the limit and a remedy."""
-    assert rehearse(tmp_path / "out", **DEMO, settings=TINY, hidden=HIDDEN, memory_limit=64 * 2**20) == 1
+    options = replace(DEMO, limits=Limits(memory_bytes=64 * 2**20))
+    assert not rehearse(tmp_path / "out", CLONE, options, SHORT)
     last = capsys.readouterr().out.splitlines()[-1]
     assert "The train kernel (smoke) was stopped" in last
     assert "more than 64.0 MiB" in last
     assert "choose a smaller ENCODER" in last
-    assert verdict_of(tmp_path / "out")["passed"] is False
-    assert verdict_of(tmp_path / "out")["failure"] == last
+    assert Verdict.read(tmp_path / "out").passed is False
+    assert Verdict.read(tmp_path / "out").failure == last
 
 
 def test_rehearsal_fails_with_its_kernel(tmp_path, capsys):
@@ -173,11 +181,11 @@ def test_rehearsal_fails_with_its_kernel(tmp_path, capsys):
     out.mkdir()
     (out / "rehearsal.json").write_text("{}")
     (out / "verdict.json").write_text('{"passed": true}')
-    assert rehearse(out, **DEMO, settings=settings, hidden=HIDDEN) == 1
+    assert not rehearse(out, CLONE, replace(DEMO, settings=settings), SHORT)
     text = capsys.readouterr().out
     assert "The train kernel (smoke) ended with status 1" in text
     assert text.rstrip().splitlines()[-1].startswith("ValueError: there is no recipe 'no such recipe'")
-    assert verdict_of(out)["passed"] is False
+    assert Verdict.read(out).passed is False
 
 
 class Pretence:
@@ -233,33 +241,34 @@ def pretence(rehearsed, tmp_path, monkeypatch):
     return kernels
 
 
-def pretend(out: Path, **more: Any) -> int:
-    return rehearse(out, **DEMO | {"settings": TINY, "hidden": HIDDEN, "least_dice": 0.0} | more)
+def pretend(out: Path, least_dice: float = 0.0, **more: Any) -> bool:
+    """Rehearse with kernels that only pretend; whether it passed."""
+    return rehearse(out, CLONE, replace(DEMO, **more), replace(SHORT, least_dice=least_dice))
 
 
 def test_dice_too_low(pretence, tmp_path, capsys):
     """A network trained on the demo that has learned too little fails the rehearsal."""
-    assert pretend(tmp_path / "out", least_dice=1.01) == 1
+    assert not pretend(tmp_path / "out", least_dice=1.01)
     assert "the network has not learned what it should" in capsys.readouterr().out
-    assert verdict_of(tmp_path / "out")["passed"] is False
+    assert Verdict.read(tmp_path / "out").passed is False
 
 
 def test_given_runs(pretence, tmp_path, rehearsed):
     """With runs given nothing is trained, all of them predict in both passes, and no score is asked of them."""
     other = shutil.copytree(pretence.run, tmp_path / "other")
-    assert pretend(tmp_path / "out", runs=[pretence.run, other], least_dice=1.01) == 0
+    assert pretend(tmp_path / "out", runs=[pretence.run, other], least_dice=1.01)
     assert pretence.calls == [("infer", TINY["infer"])] * 2
     assert {path.name for path in (tmp_path / "out/input/hubmap-weights").iterdir() if path.is_dir()} == {
         "run",
         "other",
     }
-    assert verdict_of(tmp_path / "out")["options"]["runs"] == [str(pretence.run), str(other)]
+    assert Verdict.read(tmp_path / "out").options["runs"] == [str(pretence.run), str(other)]
     assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 2
 
 
 def test_given_data(pretence, tmp_path, demo, capsys):
     """With data given it is trained on and scored by its own truth, whatever the drawn images would score."""
-    assert pretend(tmp_path / "out", data=demo, least_dice=1.01) == 0
+    assert pretend(tmp_path / "out", data=demo, least_dice=1.01)
     assert [kernel for kernel, _ in pretence.calls] == ["train", "train", "infer", "infer"]
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     assert set(scores["id"]) == {image.id for image in read_images(demo, "test")}
@@ -270,19 +279,21 @@ def test_given_data(pretence, tmp_path, demo, capsys):
 def test_given_data_without_truth(pretence, tmp_path, demo, capsys):
     """Where the data has no answers, the score is that of the run's own validation images, and that is said."""
     data = shutil.copytree(demo, tmp_path / "data", ignore=shutil.ignore_patterns("test_truth.csv"))
-    assert pretend(tmp_path / "out", data=data) == 0
+    assert pretend(tmp_path / "out", data=data)
     expected = pd.read_csv(pretence.run / "scores.csv").query("split == 'validation'")["dice"].mean()
-    assert verdict_of(tmp_path / "out")["mean_dice"] == pytest.approx(expected)
+    assert Verdict.read(tmp_path / "out").mean_dice == pytest.approx(expected)
     assert "the run's own validation images" in capsys.readouterr().out
     assert not (tmp_path / "out" / "overlays.png").exists()
 
 
 def drop_problems(path: Path) -> None:
-    path.with_name(path.name + ".problems.csv").unlink()
+    submission.problems_path(path).unlink(missing_ok=True)  # of the public test set there are none
 
 
 def report_all(path: Path) -> None:
-    pd.DataFrame({"row": range(2, 2 + len(pd.read_csv(path)))}).to_csv(f"{path}.problems.csv", index=False)
+    ids = pd.read_csv(path)["id"]
+    problems = [Problem("warning", "test.csv", row, "", "", int(image_id)) for row, image_id in enumerate(ids, start=2)]
+    submission.write_problems(path, problems)
 
 
 def fill(path: Path) -> None:
@@ -307,9 +318,9 @@ def damage(path: Path) -> None:
 def test_bad_predictions(pretence, tmp_path, capsys, meddle, message):
     """A kernel that hides the corrupt image, fails at a good one, or leaves no valid submission fails the rehearsal."""
     pretence.meddle = meddle
-    assert pretend(tmp_path / "out", runs=[pretence.run]) == 1
+    assert not pretend(tmp_path / "out", runs=[pretence.run])
     assert pd.Series(capsys.readouterr().out).str.contains(message).all()
-    assert verdict_of(tmp_path / "out")["passed"] is False
+    assert Verdict.read(tmp_path / "out").passed is False
 
 
 @pytest.mark.parametrize(
@@ -327,7 +338,7 @@ def test_killed_kernels(pretence, tmp_path, capsys, outcome, message):
     """A kernel that was killed is reported with the limit it went over, by how much, and the remedy."""
     pretence.outcome = outcome
     (log := tmp_path / "out").mkdir()
-    assert pretend(log, runs=[pretence.run], time_limit=1800) == 1
+    assert not pretend(log, runs=[pretence.run], limits=Limits(time_s=1800))
     assert message in capsys.readouterr().out
 
 
@@ -338,12 +349,12 @@ def test_slow_kernels(pretence, tmp_path, capsys):
         pd.read_csv(f"{path}.timings.csv").assign(seconds=2000.0).to_csv(f"{path}.timings.csv", index=False)
 
     pretence.meddle = slow
-    assert pretend(tmp_path / "out", runs=[pretence.run]) == 0
+    assert pretend(tmp_path / "out", runs=[pretence.run])
     assert "warning: that is too long here" in capsys.readouterr().out
-    assert verdict_of(tmp_path / "out")["extrapolated_hours"] > 9
+    assert (Verdict.read(tmp_path / "out").extrapolated_hours or 0) > 9
 
 
-def test_wrong_arguments(rehearsed, tmp_path, capsys, monkeypatch):
+def test_wrong_arguments(rehearsed, tmp_path, capsys):
     """What would delete its own input, has no such setting, or is no run or data ends before anything is replaced."""
     run = rehearsed.out / "runs" / "train"
     for arguments, message in (
@@ -351,13 +362,12 @@ def test_wrong_arguments(rehearsed, tmp_path, capsys, monkeypatch):
         ({"runs": [tmp_path]}, "not a run folder"),
         ({"data": tmp_path}, "there is no such file"),
         ({"settings": {"kernel": {}}}, "there is no kernel; settings are for smoke, train, infer"),
-        ({"memory_limit": 0}, "a limit is not above 0"),
+        ({"limits": Limits(memory_bytes=0)}, "a limit is not above 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            rehearse(rehearsed.out, **arguments)
+            rehearse(rehearsed.out, CLONE, Options(**arguments))
     assert (run / "config.json").is_file()
-    monkeypatch.setattr(sys, "argv", ["rehearsal", str(rehearsed.out), "--run", str(run)])
-    assert main() == 1
+    assert main(["rehearse", str(rehearsed.out), "--run", str(run)]) == 1
     assert "error: " in capsys.readouterr().err
 
 
@@ -365,29 +375,56 @@ def test_rehearsal_replaces_only_a_rehearsal(tmp_path):
     """A folder that holds something else is not deleted for a rehearsal."""
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds no rehearsal"):
-        rehearse(tmp_path, source=CLONE)
+        rehearse(tmp_path, CLONE)
     assert (tmp_path / "notes.txt").is_file()
 
 
-def test_options(monkeypatch, tmp_path):
+@pytest.fixture
+def given(monkeypatch) -> list[Any]:
+    """Arguments with which the command calls the function, which then does nothing."""
+    arguments: list[Any] = []
+
+    def record(*given: Any) -> bool:
+        arguments[:] = given
+        return True
+
+    monkeypatch.setattr(rehearsal, "rehearse", record)
+    monkeypatch.chdir(CLONE / "tests")
+    return arguments
+
+
+def test_options(given):
     """The command's options are the function's, with limits in GiB and hours."""
-    given: dict[str, Any] = {}
-    monkeypatch.setattr(rehearsal, "rehearse", lambda **arguments: given.update(arguments) or 0)
-    command = ["--data", "d", "--run", "a", "--run", "b", "--train", "6", "--size", "128", "--seed", "2"]
-    command += ["--settings", '{"infer": {}}', "--memory-limit", "1.5", "--time-limit", "0.5"]
-    monkeypatch.setattr(sys, "argv", ["rehearsal", "out", *command])
-    assert main() == 0
-    assert given == {
-        "out": Path("out"),
-        "data": Path("d"),
-        "runs": [Path("a"), Path("b")],
-        "train": 6,
-        "size": 128,
-        "seed": 2,
-        "settings": {"infer": {}},
-        "memory_limit": 1.5 * 2**30,
-        "time_limit": 1800,
-    }
+    command = ["rehearse", "out", "--data", "d", "--run", "a", "--run", "b", "--train", "6", "--size", "128"]
+    command += ["--seed", "2", "--settings", '{"infer": {}}', "--memory-limit", "1.5", "--time-limit", "0.5"]
+    assert main(command) == 0
+    options = Options(Path("d"), [Path("a"), Path("b")], 6, 128, 2, {"infer": {}}, Limits(1.5 * 2**30, 1800))
+    assert given == [Path("out"), CLONE, options]
+
+
+def test_default_options(given):
+    """Without options the command rehearses on a demo within Kaggle's limits, in the clone's folder rehearsal."""
+    assert main(["rehearse"]) == 0
+    assert given == [CLONE / "rehearsal", CLONE, Options(runs=[])]
+
+
+def test_settings_must_be_json(capsys):
+    """Settings that are no JSON object of objects are wrong usage, and the message says how to write them."""
+    for text in ("{train}", "[]", '{"train": 1}'):
+        with pytest.raises(SystemExit) as stop:
+            main(["rehearse", "--settings", text])
+        assert stop.value.code == 2
+        assert "JSON" in capsys.readouterr().err.splitlines()[-1] or text != "{train}"
+
+
+def test_commands_need_a_clone(tmp_path, monkeypatch, capsys):
+    """Outside of a clone a command that needs one says so, and what a clone has."""
+    monkeypatch.chdir(tmp_path)
+    for command in ("rehearse", "bundle", "data"):
+        assert main([command]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {tmp_path} is not in a clone of hubmap-kit: ")
+        assert "pyproject.toml, hubmap_kit, kernels, datasets" in error
 
 
 def test_sources_follow_the_metadata(tmp_path):
@@ -402,24 +439,41 @@ def test_sources_follow_the_metadata(tmp_path):
 
 def test_versions(monkeypatch):
     """Of the packages in Kaggle's image those of another version here are named; a patch of 3.12 is 3.12."""
-    here = {"tensorflow": "2.20.1", "numpy": None} | {
-        name: KAGGLE_IMAGE[name] for name in ("keras", "tf_keras", "h5py")
-    }
-    here |= {name: KAGGLE_IMAGE[name] for name in ("scikit-image", "tifffile")}
+    image = image_versions(CLONE)
+    here: dict[str, str | None] = {**image, "tensorflow": "2.20.1", "numpy": None}
 
     def version(name: str) -> str:
-        if here[name] is None:
-            raise rehearsal.importlib.metadata.PackageNotFoundError(name)
-        return here[name]
+        found = here[name]
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found
 
-    monkeypatch.setattr(rehearsal.importlib.metadata, "version", version)
-    monkeypatch.setattr(rehearsal.platform, "python_version", lambda: "3.12.11")
-    monkeypatch.setattr(rehearsal.cv2, "__version__", "4.130.0")
-    assert differing_versions() == {
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(platform, "python_version", lambda: "3.12.11")
+    monkeypatch.setattr(cv2, "__version__", "4.130.0")
+    assert differing_versions(image) == {
         "tensorflow": {"here": "2.20.1", "kaggle": "2.20.0"},
         "numpy": {"here": None, "kaggle": "2.0.2"},
-        "opencv": {"here": "4.130.0", "kaggle": "4.13"},
+        "opencv-python-headless": {"here": "4.130.0", "kaggle": "4.13"},
     }
+
+
+def test_versions_in_kaggles_image(tmp_path):
+    """The versions come from kernels/kaggle-image.txt; the first line of a package counts, without its marker."""
+    versions = image_versions(CLONE)
+    assert set(versions) > {"python", "tensorflow", "keras", "numpy", "tifffile", "opencv-python-headless"}
+    assert versions["python"] == "3.12"
+    (tmp_path / "kernels").mkdir()
+    path = tmp_path / "kernels" / "kaggle-image.txt"
+    lines = "# Of Python 3.14.\na-b==1.2.*\nc==3; x > '1'\nc==2; x < '1'  # older\nd>=4\ne\n"
+    path.write_text(lines)
+    assert image_versions(tmp_path) == {"python": "3.14", "a-b": "1.2", "c": "3"}
+    path.write_text("a==1\n")
+    with pytest.raises(ValueError, match="does not say which Python"):
+        image_versions(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        image_versions(tmp_path)
 
 
 def test_rehearsal_does_not_import_tensorflow():

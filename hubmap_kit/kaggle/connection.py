@@ -1,0 +1,141 @@
+"""A connection to Kaggle's API through the official client, on which every failure raises `KaggleError`.
+
+The official client prints what went wrong and goes on, retries some calls and not others, and leaves out files whose
+upload failed. Here each call answers or raises `KaggleError`, with one line that has a remedy and no secrets. A call
+that only reads is repeated. A call that changes something is not repeated when it is unknown whether it arrived:
+`AnswerLost` leaves it to the caller to look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .failures import NO_CREDENTIALS, RERUN, RULES_PAGE, KaggleError, Missing, refused, retry, token_source
+
+T = TypeVar("T")
+
+
+class Connection:
+    """A user's connection to Kaggle.
+
+    Attributes:
+        api: The official client, authenticated; None without credentials, which only a dry run allows.
+        owner: The user's name on Kaggle.
+        dry_run: Whether calls that change something are shown instead of sent. Without credentials, calls that read
+            are shown as well.
+    """
+
+    def __init__(self, api: Any, owner: str, *, dry_run: bool = False) -> None:
+        """Use `connect`; the arguments are the attributes."""
+        self.api = api
+        self.owner = owner
+        self.dry_run = dry_run
+
+    @classmethod
+    def connect(cls, *, dry_run: bool = False) -> Connection:
+        """Connect with the user's credentials: a token, ``kaggle.json`` or an OAuth login.
+
+        Args:
+            dry_run: See the class; without credentials nothing is sent at all, and the owner is OWNER.
+
+        Raises:
+            KaggleError: There are no credentials, or Kaggle refuses them.
+        """
+        for name in ("VERBOSE", "VERBOSE_OUTPUT"):  # make the client print every request, credentials and all
+            os.environ.pop(name, None)
+        try:
+            with silenced():
+                from kaggle.api.kaggle_api_extended import KaggleApi  # authenticates on import, too
+
+                api = KaggleApi()
+                retry(api.authenticate, "sign in", repeat=True)
+        except SystemExit:
+            if dry_run:
+                return cls(None, "OWNER", dry_run=True)
+            if source := token_source():
+                raise KaggleError(refused(source)) from None
+            raise KaggleError(NO_CREDENTIALS) from None
+        except ImportError as error:
+            raise KaggleError(f"Kaggle's client is missing ({error}); install hubmap-kit[kaggle]") from error
+        return cls(api, api.config_values[api.CONFIG_NAME_USER], dry_run=dry_run)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there are credentials; False only in a dry run."""
+        return self.api is not None
+
+    def call(self, method: str, request: Any, answer: type[T], *, writes: bool = False) -> T:
+        """Send a request.
+
+        Args:
+            method: Service and method, as ``datasets.DatasetApiService/GetDataset``.
+            request: The request, an object of ``kagglesdk``.
+            answer: The type of the answer.
+            writes: Whether the call changes something.
+
+        Returns:
+            The answer; in a dry run an empty one where nothing was sent.
+
+        Raises:
+            Missing: Kaggle finds no such thing or denies access.
+            AnswerLost: The call changes something, and it is not known whether it arrived.
+            KaggleError: Kaggle refuses, or cannot be reached.
+        """
+        if self.dry_run:
+            self.show(method, request.to_dict())
+            if writes or not self.connected:
+                return answer()
+        service, _, name = method.partition("/")
+
+        def send() -> T:
+            with self.api.build_kaggle_client() as kaggle, silenced():
+                answered: T = kaggle.http_client().call(service, name, request, answer)
+                return answered
+
+        denied = f"accept the competition's rules at {RULES_PAGE}" if service.startswith("competitions") else None
+        return retry(send, name, repeat=not writes, denied=denied)
+
+    def find(self, method: str, request: Any, answer: type[T]) -> T | None:
+        """Send a request for something that may not exist; None if it does not, which Kaggle also calls forbidden."""
+        try:
+            return self.call(method, request, answer)
+        except Missing:
+            return None
+
+    def show(self, method: str, body: dict[str, Any]) -> None:
+        """Print a request as a dry run shows it: of a kernel's source its size only."""
+        shown = body | ({"text": f"<{len(body['text'])} characters>"} if "text" in body else {})
+        print(f"  POST {method} {json.dumps(shown)}")
+
+    def receive(self, response: Any, path: Path, *, quiet: bool) -> None:
+        """Write a response's body to a file with the client's own download, which resumes and checks the size.
+
+        Raises:
+            KaggleError: The file did not arrive whole.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not `replacing`: the unfinished file must stay for the next attempt, under a name that it will find.
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with silenced(show_errors=not quiet):
+                self.api.download_file(response, str(part), None, quiet=quiet, resume=True)
+        except ValueError as error:
+            part.unlink(missing_ok=True)
+            raise KaggleError(f"{path.name} did not arrive whole ({error}); {RERUN}") from error
+        part.replace(path)
+
+
+@contextlib.contextmanager
+def silenced(*, show_errors: bool = True) -> Iterator[None]:
+    """Keep what the client prints, hints and incomplete error messages, out of the output."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        if not show_errors:
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield

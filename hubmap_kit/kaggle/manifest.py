@@ -1,0 +1,67 @@
+"""``hubmap-kit.json``, the manifest of the dataset ``hubmap-kit``: which wheels it holds, and from which commit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..files import read_json, sha256_of, write_json
+from .parts import KIT
+
+MANIFEST = f"{KIT}.json"
+LIBRARY = "hubmap_kit"  # the module of the library's own wheel, which the manifest lists first
+
+
+@dataclass(frozen=True)
+class BundledWheel:
+    """A wheel in the dataset.
+
+    Attributes:
+        file: Its file name.
+        module: The module it brings.
+        sha256: Its hash.
+    """
+
+    file: str
+    module: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest.
+
+    Attributes:
+        version: Version of the library.
+        commit: Git commit that the library was built from; None where it is unknown.
+        dirty: Whether there were changes since that commit.
+        wheels: All wheels of the dataset; the library's own is the first.
+    """
+
+    version: str
+    commit: str | None
+    dirty: bool
+    wheels: tuple[BundledWheel, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read the manifest of a dataset folder.
+
+        Raises:
+            ValueError: The folder has no manifest, or a damaged one.
+        """
+        values = read_json(folder / MANIFEST)
+        try:
+            wheels = tuple(BundledWheel(wheel["file"], wheel["module"], wheel["sha256"]) for wheel in values["wheels"])
+            return cls(values["version"], values["commit"], values["dirty"], wheels)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder / MANIFEST} is damaged (it lacks {error}); build the bundle again") from error
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into a dataset folder."""
+        write_json(folder / MANIFEST, {"name": KIT, **asdict(self)})
+
+    def damaged(self, folder: Path) -> list[Path]:
+        """The wheels that are missing in a dataset folder, or are not the file that the manifest describes."""
+        paths = {folder / wheel.file: wheel.sha256 for wheel in self.wheels}
+        return [path for path, sha256 in paths.items() if not path.is_file() or sha256_of(path) != sha256]

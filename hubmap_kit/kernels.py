@@ -1,0 +1,310 @@
+"""What the two kernels in ``kernels/`` do on Kaggle, from their settings to their output.
+
+A kernel file holds its settings, puts this library on ``sys.path`` and makes one call: `train` or `infer`. Both begin
+with `start`, which checks the dataset hubmap-kit and installs the wheels that Kaggle's image lacks. The library itself
+is imported from its wheel, which is a zip file: nothing here may expect files beside the code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .kaggle.manifest import LIBRARY, MANIFEST, Manifest
+from .kaggle.session import find_competition, find_runs, find_unfinished
+
+CHANGES = "HUBMAP_SETTINGS"  # environment variable: a JSON object of setting to value
+ROOT = Path(os.environ.get("HUBMAP_KAGGLE_ROOT", "/kaggle"))  # another folder where a rehearsal is not isolated
+INPUT, WORKING = ROOT / "input", ROOT / "working"
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The settings in ``kernels/train/train.py``, where each is explained."""
+
+    PATCH_SIZE: int
+    INPUT_SIZE: int
+    PIXEL_SIZE: str
+    CONTEXT: str | None
+    WHOLE: bool
+    TEST_SIZE: int | None
+    FOLDS: int
+    FOLD: int | Literal["all"] | None
+    RECIPE: str
+    MODEL: str | None
+    ENCODER: str | None
+    ENCODER_WEIGHTS: str | None
+    EPOCHS: int | None
+    STEPS_PER_EPOCH: int | None
+    SEED: int
+    TIME_LIMIT: float | None
+
+
+@dataclass(frozen=True)
+class InferSettings:
+    """The settings in ``kernels/infer/infer.py``, where each is explained."""
+
+    RUNS: list[str] | None
+    PATCH_SIZE: int | None
+    OVERLAP: float | None
+    TTA: str
+    SCALES: str
+    STAIN: str
+    ADAPT: str
+    THRESHOLD: float | None
+    MIN_REGION: float | None
+    BATCH_SIZE: int | None
+    SKIP_BACKGROUND: bool
+    TIME_LIMIT: float | None
+    ON_ERROR: str
+
+
+Settings = TypeVar("Settings", TrainSettings, InferSettings)
+
+
+def train(given: Mapping[str, Any], dataset: Path) -> None:
+    """Prepare, train, and leave the run folder as the kernel's output.
+
+    If the output of an earlier version of the kernel is attached and its training is unfinished, that training goes on.
+
+    Args:
+        given: Every setting of the kernel file by name, as in `TrainSettings`.
+        dataset: The attached dataset hubmap-kit.
+    """
+    begin = time.monotonic()
+    settings = start(TrainSettings, given, dataset)
+
+    from .config import PrepareConfig
+    from .preparation.prepare import prepare
+    from .recipes import recipe
+    from .training.folds import train_folds
+    from .training.train import train as train_one
+
+    geometry = PrepareConfig(
+        patch_size=settings.PATCH_SIZE,
+        input_size=settings.INPUT_SIZE,
+        pixel_size_um=settings.PIXEL_SIZE,
+        context_um=settings.CONTEXT,
+        whole=settings.WHOLE,
+        test_size=settings.TEST_SIZE,
+        folds=settings.FOLDS,
+        seed=settings.SEED,
+    )
+    changes = {
+        "model": settings.MODEL,
+        "encoder": settings.ENCODER,
+        "encoder_weights": settings.ENCODER_WEIGHTS,
+        "epochs": settings.EPOCHS,
+        "steps_per_epoch": settings.STEPS_PER_EPOCH,
+        "fold": None if settings.FOLD == "all" else settings.FOLD,
+    }
+    given_changes = {name: value for name, value in changes.items() if value is not None}
+    config = recipe(settings.RECIPE, seed=settings.SEED, **given_changes)
+    run = WORKING / "run"
+    previous = find_unfinished(INPUT)
+    if previous:
+        print(f"going on with the unfinished training in {previous}", flush=True)
+        _copy_files(previous, run)
+    with tempfile.TemporaryDirectory() as patches:  # not in the working folder, which becomes the kernel's output
+        prepare(find_competition(INPUT), Path(patches), geometry)
+        finished = (train_folds if settings.FOLD == "all" else train_one)(
+            Path(patches),
+            run,
+            config,
+            recipe=settings.RECIPE,
+            resume=previous is not None,
+            time_limit=_seconds_left(settings.TIME_LIMIT, begin),
+        )
+    if not finished:
+        print(
+            "the training is not finished: run this kernel again, the same but with its own output attached "
+            "(its id in kernel_sources of kernel-metadata.json), and it goes on"
+        )
+
+
+def infer(given: Mapping[str, Any], dataset: Path) -> None:
+    """Predict the test images to ``submission.csv``, then check what was written.
+
+    Args:
+        given: Every setting of the kernel file by name, as in `InferSettings`.
+        dataset: The attached dataset hubmap-kit.
+
+    Raises:
+        SystemExit: With status 1 if an image cannot be predicted and ON_ERROR is ``stop``.
+    """
+    begin = time.monotonic()
+    settings = start(InferSettings, given, dataset)
+
+    from .config import PredictConfig
+    from .prediction.predict import predict
+    from .submission import validate
+
+    left = _seconds_left(settings.TIME_LIMIT, begin)
+    config = PredictConfig(
+        tile_size=settings.PATCH_SIZE,
+        overlap=settings.OVERLAP,
+        tta=settings.TTA,
+        scales=settings.SCALES,
+        stain=settings.STAIN,
+        adapt=settings.ADAPT,
+        threshold=settings.THRESHOLD,
+        min_region_um2=settings.MIN_REGION,
+        batch_size=settings.BATCH_SIZE,
+        skip_background=settings.SKIP_BACKGROUND,
+        time_limit=None if left is None else max(0.0, left / 60),
+        on_error=settings.ON_ERROR,
+    )
+    data, runs = find_competition(INPUT), find_runs(INPUT, settings.RUNS)
+    print("runs:", *runs, flush=True)
+    submission = WORKING / "submission.csv"
+    problems = predict(data, runs, submission, config) + validate(submission, data)
+    for problem in problems:
+        print(problem)
+    if any(problem.severity == "error" for problem in problems):
+        sys.exit(1)
+    print(f"{submission} is valid")
+
+
+def start(kind: type[Settings], given: Mapping[str, Any], dataset: Path) -> Settings:
+    """Apply the changes to the settings, check the dataset hubmap-kit, and install the wheels that are missing.
+
+    Args:
+        kind: Which kernel's settings they are.
+        given: Every setting of the kernel file by name.
+        dataset: The attached dataset hubmap-kit.
+
+    Returns:
+        The settings, with the changes that the environment variable HUBMAP_SETTINGS names.
+
+    Raises:
+        SystemExit: A setting is unknown or of the wrong type, or a wheel is damaged or cannot be installed. The text
+            is one line with what to do.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # leaves TensorFlow's start-up notes out of the log
+    try:
+        settings = apply_changes(kind, given, os.environ.get(CHANGES, "{}"))
+        manifest = Manifest.read(dataset)
+        state = " with uncommitted changes" if manifest.dirty else ""
+        print(f"hubmap-kit {manifest.version}, commit {manifest.commit}{state}, from {dataset}")
+        if damaged := manifest.damaged(dataset):
+            raise ValueError(
+                f"{damaged[0]} is missing or is not the file that {MANIFEST} describes; upload the dataset again"
+            )
+        installed = _install(dataset, manifest)
+    except ValueError as error:
+        sys.exit(str(error))
+    print(
+        f"installed {', '.join(installed) or 'nothing: this image has all modules of the bundled wheels'}", flush=True
+    )
+    return settings
+
+
+def apply_changes(kind: type[Settings], given: Mapping[str, Any], changes_text: str) -> Settings:
+    """The settings of a kernel file with some changed.
+
+    Args:
+        kind: Which kernel's settings they are.
+        given: Every setting of the kernel file by name.
+        changes_text: A JSON object of setting to value.
+
+    Raises:
+        ValueError: `changes_text` is no JSON object or names a setting that there is not, a value has the wrong type,
+            or the kernel file has other settings than this version of the library.
+    """
+    hints = typing.get_type_hints(kind)
+    if given.keys() != hints.keys():
+        differing = ", ".join(sorted(given.keys() ^ hints.keys()))
+        raise ValueError(
+            f"the kernel and the dataset hubmap-kit are of different commits: only one has {differing}; push both"
+        )
+    try:
+        changes = json.loads(changes_text)
+    except ValueError as error:
+        raise ValueError(f"{CHANGES} is not valid JSON ({error}); write it as " + '{"SETTING": value}') from error
+    if not isinstance(changes, dict):
+        raise ValueError(f"{CHANGES} is {changes_text}; it must be a JSON object, as " + '{"SETTING": value}')
+    if unknown := sorted(changes.keys() - hints.keys()):
+        raise ValueError(f"{CHANGES} names {', '.join(unknown)}; the settings are {', '.join(sorted(hints))}")
+    if changes:
+        print(f"settings changed by {CHANGES}: {json.dumps(changes)}")
+    for name, value in {**given, **changes}.items():
+        is_union = typing.get_origin(hints[name]) in (types.UnionType, typing.Union)
+        kinds = typing.get_args(hints[name]) if is_union else (hints[name],)
+        if not any(_fits(value, kind) for kind in kinds):
+            where = f"in {CHANGES}" if name in changes else "in the kernel file"
+            raise ValueError(f"{name} is {value!r} {where}; it must be {' or '.join(map(_name_of, kinds))}")
+    return kind(**{**given, **changes})
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value has one of the types that a setting may have."""
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if isinstance(value, bool):  # Python counts it as an int
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _name_of(kind: Any) -> str:
+    """A type in words."""
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", types.NoneType: "None"}
+    return names.get(kind, "a list of texts")
+
+
+def _install(dataset: Path, manifest: Manifest) -> list[str]:
+    """Install the wheels whose modules are missing into a folder of their own, offline; returns their file names.
+
+    The library's own wheel is not installed: it is on ``sys.path`` already.
+    """
+    missing = [
+        wheel.file
+        for wheel in manifest.wheels
+        if wheel.module != LIBRARY and importlib.util.find_spec(wheel.module) is None
+    ]
+    if missing:
+        folder = tempfile.mkdtemp(prefix="hubmap-kit-")
+        flags = [
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--target",
+            folder,
+        ]
+        command = [sys.executable, "-m", "pip", "install", *flags, *(str(dataset / file) for file in missing)]
+        pip = subprocess.run(command, capture_output=True, text=True)
+        if pip.returncode:
+            python = sys.version.split()[0]
+            raise ValueError(f"the wheels in {dataset} cannot be installed on Python {python}:\n{pip.stderr}")
+        sys.path.insert(0, folder)
+    return missing
+
+
+def _seconds_left(hours: float | None, begin: float) -> float | None:
+    """Seconds until so many hours after `begin`, a time of ``time.monotonic``; None if there is no limit."""
+    return None if hours is None else 3600 * hours - (time.monotonic() - begin)
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """Copy the files of a folder; unlike `shutil.copytree`, without making the target read-only as the source is."""
+    for path in filter(Path.is_file, source.rglob("*")):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)

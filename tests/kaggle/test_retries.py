@@ -1,0 +1,266 @@
+"""Push and submit when calls fail, answers are lost, and commands are killed or stopped: nothing is made twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kaggle_standin import Call, Dataset, Refusal
+from kaggle_workplace import ONCE, Workplace, commit_change, pretend_rehearsal, pushed
+
+from hubmap_kit.kaggle import failures, waiting
+from hubmap_kit.kaggle.connection import Connection
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("kaggle") is None, reason="Kaggle's client is not installed")
+
+
+def test_lost_upload(place):
+    """When a file does not arrive, no dataset is made without it; the next push makes it whole."""
+    place.kaggle.lost_uploads = {"other-1-py3-none-any.whl"}
+    text = place.run("push", "kit", status=1)
+    assert "error: other-1-py3-none-any.whl did not arrive at Kaggle, so no version was made" in text
+    assert place.versions() == {}
+    place.kaggle.lost_uploads = set()
+    by_hand = Dataset([{"by-hand.txt": b""}])
+    place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"] = by_hand  # which is not taken for the one that was lost
+    place.run("push", "kit")
+    _, files = place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"].versions
+    assert len(files) == 3
+    assert place.versions() == {"hubmap-kit": 2}
+
+
+def test_upload_that_expired(place):
+    """A file whose upload was interrupted, and is no longer known to Kaggle, is sent from its beginning."""
+    place.kaggle.fault("PUT", place.kill_before)
+    place.run("push", "kit", status=None)
+    place.kaggle.uploads.clear()
+    place.run("push", "kit")
+    (files,) = place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"].versions
+    assert len(files) == 3
+
+
+def test_output_that_is_there_is_kept(place):
+    """What was downloaded before an interruption is not downloaded again; the failure shows no signed URL."""
+    place.kaggle.fault("GET", 404, nth=2)
+    text = place.run("push", "kit", "train", status=1)
+    assert "error: download model.weights.h5: Kaggle finds no such thing" in text
+    assert "Signature" not in text
+    place.kaggle.calls.clear()
+    place.run("push", "kit", "train")
+    assert [call.body["name"] for call in place.kaggle.calls if call.method == "GET"] == ["model.weights.h5"]
+
+
+def test_kernel_saved_by_another(place):
+    """A version with another source, saved while a push was interrupted, is not taken for the one to be pushed."""
+    ref = f"{place.kaggle.user}/hubmap-train"
+    place.kaggle.fault("SaveKernel", place.kill_before)
+    place.run("push", "kit", "train", status=None)
+    place.kaggle.save_kernel({"slug": ref, "newTitle": "hubmap train", "text": "print()"})
+    place.run("push", "kit", "train")
+    assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 2}
+
+
+@pytest.mark.parametrize("method", ["CreateDataset", "SaveKernel"])
+def test_change_after_an_interruption(place, method):
+    """A version that an interrupted push made is not taken for one of what has changed since."""
+    place.kaggle.fault(method, place.kill, after=True)
+    place.run("push", "kit", "train", status=None)
+    commit_change(place.clone)
+    pretend_rehearsal(place.clone)
+    place.run("push", "kit", "train")
+    assert place.versions() == {"hubmap-kit": 2, "hubmap-train": 1 + (method == "SaveKernel")}
+
+
+def test_kernel_saved_while_an_answer_is_lost(place):
+    """A version with another source is not taken for the one whose answer was lost."""
+    ref = f"{place.kaggle.user}/hubmap-train"
+
+    def save_another(call: Call) -> None:
+        place.kaggle.save_kernel({"slug": ref, "newTitle": "hubmap train", "text": "print()"})
+        raise Refusal(503)
+
+    place.kaggle.fault("SaveKernel", save_another)
+    place.run("push", "kit", "train")
+    assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 2}
+    assert place.rows("pushes.csv")[1]["version"] == "2"
+
+
+@pytest.mark.parametrize("module", ["push", "submit"])
+def test_second_push_at_the_same_time(place, module):
+    """Two pushes or submissions in one clone do not get into each other's way: the second is refused."""
+    said = []
+    inner = Workplace(place.clone, place.home, place.kaggle)
+    place.kaggle.fault("GetDatasetStatus", lambda call: said.append(inner.run(module, status=1)))
+    place.run("push", "kit")
+    assert "another push or submission is running in this clone" in said[0]
+    assert place.versions() == {"hubmap-kit": 1}
+
+
+def test_version_that_shows_late(place):
+    """A version whose answer was lost, and which Kaggle shows only after a while, is not made again."""
+    place.run("push", "kit")
+    commit_change(place.clone)
+    pretend_rehearsal(place.clone)
+    place.kaggle.old_ready = 2
+    place.kaggle.fault("CreateDatasetVersion", "lose")
+    place.run("push", "kit")
+    assert place.versions() == {"hubmap-kit": 2}
+
+
+READS = ["GetDataset", "GetDatasetStatus", "GetKernel", "GetKernelSessionStatus", "ListKernelSessionOutput", "GET"]
+
+
+CHANGES = ["StartBlobUpload", "CreateDataset", "SaveKernel"]
+
+
+@pytest.mark.parametrize("kind", [429, 503, "drop", "lose"])
+def test_one_failure_of_every_call(place, kind):
+    """When every kind of call fails once, the push still succeeds, and makes each version once."""
+    for method in READS + CHANGES:
+        place.kaggle.fault(method, kind, retry_after=0.01 if kind == 429 else None)
+    place.run("push")
+    assert place.versions() == ONCE
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_every_call(place, after):
+    """Killed at every kind of call, before or after Kaggle did it, a push goes on: each version is made once."""
+    for method in [*READS, *CHANGES, "PUT"]:
+        place.kaggle.fault(method, place.kill if after else place.kill_before, after=after)
+    for _ in range(len(READS + CHANGES) + 2):
+        place.run("push", status=None)
+        if place.process.exitcode == 0:
+            break
+    assert place.process.exitcode == 0
+    assert place.versions() == ONCE
+    assert all(len(dataset.versions[0]) > 1 for dataset in place.kaggle.datasets.values())
+
+
+@pytest.mark.parametrize(
+    ("module", "method", "said"),
+    [
+        ("push", "GetDatasetStatus", "stopped; what runs on Kaggle goes on, and run the same command again"),
+        ("submit", "ListSubmissions", "stopped; Kaggle goes on with the submission, and run the same command again"),
+        ("data", "DownloadDataFiles", "stopped; what was downloaded is kept, and run the same command again"),
+    ],
+)
+def test_interrupt(place, module, method, said):
+    """Ctrl-C ends a command with one line that says what to do."""
+
+    def interrupt(call: Call) -> None:
+        place.signal(signal.SIGINT)
+
+    if module == "submit":
+        place.run("push")
+    place.kaggle.fault(method, interrupt)
+    assert place.run(module, status=130).splitlines()[-1].startswith(said)
+
+
+def test_waiting(capsys):
+    """A lost connection does not end the waiting for Kaggle, but it does not wait for ever."""
+    answers: list[str | Exception] = ["QUEUED", failures.Unreachable("nobody answers"), "READY"]
+
+    def look() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert waiting.until("it", look, {"READY"}, pause_s=0, patience_s=60) == "READY"
+    assert "it is not known, since nobody answers" in capsys.readouterr().out
+    with pytest.raises(failures.KaggleError, match=r"it is still QUEUED after .* run the same command again"):
+        waiting.until("it", lambda: "QUEUED", {"READY"}, pause_s=0, patience_s=-1)
+
+
+def test_unreachable(monkeypatch, capsys):
+    """Kaggle is asked several times, ever later; then one line says what to do."""
+    import requests
+
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+
+    def fail() -> None:
+        raise requests.ConnectionError("Max retries exceeded with url: /v1/x?token=secret")
+
+    with pytest.raises(failures.Unreachable, match=r"^GetDataset: Kaggle cannot be reached .* check the connection"):
+        failures.retry(fail, "GetDataset", repeat=True)
+    assert pauses == [1, 2, 4, 8, 16, 32]
+    with pytest.raises(failures.AnswerLost, match="not known whether it was done"):
+        failures.retry(fail, "SaveKernel", repeat=False)
+    assert "secret" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "pause"), [("7", 7), ("500", 60), ("Wed, 22 Jun 2022 00:00:00 GMT", 1), (None, 1)])
+def test_asked_to_wait(monkeypatch, asked, pause):
+    """Where Kaggle says how long to wait, it is not asked earlier; even a call that changes something is repeated."""
+    import requests
+
+    response = requests.Response()
+    response.status_code = 429
+    if asked is not None:
+        response.headers["Retry-After"] = asked
+    answers = [requests.HTTPError(response=response)]
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+
+    def call() -> str:
+        if answers:
+            raise answers.pop()
+        return "done"
+
+    assert failures.retry(call, "SaveKernel", repeat=False) == "done"
+    assert pauses == [pause]
+
+
+def test_download_of_another_size(tmp_path):
+    """A file that did not arrive whole is not kept, not even as a part to go on with."""
+
+    def download_file(response: Any, outfile: str, *_: Any, **how: Any) -> None:
+        Path(outfile).write_bytes(b"half")
+        raise ValueError("Downloaded file size (4) does not match expected size (8)")
+
+    api = SimpleNamespace(download_file=download_file)
+    with pytest.raises(failures.KaggleError, match=r"a.zip did not arrive whole \(Downloaded file size"):
+        Connection(api, "me").receive(None, tmp_path / "a.zip", quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["lose", "drop", 503])
+def test_answer_to_a_submission_is_lost(place, kind):
+    """A submission whose answer is lost is found on Kaggle, or made by the next command; it is never made twice."""
+    pushed(place).kaggle.fault("CreateCodeSubmission", kind)
+    text = place.run("submit", status=0 if kind == "lose" else 1)
+    if kind != "lose":
+        assert "it is not known whether it was done" in text
+        place.run("submit")
+    assert len(place.kaggle.submissions) == 1
+    assert place.rows("submissions.csv")[-1]["status"] == "COMPLETE"
+
+
+def test_one_of_many_submissions(place):
+    """An interrupted submission is found though Kaggle lists a hundred newer ones before it."""
+    pushed(place).kaggle.fault("CreateCodeSubmission", place.kill, after=True)
+    place.run("submit", status=None)
+    (first,) = place.kaggle.submissions
+    others = [first | {"ref": number, "submissionDescription": "by hand"} for number in range(1, 101)]
+    place.kaggle.submissions += others
+    place.run("submit")
+    assert len(place.kaggle.submissions) == 101
+    (row,) = place.rows("submissions.csv")
+    assert (row["status"], row["ref"]) == ("COMPLETE", str(first["ref"]))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("method", ["GetSubmissionLimits", "CreateCodeSubmission", "ListSubmissions"])
+def test_submit_is_killed(place, method, after):
+    """A submit that was killed goes on with the same submission; it is never made twice."""
+    pushed(place).kaggle.fault(method, place.kill if after else place.kill_before, after=after)
+    place.run("submit", status=None)
+    place.run("submit")
+    assert len(place.kaggle.submissions) == 1
+    assert place.rows("submissions.csv")[-1]["status"] == "COMPLETE"
