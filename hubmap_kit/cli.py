@@ -86,17 +86,17 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.all_folds and config.fold is not None:
         raise UsageError("--all-folds trains every fold; leave out --fold")
     _quiet_tensorflow()
-    from .training.folds import train_folds
     from .training.train import train
 
     minutes = arguments.time_limit
-    (train_folds if arguments.all_folds else train)(
+    train(
         arguments.patches,
         arguments.run,
         config,
         recipe=arguments.recipe,
         resume=arguments.resume,
-        time_limit=None if minutes is None else 60 * minutes,
+        time_limit_s=None if minutes is None else 60 * minutes,
+        all_folds=arguments.all_folds,
     )
     return OK
 

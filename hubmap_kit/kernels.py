@@ -89,8 +89,7 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
     from .config import PrepareConfig
     from .preparation.prepare import prepare
     from .recipes import recipe
-    from .training.folds import train_folds
-    from .training.train import train as train_one
+    from .training.train import train as train_run
 
     geometry = PrepareConfig(
         patch_size=settings.PATCH_SIZE,
@@ -119,13 +118,14 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
         _copy_files(previous, run)
     with tempfile.TemporaryDirectory() as patches:  # not in the working folder, which becomes the kernel's output
         prepare(find_competition(INPUT), Path(patches), geometry)
-        finished = (train_folds if settings.FOLD == "all" else train_one)(
+        finished = train_run(
             Path(patches),
             run,
             config,
             recipe=settings.RECIPE,
             resume=previous is not None,
-            time_limit=_seconds_left(settings.TIME_LIMIT, begin),
+            time_limit_s=_seconds_left(settings.TIME_LIMIT, begin),
+            all_folds=settings.FOLD == "all",
         )
     if not finished:
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pandas as pd
 from .. import rle
 from ..files import replacing
 from ..images.scaling import resize
-from ..metrics import dice_by_organ
 from ..models.losses import Loss
 from ..prediction.ensemble import Member
 from ..prediction.networks import probability_map
@@ -24,65 +24,69 @@ from .thresholds import REGION_UM2, THRESHOLDS, sweep, sweep_table
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of scoring images.
+    """Scores of images.
 
     Attributes:
-        scores: Columns ``id``, ``organ``, ``dice`` in [0, 1] by the member's rule, and
-            ``loss``, the training's loss on the image's blended probability map at the network's scale.
-        sweep: Dice of each image by threshold and least region size, see `thresholds.sweep`; empty unless
-            asked for.
+        scores: Columns ``id``, ``organ``, ``dice`` in [0, 1] by the member's rule, and ``loss``, the training's loss on
+            the image's blended probability map at the network's scale.
+        sweep: Dice of each image by threshold and least region size, see `thresholds.sweep_table`; empty if the maps
+            were not kept.
     """
 
     scores: pd.DataFrame
     sweep: pd.DataFrame
 
 
-def evaluate(
-    store: PatchStore,
-    ids: list[int],
-    member: Member,
-    loss: Loss,
-    devices: Devices,
-    *,
-    maps: Path | None = None,
-) -> Evaluation:
-    """Score whole images; several workers share them, and each gets all scores.
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores a network on images of a store. Several workers share the images, and each gets all scores.
 
-    Args:
+    Attributes:
         store: Patch store; it holds the images and, as RLE, the true masks.
-        ids: Images to score.
-        member: The network.
+        member: The network, with the rule by which its maps become masks.
         loss: The training's loss.
         devices: What the training runs on.
-        maps: Folder for the probability maps at the network's scale, ``{id}.png`` (8 bits, 255 times the
-            probability); where given, thresholds and region sizes are swept too.
     """
-    values = np.zeros((len(ids), 2))
-    swept = np.zeros((len(ids) if maps else 0, len(THRESHOLDS), len(REGION_UM2)))
-    for number in track(range(devices.worker, len(ids), devices.workers), len(ids), "score", lines=False):
-        stored = store.images[ids[number]]
-        image = stored.image
-        truth = rle.parse(image.rle, image.shape)
-        pixels = np.asarray(store.read(image.id))[: stored.shape[0], : stored.shape[1]]
-        small = probability_map(np.ascontiguousarray(pixels[..., :3]), member)
-        clipped = np.clip(small, 1e-6, 1 - 1e-6)
-        logits = np.log(clipped) - np.log1p(-clipped)
-        values[number, 1] = float(loss(pixels[None, ..., 3].astype(np.float32), logits[None]))
-        large = resize(small, image.shape)
-        um = image.pixel_size_um
-        found = member.rule.runs(large, image.organ, um)
-        values[number, 0] = rle.dice_of_runs(found, truth)
-        if maps:
-            write_map(maps / f"{image.id}.png", small)
-            swept[number] = sweep(large, truth, um)
-    values, swept = devices.sum(values), devices.sum(swept)
-    organs = [store.images[i].image.organ for i in ids]
-    scores = pd.DataFrame({"id": ids, "organ": organs, "dice": values[:, 0], "loss": values[:, 1]})
-    return Evaluation(scores, sweep_table(ids, organs, swept) if maps else pd.DataFrame())
+
+    store: PatchStore
+    member: Member
+    loss: Loss
+    devices: Devices
+
+    def score(self, ids: Sequence[int], *, maps: Path | None = None) -> Evaluation:
+        """Score whole images.
+
+        Args:
+            ids: The images.
+            maps: Folder for the probability maps at the network's scale, see `write_map`. If it is given, thresholds
+                and least region sizes are swept too.
+        """
+        values = np.zeros((len(ids), 2))
+        swept = np.zeros((len(ids) if maps else 0, len(THRESHOLDS), len(REGION_UM2)))
+        own = range(self.devices.worker, len(ids), self.devices.workers)
+        for number in track(own, len(ids), "score", lines=False):
+            stored = self.store.images[ids[number]]
+            image = stored.image
+            truth = rle.parse(image.rle, image.shape)
+            pixels = np.asarray(self.store.read(image.id))[: stored.shape[0], : stored.shape[1]]
+            small = probability_map(np.ascontiguousarray(pixels[..., :3]), self.member)
+            clipped = np.clip(small, 1e-6, 1 - 1e-6)
+            logits = np.log(clipped) - np.log1p(-clipped)
+            large = resize(small, image.shape)
+            found = self.member.rule.runs(large, image.organ, image.pixel_size_um)
+            loss = float(self.loss(pixels[None, ..., 3].astype(np.float32), logits[None]))
+            values[number] = rle.dice_of_runs(found, truth), loss
+            if maps:
+                write_map(maps / f"{image.id}.png", small)
+                swept[number] = sweep(large, truth, image.pixel_size_um)
+        values, swept = self.devices.sum(values), self.devices.sum(swept)
+        organs = [self.store.images[i].image.organ for i in ids]
+        scores = pd.DataFrame({"id": ids, "organ": organs, "dice": values[:, 0], "loss": values[:, 1]})
+        return Evaluation(scores, sweep_table(ids, organs, swept) if maps else pd.DataFrame())
 
 
 def write_map(path: Path, small: np.ndarray) -> None:
-    """Write a probability map ``(h, w)`` float32 in [0, 1] as an 8-bit PNG."""
+    """Write a probability map ``(h, w)`` float32 in [0, 1] as a PNG of 8 bits: 255 times the probability, rounded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     encoded, data = cv2.imencode(".png", np.rint(small * 255).astype(np.uint8))
     if not encoded:
@@ -101,12 +105,3 @@ def read_map(path: Path) -> np.ndarray:
     if stored is None:
         raise ValueError(f"{path} is missing or no PNG; train the run again")
     return stored.astype(np.float32) / 255
-
-
-def results_by_split(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean loss and Dice of each split, and Dice of each organ, of a table ``split, id, organ, dice, loss``."""
-    rows = []
-    for split, part in scores.groupby("split", sort=False):
-        row = {"split": split, "images": len(part), "loss": part["loss"].mean(), "dice": part["dice"].mean()}
-        rows.append(row | dice_by_organ(part))
-    return pd.DataFrame(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +23,9 @@ from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.recipes import recipe
 from hubmap_kit.rehearsal import isolation
 from hubmap_kit.run import Run, RunConfig
-from hubmap_kit.training import checkpoints
+from hubmap_kit.training import checkpoints, loop
 from hubmap_kit.training import train as training
+from hubmap_kit.training.time_limit import needed_s
 
 CLONE = Path(__file__).resolve().parents[2]
 TINY = recipe("fast", filters=2, batch_size=4, epochs=3, steps_per_epoch=2, validate_every=2)
@@ -61,7 +63,7 @@ def assert_same_training(found: Path, expected: Path) -> None:
 def unbroken(store, tmp_path_factory) -> Path:
     """A training of three epochs that nothing ended early."""
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    assert training.train(store, folder, TINY, time_limit=3600) is True
+    assert training.train(store, folder, TINY, time_limit_s=3600) is True
     return folder
 
 
@@ -69,7 +71,7 @@ def unbroken(store, tmp_path_factory) -> Path:
 def stopped_once(store, tmp_path_factory) -> Path:
     """The same training, ended by its time limit after the first epoch; tests only read it."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    assert training.train(store, folder, TINY, time_limit=0) is False
+    assert training.train(store, folder, TINY, time_limit_s=0) is False
     return folder
 
 
@@ -89,32 +91,36 @@ def test_stopped_training(stopped):
 
 def test_stopped_training_goes_on_to_the_same_result(stopped, unbroken, store, capsys):
     """Session by session, one epoch each, a training ends as one that was not stopped."""
-    assert training.train(store, stopped, TINY, resume=True, time_limit=0) is False
+    assert training.train(store, stopped, TINY, resume=True, time_limit_s=0) is False
     assert "stopped after epoch 2 of 3" in capsys.readouterr().out
     assert names(stopped) == UNFINISHED
-    assert training.train(store, stopped, TINY, resume=True, time_limit=0) is True
+    assert training.train(store, stopped, TINY, resume=True, time_limit_s=0) is True
     assert names(stopped) == names(unbroken) == FINISHED
     assert_same_training(stopped, unbroken)
-    assert training.train(store, stopped, TINY, resume=True, time_limit=0) is True
+    assert training.train(store, stopped, TINY, resume=True, time_limit_s=0) is True
 
 
 def test_an_epoch_that_would_not_fit_is_not_begun(store, tmp_path, monkeypatch):
     """The time gone by and what this session's slowest epoch takes are compared with the limit together."""
-    epoch = training._train_epoch
-    monkeypatch.setattr(training, "_train_epoch", lambda *given: epoch(*given) | {"seconds": 5000.0})
-    assert training.train(store, tmp_path / "long", TINY, time_limit=4000) is False
-    assert training.train(store, tmp_path / "short", TINY, time_limit=6000) is True
-    monkeypatch.setattr(training, "_train_epoch", epoch)
-    assert training.train(store, tmp_path / "long", TINY, resume=True, time_limit=4000) is True
+    epoch = loop.train_epoch
+    monkeypatch.setattr(loop, "train_epoch", lambda *given: epoch(*given) | {"seconds": 5000.0})
+    assert training.train(store, tmp_path / "long", TINY, time_limit_s=4000) is False
+    assert training.train(store, tmp_path / "short", TINY, time_limit_s=6000) is True
+    monkeypatch.setattr(loop, "train_epoch", epoch)
+    assert training.train(store, tmp_path / "long", TINY, resume=True, time_limit_s=4000) is True
 
 
 def test_time_needed():
     """Another epoch is judged by the slowest, and scoring by the slowest image, measured where none was validated."""
     ids = {"train": [1, 2, 3], "validation": [4, 5], "test": [6]}
     rows = [{"seconds": 10.0, "validation_seconds": 4.0}, {"seconds": 7.0}, {"seconds": 8.0, "validation_seconds": 6.0}]
-    assert training._seconds_needed(rows, ids, lambda: pytest.fail("measured")) == 10 + 3 * (2 + 6)
-    assert training._seconds_needed(rows[1:2], ids, lambda: 0.5) == 7 + 0.5 * (2 + 6)
-    assert training._seconds_needed(rows[1:2], ids | {"validation": []}, lambda: 0.5) == 7 + 0.5 * 4
+    scored = []
+    evaluator = SimpleNamespace(score=lambda given: (scored.extend(given), time.sleep(0.05)))
+    assert needed_s(rows, ids, evaluator) == 10 + 3 * (2 + 6)
+    assert not scored
+    assert needed_s(rows[1:2], ids, evaluator) == pytest.approx(7 + 0.05 * (2 + 6), rel=0.05)
+    assert scored == [1, 1]
+    assert needed_s(rows[1:2], ids | {"validation": []}, evaluator) == pytest.approx(7 + 0.05 * 4, rel=0.05)
 
 
 def test_time_limit_on_the_command_line(store, unbroken, tmp_path, capsys):

@@ -14,7 +14,7 @@ from hubmap_kit.models.losses import make_loss
 from hubmap_kit.prediction.ensemble import Member
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.training.devices import Devices
-from hubmap_kit.training.evaluation import evaluate, read_map, write_map
+from hubmap_kit.training.evaluation import Evaluator, read_map, write_map
 from hubmap_kit.training.thresholds import REGION_UM2, THRESHOLDS
 
 ONE = Devices(tf.distribute.get_strategy())
@@ -39,8 +39,8 @@ def test_evaluation_is_the_competitions_score(store):
     opened = all_foreground(store)
     ids = opened.ids("train")[:3]
     loss = make_loss("bce+dice")
-    assert list(evaluate(opened, ids, flat_member(opened, 0.4, 0.39), loss, ONE).scores["dice"]) == [1.0] * 3
-    assert list(evaluate(opened, ids, flat_member(opened, 0.4, 0.41), loss, ONE).scores["dice"]) == [0.0] * 3
+    assert list(Evaluator(opened, flat_member(opened, 0.4, 0.39), loss, ONE).score(ids).scores["dice"]) == [1.0] * 3
+    assert list(Evaluator(opened, flat_member(opened, 0.4, 0.41), loss, ONE).score(ids).scores["dice"]) == [0.0] * 3
 
 
 def test_the_loss_is_the_trainings(store):
@@ -50,7 +50,7 @@ def test_the_loss_is_the_trainings(store):
     height, width = opened.images[image_id].shape
     mask = opened.read(image_id)[:height, :width, 3].astype(np.float64)
     expected = -(mask * np.log(0.4) + (1 - mask) * np.log(0.6)).mean()
-    scores = evaluate(opened, [image_id], flat_member(opened, 0.4, 0.5), make_loss("bce"), ONE).scores
+    scores = Evaluator(opened, flat_member(opened, 0.4, 0.5), make_loss("bce"), ONE).score([image_id]).scores
     assert scores["loss"][0] == pytest.approx(expected, rel=1e-4)
 
 
@@ -58,7 +58,9 @@ def test_maps_and_sweep(store, tmp_path):
     """Asked for maps, evaluation keeps each image's, and the Dice of every threshold and least region size."""
     opened = all_foreground(store)
     ids = opened.ids("train")[:2]
-    evaluation = evaluate(opened, ids, flat_member(opened, 0.42, 0.5), make_loss("bce"), ONE, maps=tmp_path / "maps")
+    evaluation = Evaluator(opened, flat_member(opened, 0.42, 0.5), make_loss("bce"), ONE).score(
+        ids, maps=tmp_path / "maps"
+    )
     assert len(evaluation.sweep) == 2 * len(THRESHOLDS) * len(REGION_UM2)
     found = evaluation.sweep.groupby("threshold")["dice"].max()
     assert (found[found.index < 0.42] == 1).all()

@@ -16,8 +16,8 @@ from hubmap_kit.recipes import recipe
 from hubmap_kit.run import FoldsConfig, Run, expand
 from hubmap_kit.submission import score
 from hubmap_kit.tables import read_images, table_of
-from hubmap_kit.training.folds import train_folds
 from hubmap_kit.training.thresholds import choose
+from hubmap_kit.training.train import train
 
 TINY = recipe("fast", filters=2, batch_size=4, epochs=1, steps_per_epoch=2)
 
@@ -35,7 +35,7 @@ def folded(demo, tmp_path_factory):
 def runs(folded, tmp_path_factory):
     """Both folds, trained."""
     folder = tmp_path_factory.mktemp("folds") / "cv"
-    assert train_folds(folded, folder, TINY, recipe="fast")
+    assert train(folded, folder, TINY, recipe="fast", all_folds=True)
     return folder
 
 
@@ -79,25 +79,25 @@ def test_out_of_fold_masks(demo, runs, tmp_path):
 def test_a_finished_fold_is_not_trained_again(folded, runs):
     """Resuming, folds that are finished keep their weights; without resuming, the folder is refused."""
     before = {run: (run / "model.weights.h5").stat().st_mtime_ns for run in expand([runs])}
-    assert train_folds(folded, runs, TINY, resume=True)
+    assert train(folded, runs, TINY, resume=True, all_folds=True)
     assert before == {run: (run / "model.weights.h5").stat().st_mtime_ns for run in expand([runs])}
     with pytest.raises(ValueError, match="--resume"):
-        train_folds(folded, runs, TINY)
+        train(folded, runs, TINY, all_folds=True)
 
 
 def test_a_time_limit_ends_between_folds(folded, tmp_path):
     """A limit that only the first fold fits leaves a folder that is not finished, and goes on when resumed."""
-    assert not train_folds(folded, tmp_path / "cv", TINY, time_limit=0.001)
+    assert not train(folded, tmp_path / "cv", TINY, time_limit_s=0.001, all_folds=True)
     assert FoldsConfig.read(tmp_path / "cv") == FoldsConfig(2)
     assert not (tmp_path / "cv" / "fold1").exists()
-    assert train_folds(folded, tmp_path / "cv", TINY, resume=True)
+    assert train(folded, tmp_path / "cv", TINY, resume=True, all_folds=True)
     assert FoldsConfig.read(tmp_path / "cv").finished
 
 
 def test_a_store_without_folds(store, tmp_path):
     """A store without folds is refused with the remedy."""
     with pytest.raises(ValueError, match="--folds 5"):
-        train_folds(store, tmp_path / "cv", replace(TINY))
+        train(store, tmp_path / "cv", replace(TINY), all_folds=True)
 
 
 def test_command_line(folded, tmp_path, capsys):

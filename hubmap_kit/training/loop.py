@@ -1,0 +1,231 @@
+"""The loop of a training: phases, epochs, validation, checkpoints and the end.
+
+The loop is written out rather than left to ``model.fit``, so that a step, a phase and a resume are each a few visible
+lines, and validation is the competition's own score.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from ..files import replacing
+from ..metrics import dice_by_organ
+from ..models.hardware import compute_dtype, default_batch_size
+from ..models.losses import make_loss
+from ..models.network import assign, build_model, without_heads
+from ..prediction.ensemble import Member
+from ..prediction.networks import make_predictor
+from ..preparation.store import PatchStore
+from ..progress import track
+from ..run import CHECKPOINT, HISTORY, RESULTS, WEIGHTS, RunConfig
+from . import checkpoints
+from .dataset import PatchSampler
+from .devices import Devices
+from .evaluation import Evaluator
+from .results import SPLITS, write_results
+from .step import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
+from .time_limit import TimeLimit, needed_s
+
+
+@dataclass
+class Training:
+    """A training under way.
+
+    Attributes:
+        run: Run folder.
+        config: What is known about the run.
+        sampler: Gives the patches.
+        devices: What it runs on.
+        model: The network.
+        encoder: Layers of its pretrainable encoder.
+        evaluator: Scores the network.
+        checkpoint: The state to go on from; None once it is restored, or if the training began anew.
+        history: One row for each epoch.
+        earlier: How many of the epochs were done in earlier sessions.
+    """
+
+    run: Path
+    config: RunConfig
+    sampler: PatchSampler
+    devices: Devices
+    model: keras.Model
+    encoder: list[keras.layers.Layer]
+    evaluator: Evaluator
+    checkpoint: checkpoints.Checkpoint | None
+    history: list[dict[str, Any]]
+    earlier: int
+
+    @classmethod
+    def begin(
+        cls, store: PatchStore, run: Path, config: RunConfig, sampler: PatchSampler, devices: Devices, resume: bool
+    ) -> Training:
+        """Build the network, or read it from the checkpoint, and write ``config.json``.
+
+        Args:
+            store: Patch store.
+            run: Run folder.
+            config: What is known about the run.
+            sampler: Gives the patches.
+            devices: What the training runs on.
+            resume: Whether to go on from the run folder's checkpoint, if it has one.
+
+        Raises:
+            ValueError: A checkpoint of other settings, or an encoder's weights that cannot be loaded.
+        """
+        settings = config.train
+        # Resuming, all weights come from the checkpoint.
+        checkpoint = checkpoints.read(run, config) if resume else None
+        weights = settings.encoder_weights if pretrained(settings) and checkpoint is None else None
+        dtype = compute_dtype(settings.precision)
+        with devices.strategy.scope():
+            model, encoder = build_model(config.network, weights, compute_dtype=dtype)
+        if devices.worker == 0:
+            config.write(run)
+        member = Member(
+            predict=make_predictor(without_heads(model)),
+            network_um=store.config.network_um(),
+            tile_size=store.config.input_size,
+            overlap=settings.overlap,
+            batch_size=default_batch_size(),
+            rule=config.rule,
+        )
+        history = checkpoint.history if checkpoint else []
+        print(
+            f"{sampler.where}\n{settings.model}{' ' + settings.encoder if encoder else ''}: "
+            f"{model.count_params():,} parameters; "
+            f"{sampler.steps} steps of {sampler.batch_size} patches an epoch; "
+            + ", ".join(f"{len(config.splits[split])} {split}" for split in SPLITS)
+            + f" images; {devices.replicas} device{'s' * (devices.replicas > 1)}"
+            + (f", mixed with {dtype}" if dtype else ""),
+            flush=True,
+        )
+        evaluator = Evaluator(store, member, make_loss(settings.loss), devices)
+        return cls(run, config, sampler, devices, model, encoder, evaluator, checkpoint, history, earlier=len(history))
+
+    def do_epochs(self, limit: TimeLimit) -> bool:
+        """Do all epochs that are left; returns False if the time limit ends the training before."""
+        for phase in phases(self.config.train):
+            start = max(phase.first, len(self.history))
+            if start >= phase.stop or self._has_stalled():
+                continue
+            optimizer, step = self._begin_phase(phase, restore_optimizer=start > phase.first)
+            for epoch in range(start, phase.stop):
+                self._do_epoch(epoch, phase, optimizer, step)
+                if self._has_stalled():
+                    print(f"no better validation Dice for {self.config.train.patience} epochs: stopping", flush=True)
+                    break
+                if epoch + 1 < self.config.train.epochs and not self._fits(limit):
+                    return False
+        return True
+
+    def finish(self) -> None:
+        """Score the best weights, and write all results."""
+        self.devices.sum(np.zeros(1))  # a barrier: the first worker has written what the others now read
+        self.model.load_weights(self.run / WEIGHTS)
+        rule, results = write_results(self.run, self.config.splits, self.evaluator, tune=self.config.train.tune)
+        if self.devices.worker == 0:
+            done = replace(self.config, rule=rule, results=results, finished=True, epochs=len(self.history))
+            done.write(self.run)
+            (self.run / CHECKPOINT).unlink(missing_ok=True)
+            print((self.run / RESULTS).read_text(encoding="utf-8"))
+
+    def _begin_phase(
+        self, phase: Phase, *, restore_optimizer: bool
+    ) -> tuple[keras.optimizers.Optimizer, Callable[..., tf.Tensor]]:
+        """Freeze the encoder or not, and make the phase's optimizer and step."""
+        settings = self.config.train
+        freeze_encoder(self.encoder, phase.frozen, settings.freeze_batchnorm)
+        with self.devices.strategy.scope():
+            optimizer = make_optimizer(phase, settings, self.sampler.steps, compute_dtype(settings.precision))
+            optimizer.build(self.model.trainable_variables)
+        if self.checkpoint:
+            self.checkpoint.restore(self.model, optimizer if restore_optimizer else None)
+            self.checkpoint = None
+        return optimizer, make_step(self.model, optimizer, settings, self.devices, self.evaluator.loss)
+
+    def _do_epoch(
+        self, epoch: int, phase: Phase, optimizer: keras.optimizers.Optimizer, step: Callable[..., tf.Tensor]
+    ) -> None:
+        """Train an epoch, validate, and keep weights, history and checkpoint."""
+        settings, validation = self.config.train, self.config.splits["validation"]
+        row = train_epoch(epoch, phase, step, self.sampler, self.devices)
+        raw = average_weights(self.model, optimizer) if settings.ema else None
+        if validation and ((epoch + 1) % settings.validate_every == 0 or epoch + 1 == settings.epochs):
+            begin = time.monotonic()
+            scores = self.evaluator.score(validation).scores
+            row |= {"validation_loss": scores["loss"].mean(), "validation_dice": scores["dice"].mean()}
+            row["validation_seconds"] = time.monotonic() - begin
+            row |= {f"validation_dice_{organ}": value for organ, value in dice_by_organ(scores).items()}
+        self.history.append({key: round(float(value), 6) for key, value in row.items()})
+        writes = self.devices.worker == 0
+        if writes and self._is_best():
+            with replacing(self.run / WEIGHTS) as part:
+                self.model.save_weights(part)
+        if raw is not None:
+            assign(self.model.trainable_variables, raw)
+        if writes:
+            with replacing(self.run / HISTORY) as part:
+                pd.DataFrame(self.history).to_csv(part, index=False)
+            checkpoints.write(self.run, self.model, optimizer, self.history, self.config)
+        print(_epoch_line(self.history[-1], settings.epochs), flush=True)
+
+    def _fits(self, limit: TimeLimit) -> bool:
+        """Whether another epoch and the final scores fit the time limit; if not, says so."""
+        if not limit.exists:
+            return True
+        needed = needed_s(self.history[self.earlier :], self.config.splits, self.evaluator)
+        if not limit.is_below(needed, self.devices):
+            return True
+        print(
+            f"stopped after epoch {len(self.history)} of {self.config.train.epochs}: another one and the final scores, "
+            f"about {needed / 60:.1f} minutes, do not fit the time limit; {self.run} is kept, go on with --resume",
+            flush=True,
+        )
+        return False
+
+    def _is_best(self) -> bool:
+        """Whether to keep the last epoch's weights: they are the best, or nothing was validated yet."""
+        values = [row["validation_dice"] for row in self.history if "validation_dice" in row]
+        return not values or ("validation_dice" in self.history[-1] and bool(values[-1] >= max(values)))
+
+    def _has_stalled(self) -> bool:
+        """Whether validation Dice has not improved for ``patience`` epochs."""
+        values = [(row["validation_dice"], row["epoch"]) for row in self.history if "validation_dice" in row]
+        patience = self.config.train.patience
+        return bool(patience and values and self.history[-1]["epoch"] - max(values)[1] >= patience)
+
+
+def train_epoch(
+    epoch: int, phase: Phase, step: Callable[..., tf.Tensor], sampler: PatchSampler, devices: Devices
+) -> dict[str, Any]:
+    """Train an epoch.
+
+    Returns:
+        The first columns of its row of ``history.csv``.
+
+    Raises:
+        ValueError: The loss is not a number.
+    """
+    begin = time.monotonic()
+    batches = track(sampler.batches(epoch, devices), sampler.steps, f"epoch {epoch + 1}", unit="step", lines=False)
+    losses = [float(step(*batch)) for batch in batches]
+    loss = float(np.mean(losses))
+    if not np.isfinite(loss):
+        raise ValueError(f"the loss of epoch {epoch + 1} is {loss}; lower --learning-rate")
+    return {"epoch": epoch + 1, "frozen": phase.frozen, "train_loss": loss, "seconds": time.monotonic() - begin}
+
+
+def _epoch_line(row: Mapping[str, Any], epochs: int) -> str:
+    parts = [f"epoch {int(row['epoch'])}/{epochs}", f"{row['seconds']:.0f} s", f"loss {row['train_loss']:.4f}"]
+    if "validation_dice" in row:
+        parts.append(f"validation loss {row['validation_loss']:.4f} Dice {row['validation_dice']:.4f}")
+    return "  ".join(parts)
