@@ -1,0 +1,1 @@
+"""The rehearsal: a whole competition on this machine, with the kernels that Kaggle will run."""
