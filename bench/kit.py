@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
+from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig, organ_values
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction import networks
 from hubmap_kit.prediction.ensemble import Member
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.run import WEIGHTS, Run, RunConfig
-from hubmap_kit.settings import organ_values
 from hubmap_kit.tables import Image
 from hubmap_kit.tiles import Predictor
 

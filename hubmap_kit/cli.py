@@ -6,27 +6,21 @@ import argparse
 import dataclasses
 import os
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from . import __version__
 from .ablation.rows import BASE, CHANGES, plan
-from .config import PredictConfig, PrepareConfig, TrainConfig
+from .config import PredictConfig, PrepareConfig, TrainConfig, UsageError, add_flags, from_flags
 from .kaggle import commands as kaggle_commands
 from .recipes import RECIPES, recipe
 from .rehearsal import command as rehearsal_command
 from .tables import DataError, Problem
 
 OK, BAD_INPUT, INTERRUPTED = 0, 1, 130
-# What of a prediction's settings a soft mask depends on.
+# Prediction settings that change a soft mask, or the time it takes.
 PSEUDO_SETTINGS = ("split", "tile_size", "overlap", "tta", "scales", "stain", "batch_size", "precision")
-
-
-class UsageError(Exception):
-    """A flag's value is out of bounds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,13 +68,13 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _prepare(arguments: argparse.Namespace) -> int:
     from .preparation.prepare import prepare, summary
 
-    config = _configure(PrepareConfig, arguments)
+    config = from_flags(PrepareConfig, arguments)
     print(summary(prepare(arguments.data, arguments.patches, config, scheduler=arguments.scheduler)))
     return OK
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    config = _configure(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
+    config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
     if arguments.time_limit is not None and not arguments.time_limit > 0:
         raise UsageError(f"--time-limit is {arguments.time_limit}; it must be above 0, in minutes")
     if arguments.all_folds and config.fold is not None:
@@ -102,8 +96,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _ablation(arguments: argparse.Namespace) -> int:
-    geometry = _configure(PrepareConfig, arguments)
-    config = _configure(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
+    geometry = from_flags(PrepareConfig, arguments)
+    config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
     if arguments.seeds < 1:
         raise UsageError(f"--seeds is {arguments.seeds}; it must be at least 1")
     rows = [name.strip() for name in arguments.rows.split(",")] if arguments.rows else None
@@ -120,7 +114,7 @@ def _ablation(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    config = _configure(PredictConfig, arguments)
+    config = from_flags(PredictConfig, arguments)
     _quiet_tensorflow()
     from .prediction.predict import predict
 
@@ -130,7 +124,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _pseudo(arguments: argparse.Namespace) -> int:
-    config = _configure(PredictConfig, arguments)
+    config = from_flags(PredictConfig, arguments)
     _quiet_tensorflow()
     from .preparation.prepare import summary
     from .training.pseudo_labels import pseudo_label
@@ -219,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="Dask cluster to do the images, such as tcp://10.0.0.1:8786; DATA and PATCHES on its shared file system",
     )
-    _add_settings(sub, PrepareConfig)
+    add_flags(sub, PrepareConfig)
 
     sub = add("train", "train a network and write its run folder", _train)
     sub.add_argument("patches", metavar="PATCHES", type=Path, help="patch store")
@@ -239,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help="stop after an epoch, at least one, where another would not fit; go on with --resume (default: none)",
     )
-    _add_settings(sub, TrainConfig, defaults=False)
+    add_flags(sub, TrainConfig)
 
     sub = add("predict", "predict images with a run, or an ensemble of several", _predict)
     sub.add_argument("data", metavar="DATA", type=Path, help="competition folder")
@@ -250,14 +244,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="Dask cluster to do the images, such as tcp://10.0.0.1:8786; DATA and RUN on its shared file system",
     )
-    _add_settings(sub, PredictConfig)
+    add_flags(sub, PredictConfig)
 
     sub = add("pseudo", "predict images into a store of soft masks to train on; see train --pseudo", _pseudo)
     sub.add_argument("data", metavar="DATA", type=Path, help="competition folder")
     sub.add_argument("patches", metavar="PATCHES", type=Path, help="patch store to train on with it, of whose geometry")
     sub.add_argument("store", metavar="STORE", type=Path, help="folder of the store to write")
     sub.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders, or folders of folds")
-    _add_settings(sub, PredictConfig, only=PSEUDO_SETTINGS)
+    add_flags(sub, PredictConfig, only=PSEUDO_SETTINGS)
 
     sub = add("ablation", "measure what each part of a recipe brings, on a validation fold", _ablation)
     sub.add_argument("data", metavar="DATA", type=Path, help="competition folder; its test images are not used")
@@ -270,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", metavar="N", type=int, default=2, help="trainings a row (default: %(default)s)")
     for config in (PrepareConfig, TrainConfig):  # each row is trained with several seeds
         names = [field.name for field in dataclasses.fields(config) if field.name != "seed"]
-        _add_settings(sub, config, defaults=config is PrepareConfig, only=names)
+        add_flags(sub, config, only=names)
 
     sub = add("validate", "check a submission", _validate)
     sub.add_argument("submission", metavar="SUBMISSION", type=Path, help="submission.csv")
@@ -290,36 +284,3 @@ def _parser() -> argparse.ArgumentParser:
     rehearsal_command.add_parser(add)
     kaggle_commands.add_parsers(add)
     return parser
-
-
-def _add_settings(
-    parser: argparse.ArgumentParser, config: type, *, defaults: bool = True, only: Sequence[str] | None = None
-) -> None:
-    """A flag for each field of a settings dataclass, or some; only flags that are given reach `_configure`."""
-    hints = typing.get_type_hints(config)
-    for field in (field for field in dataclasses.fields(config) if only is None or field.name in only):
-        kind = hints[field.name]
-        if isinstance(kind, types.UnionType):
-            kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
-        options: dict[str, Any] = {"help": field.metadata["help"], "dest": field.name, "default": argparse.SUPPRESS}
-        if defaults and field.default is not None:
-            options["help"] += f" (default: {field.default})"
-        flag = field.metadata.get("flag", "--" + field.name.replace("_", "-"))
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
-            continue
-        if "choices" in field.metadata:
-            options["choices"] = field.metadata["choices"]
-        else:
-            options["metavar"] = {int: "N", float: "X", str: "TEXT"}[kind]
-        options["help"] = options["help"].replace("%", "%%")
-        parser.add_argument(flag, type=kind, **options)
-
-
-def _configure(config: type, arguments: argparse.Namespace, make: typing.Callable[..., Any] | None = None) -> Any:
-    """Settings from the flags that were given; `make` builds them where the class itself does not."""
-    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(config) if hasattr(arguments, f.name)}
-    try:
-        return (make or config)(**given)
-    except ValueError as error:
-        raise UsageError(error) from error

@@ -36,9 +36,7 @@ class TrainSettings:
 
     PATCH_SIZE: int
     INPUT_SIZE: int
-    PIXEL_SIZE: str
     CONTEXT: str | None
-    WHOLE: bool
     TEST_SIZE: int | None
     FOLDS: int
     FOLD: int | Literal["all"] | None
@@ -94,9 +92,7 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
     geometry = PrepareConfig(
         patch_size=settings.PATCH_SIZE,
         input_size=settings.INPUT_SIZE,
-        pixel_size_um=settings.PIXEL_SIZE,
-        context_um=settings.CONTEXT,
-        whole=settings.WHOLE,
+        context=settings.CONTEXT,
         test_size=settings.TEST_SIZE,
         folds=settings.FOLDS,
         seed=settings.SEED,
@@ -163,7 +159,7 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
         min_region_um2=settings.MIN_REGION,
         batch_size=settings.BATCH_SIZE,
         skip_background=settings.SKIP_BACKGROUND,
-        time_limit=None if left is None else max(0.0, left / 60),
+        time_limit_min=None if left is None else max(0.0, left / 60),
         on_error=settings.ON_ERROR,
     )
     data, runs = find_competition(INPUT), find_runs(INPUT, settings.RUNS)

@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import __version__
-from .config import PrepareConfig, TrainConfig
+from .config import WORKING_UM, PrepareConfig, TrainConfig, organ_text, organ_values
 from .files import read_json, write_json
 from .masks import MaskRule
 from .models.network_config import NetworkConfig
-from .settings import organ_values
 
 FORMAT = 3  # of config.json and folds.json; format 2 is read too
 CONFIG = "config.json"
@@ -190,7 +189,7 @@ CONSTANTS: dict[str, Any] = {
     "foreground_share": 0.7,
     "pseudo_share": 0.25,
 }
-_GONE = CONSTANTS.keys() | {"jobs"}
+_GONE = CONSTANTS.keys() | {"jobs", "deterministic"}
 
 
 def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
@@ -203,15 +202,14 @@ def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
         ValueError: A setting that this version does not know, or one that is out of bounds.
     """
     values = dict(values)
-    if "pixel_size_um" in values and not _has(PrepareConfig, "pixel_size_um"):
-        contexts = {
-            organ: um * values["patch_size"] for organ, um in organ_values(values.pop("pixel_size_um"), 0.4).items()
-        }
+    if "pixel_size_um" in values:
+        working_um = organ_values(values.pop("pixel_size_um"), WORKING_UM)
+        contexts = {organ: um * values["patch_size"] for organ, um in working_um.items()}
         if (context_um := values.pop("context_um")) is not None:
             contexts = organ_values(context_um, contexts)
         values.pop("whole")  # the patch size is already that of the largest image
-        if contexts != PrepareConfig(patch_size=values["patch_size"]).contexts():
-            values["context"] = ",".join(f"{organ}={um!r}" for organ, um in contexts.items())
+        if contexts != PrepareConfig(patch_size=values["patch_size"]).contexts_um():
+            values["context"] = organ_text(contexts)
     return _settings(PrepareConfig, values)
 
 

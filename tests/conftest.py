@@ -34,7 +34,7 @@ def store(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hubmap_kit.preparation.prepare import prepare
 
     folder = tmp_path_factory.mktemp("store")
-    prepare(demo, folder, PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2, min_mask_share=0.01))
+    prepare(demo, folder, PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2))
     return folder
 
 

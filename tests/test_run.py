@@ -12,10 +12,9 @@ import tifffile
 from builders import GEOMETRY, write_run
 
 from hubmap_kit.cli import main
-from hubmap_kit.config import PrepareConfig, TrainConfig
+from hubmap_kit.config import PrepareConfig, TrainConfig, organ_values
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.run import FORMAT, FoldsConfig, Run, RunConfig, is_finished
-from hubmap_kit.settings import organ_values
 
 # A run folder that hubmap-kit 0.3 trained, and the masks that it predicted of `tissue`.
 FORMAT_2 = Path(__file__).parent / "data" / "run-format2"
@@ -101,7 +100,7 @@ def test_config_of_format_2(old_run):
     assert old["format"] == 2
     config = Run.open(old_run).config
     assert config.prepare.network_um() == old["network_um"]
-    assert config.prepare.contexts() == old["context_um"]
+    assert config.prepare.contexts_um() == old["context_um"]
     assert config.prepare.patch_size == 96
     assert (config.train.filters, config.train.loss, config.train.looks_from) == (2, "bce", None)
     assert config.rule == MaskRule(old["thresholds"], old["min_region_um2"])

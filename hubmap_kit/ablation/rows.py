@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..config import STRIDE, PrepareConfig, TrainConfig
+from ..config import STRIDE, WHOLE, PrepareConfig, TrainConfig, organ_text
 
 BASE = "base"
 
@@ -56,10 +56,10 @@ def _context(factor: float) -> Callable[[PrepareConfig], PrepareConfig]:
 
     def change(config: PrepareConfig) -> PrepareConfig:
         sized = _sized(config, factor)
-        if config.whole or sized == config:
+        if config.context == WHOLE or sized == config:
             return config
-        wider = (f"{organ}={um * sized.input_size!r}" for organ, um in config.network_um().items())
-        return replace(sized, context_um=",".join(wider))
+        wider = {organ: um * sized.input_size for organ, um in config.network_um().items()}
+        return replace(sized, context=organ_text(wider))
 
     return change
 

@@ -89,10 +89,10 @@ def ablation(
 def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainConfig) -> None:
     """Keep what the folder was begun with, or refuse other settings.
 
-    Where files lie, and how many images are done at once, may differ from computer to computer.
+    Where files lie may differ from computer to computer.
     """
     facts = asdict(geometry) | asdict(config)
-    del facts["jobs"], facts["seed"]  # each row has its seeds; the split's is beside them
+    del facts["seed"]  # each row has its seeds; the split's is beside them
     facts |= {"split seed": geometry.seed, "training images": sha256_of(data / "train.csv")}
     facts["groups"] = sha256_of(Path(geometry.groups)) if geometry.groups else None
     for name in ("encoder_weights", "looks_from", "pseudo"):
@@ -201,7 +201,9 @@ class _Work:
     def _predicted(self, runs: list[Path], config: PredictConfig) -> pd.DataFrame:
         """Dice of the validation images, predicted as a submission is."""
         store = PatchStore.open(self._store(BASE))
-        images = {i: store.images[i].image for i in store.ids("validation", self.config.fold)}
+        images = {}
+        for i in store.ids("validation", self.config.fold):  # the store may have been made where the images lay then
+            images[i] = replace(store.images[i].image, path=image_path(self.data, "train", i))
         scores = []
         for result in predict_jobs(list(images.values()), [Run.open(run) for run in runs], config):
             if result.rle is None:

@@ -26,11 +26,13 @@ from ..tables import Image
 from .ensemble import Member, nearest_scale, networks_of, predict_augmented, tilings_of
 from .reading import tiles_of
 
+OWN_SHARE = 0.5  # weight of the images' own BatchNormalization statistics; the run's have the rest
 IMAGES = 24  # largest number of images that tiles are taken from, spread over the group
 TILES = 4  # largest number of tiles per image
 BATCH = 8  # tiles in a batch
 SURE = 0.9  # a pixel is sure if its foreground or its background has at least this probability
-LEARNING_RATE = 1e-4
+STEPS = 40  # training steps of self-training
+LEARNING_RATE = 1e-4  # of self-training
 UNSURE = 128  # in a mask of 0 and 255: a pixel that is not sure
 # Augmentations that map pixels onto pixels, so that sure and unsure pixels do not mix.
 AUGMENT = {"flip": 1.0, "quarter": 1.0, "stain": 0.75}
@@ -43,7 +45,7 @@ def adapted(members: Sequence[Member], images: Sequence[Image], config: PredictC
     Args:
         members: The networks. One with several scales is adapted at the scale nearest to its training's.
         images: All images of the group. Those that cannot be read are left out; without any, nothing is changed.
-        config: ``adapt`` (not none), ``adapt_share`` and ``adapt_steps`` are taken.
+        config: Its ``adapt`` says how; it is not none.
     """
     with ExitStack() as stack:
         for scales in networks_of(members):
@@ -54,9 +56,9 @@ def adapted(members: Sequence[Member], images: Sequence[Image], config: PredictC
             variables = member.network.variables
             stack.callback(assign, variables, [np.array(variable) for variable in variables])
             if config.adapt == "batchnorm":
-                reestimate(member.network, tiles, config.adapt_share)
+                reestimate(member.network, tiles, OWN_SHARE)
             else:
-                self_train(member, tiles, config.adapt_steps)
+                self_train(member, tiles, STEPS)
         yield
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..competition import ORGANS
-from ..config import STRIDE, PredictConfig
+from ..config import STRIDE, PredictConfig, scale_factors
 from ..images.stain import Look, average
 from ..run import Run
-from ..settings import scale_factors
 from ..tiles import Predictor, predict_tiled
 from .ensemble import Member, predict_augmented
 

@@ -150,8 +150,8 @@ def predict_jobs(
     for member, *_ in networks_of(members):  # compiled now, so that it counts for no image
         member.predict(np.zeros((member.batch_size, member.tile_size, member.tile_size, 3), np.uint8))
     budget = None
-    if config.time_limit is not None:
-        budget = Budget(60 * config.time_limit - (time.monotonic() - begin), missing, members)
+    if config.time_limit_min is not None:
+        budget = Budget(60 * config.time_limit_min - (time.monotonic() - begin), missing, members)
     groups: dict[Any, list[Image]] = {}
     for job in jobs:
         groups.setdefault((job.organ, job.source) if config.adapt != "none" else None, []).append(job)
@@ -193,7 +193,7 @@ def _timing(result: Result) -> submission.Timing:
 
 def _key(runs: list[Run], config: PredictConfig) -> str:
     """By which it is known that a prediction was of the same runs, with the same settings."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ("on_error", "time_limit")}
+    settings = {name: value for name, value in asdict(config).items() if name not in ("on_error", "time_limit_min")}
     facts: list[Any] = [__version__, settings]
     for run in runs:
         facts += [run.config.to_json(), sha256_of(run.weights)]

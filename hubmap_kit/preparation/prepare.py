@@ -14,12 +14,21 @@ import numpy as np
 import pandas as pd
 
 from .. import rle
-from ..config import PrepareConfig
+from ..config import WHOLE, WORKING_UM, PrepareConfig
 from ..images.scaling import load_image, resize_mask
-from ..settings import organ_values
 from ..tables import DataError, Image, read_images
 from .splits import assign_folds, assign_splits, read_groups, split_sizes
-from .store import PatchStore, StoredImage, StoreInfo, Written, begin_store, finish_store, write_image, write_images
+from .store import (
+    MIN_MASK_SHARE,
+    PatchStore,
+    StoredImage,
+    StoreInfo,
+    Written,
+    begin_store,
+    finish_store,
+    write_image,
+    write_images,
+)
 
 LEAST_PATCH = 32  # px
 
@@ -33,7 +42,7 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
     Args:
         data: Competition folder; ``train.csv`` and ``train_images/`` are read.
         out: Folder of the store.
-        config: Settings. With `config.whole` the store's settings have the patch size that was worked out.
+        config: Settings. Where the context is ``whole``, the store's settings have the patch size that was worked out.
         scheduler: Address of a Dask scheduler whose workers prepare the images, the same to the byte, instead of this
             process. `data` and `out` must then lie on a file system that they share. See `hubmap_kit.cluster`.
 
@@ -46,8 +55,8 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
             writes to another file system than this.
     """
     images = read_images(data.absolute(), "train")
-    if config.whole:
-        config = replace(config, patch_size=whole_patch_size(images, config))
+    if config.context == WHOLE:
+        config = replace(config, patch_size=whole_patch_size(images), context=None)
     organs = pd.Series({image.id: image.organ for image in images})
     groups = read_groups(Path(config.groups), organs.index) if config.groups else None
     sizes = split_sizes(len(images), config.test_size, config.val_size)
@@ -60,7 +69,7 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
 
     begin_store(out)
     write = partial(_prepare_image, out.absolute(), config.input_size, network_um)
-    written, problems = write_images("prepare", write, images, scheduler=scheduler, images_at_once=config.jobs)
+    written, problems = write_images("prepare", write, images, scheduler=scheduler)
     if problems:
         raise DataError(problems)
     elsewhere = [image.id for image in images if not (out / "images" / f"{image.id}.npy").is_file()]
@@ -88,19 +97,17 @@ def _prepare_image(out: Path, input_size: int, network_um: Mapping[str, float], 
     return write_image(out, image, um, input_size, facts, read)
 
 
-def whole_patch_size(images: Sequence[Image], config: PrepareConfig) -> int:
+def whole_patch_size(images: Sequence[Image]) -> int:
     """Side of a patch that holds each image whole.
 
     Args:
         images: The images.
-        config: Settings, of which the working pixel size counts.
 
     Returns:
-        The longest side of any image, in pixels of the working pixel size of its organ, at least 32. With that patch
-        size no side is longer than the input size at the network's scale.
+        The longest side of any image in pixels of `WORKING_UM`, at least 32. With that patch size no side is longer
+        than the input size at the network's scale.
     """
-    working_um = organ_values(config.pixel_size_um, 0.4)
-    longest = max(max(image.shape) * image.pixel_size_um / working_um[image.organ] for image in images)
+    longest = max(max(image.shape) * image.pixel_size_um / WORKING_UM for image in images)
     # A side such as 3000 x 0.1 / 0.1 is a whole number, whatever the last digit of the quotient.
     return max(LEAST_PATCH, math.ceil(round(longest, 6)))
 
@@ -134,11 +141,11 @@ def summary(store: PatchStore) -> str:
     counts = pd.DataFrame(rows, columns=["organ", "split"]).groupby(["organ", "split"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=[s for s in ("train", "validation", "test") if s in counts])
     counts.loc["all"] = counts.sum()
-    kept = int((store.patches["mask_share"] >= store.config.min_mask_share).sum())
-    contexts = {organ: um for organ, um in store.config.contexts().items() if organ in counts.index}
+    kept = int((store.patches["mask_share"] >= MIN_MASK_SHARE).sum())
+    contexts = {organ: um for organ, um in store.config.contexts_um().items() if organ in counts.index}
     return (
         f"{counts.rename_axis(None).rename_axis(None, axis=1).to_string()}\n"
         f"{len(store.patches)} patches seen at {store.config.input_size} px, "
-        f"{kept} with at least {store.config.min_mask_share:.0%} mask\n"
+        f"{kept} with at least {MIN_MASK_SHARE:.0%} mask\n"
         f"side of a patch: {', '.join(f'{organ} {um:.4g} um' for organ, um in contexts.items())}"
     )

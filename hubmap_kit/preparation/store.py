@@ -42,6 +42,7 @@ IMAGE_FORMAT = 1  # of images/{id}.npy
 STORE, IMAGES, PATCHES = "store.json", "images.csv", "patches.csv"
 COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS, "row"]
 COLUMNS += ["network_um", "height", "width", "split", "fold", RLE]
+MIN_MASK_SHARE = 0.05  # share of mask from which a patch of the grid counts as foreground
 SOFT_FOREGROUND = 128  # of 255: the least value of a soft mask that stands for a probability of at least 0.5
 MEMORY_SHARE = 0.25  # of the free memory, which training images may take; the network needs the rest
 CGROUP = Path("/sys/fs/cgroup")

@@ -42,6 +42,7 @@ _ENVIRONMENT = ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYST
 _INTERVAL_S = 0.15  # between two looks at a kernel's memory
 _PATIENCE_S = 10.0  # for killed processes to end
 
+
 @dataclass(frozen=True)
 class Outcome:
     """How a kernel ended.
@@ -223,7 +224,11 @@ def _start_in_place(
     (root / "input").mkdir(parents=True, exist_ok=True)
     _link(working, root / "working")
     temporary = str(scratch / "tmp")
-    env |= {"HUBMAP_KAGGLE_ROOT": str(root), "PYTHONPATH": str(_FOLDER / "no_network"), "HOME": str(scratch / "tmp/home")}
+    env |= {
+        "HUBMAP_KAGGLE_ROOT": str(root),
+        "PYTHONPATH": str(_FOLDER / "no_network"),
+        "HOME": str(scratch / "tmp/home"),
+    }
     env |= {"TMPDIR": temporary, "TEMP": temporary, "TMP": temporary, "USERPROFILE": env["HOME"]}
     return _popen([sys.executable, "-u", str(scratch / "src" / "script.py")], env, working)
 

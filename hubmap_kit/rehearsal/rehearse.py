@@ -149,7 +149,9 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
             competition, truth = data or out / "input" / "demo", (data or out) / TRUTH
             if not data:
                 # If nothing is trained, the smallest demo will do.
-                write_demo(competition, train=5 if runs else options.train, test=1, size=options.size, seed=options.seed)
+                write_demo(
+                    competition, train=5 if runs else options.train, test=1, size=options.size, seed=options.seed
+                )
                 shutil.move(competition / TRUTH, truth)
         with stage.step("bundle"):
             build_bundle(clone, kit, extras=shortcuts.extras)

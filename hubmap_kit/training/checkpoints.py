@@ -130,7 +130,7 @@ def _comparable(
     Splits and folds act through the images' ids alone, and the encoder's weights file may lie elsewhere.
     """
     values = {**asdict(network), **asdict(train), "encoder_weights": Path(train.encoder_weights).name}
-    values |= {"input_size": prepare.input_size, "context": prepare.contexts()}
+    values |= {"input_size": prepare.input_size, "context": prepare.contexts_um()}
     return values | {f"{split} split": ids for split, ids in splits.items()}
 
 

@@ -17,9 +17,12 @@ from ..config import TrainConfig
 from ..images.augment import augment, cutmix
 from ..images.scaling import load_image
 from ..images.stain import METHODS, Look, average, measure
-from ..preparation.store import PatchStore
+from ..preparation.store import MIN_MASK_SHARE, PatchStore
 from ..tables import read_images
 from .devices import Devices
+
+FOREGROUND_SHARE = 0.7  # of random squares that are laid over a foreground patch
+PSEUDO_SHARE = 0.25  # of patches that come from the store of soft masks, where there is one
 
 # Drawn per patch beside the seed, epoch and place: the patch itself, or the one that cutmix pastes into it.
 _OWN, _PASTED = 0, 1
@@ -60,11 +63,11 @@ def _open_source(store: PatchStore, ids: list[int]) -> tuple[_Source, str]:
     """Make a store's images ready; also a line that says where they are read from."""
     size = store.config.input_size
     patches = store.patches[store.patches["id"].isin(ids)]
-    foreground = patches[patches["mask_share"] >= store.config.min_mask_share]
+    foreground = patches[patches["mask_share"] >= MIN_MASK_SHARE]
     if foreground.empty:
         raise ValueError(
-            f"none of the {len(patches)} training patches of {store.folder} holds {store.config.min_mask_share:.0%} "
-            "mask; prepare again with a lower --min-mask-share"
+            f"none of the {len(patches)} training patches of {store.folder} holds {MIN_MASK_SHARE:.0%} mask; "
+            "prepare again with a smaller --context"
         )
     read, where = store.reader(ids)
     images = {i: store.images[i] for i in ids}
@@ -139,7 +142,7 @@ class PatchSampler:
             passes = -(-wanted // len(rows))
             chosen[:, 1:] = np.concatenate([rng.permutation(rows) for _ in range(passes)])[:wanted]
         for row in chosen:
-            number = int(len(self._sources) > 1 and rng.random() < self.config.pseudo_share)
+            number = int(len(self._sources) > 1 and rng.random() < PSEUDO_SHARE)
             if number or self.config.crops == "random":
                 row[:] = number, *self._random_square(self._sources[number], rng)
         return chosen
@@ -149,7 +152,7 @@ class PatchSampler:
         image_id = int(rng.choice(organs[rng.integers(len(organs))]))
         room = np.array(source.room[image_id])
         corner = rng.integers(0, room + 1)
-        if image_id in source.by_image and rng.random() < self.config.foreground_share:
+        if image_id in source.by_image and rng.random() < FOREGROUND_SHARE:
             jitter = rng.integers(-self.size // 4, self.size // 4 + 1, 2)
             corner = np.clip(rng.choice(source.by_image[image_id]) + jitter, 0, room)
         return image_id, int(corner[0]), int(corner[1])

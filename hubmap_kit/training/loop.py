@@ -143,7 +143,7 @@ class Training:
     ) -> tuple[keras.optimizers.Optimizer, Callable[..., tf.Tensor]]:
         """Freeze the encoder or not, and make the phase's optimizer and step."""
         settings = self.config.train
-        freeze_encoder(self.encoder, phase.frozen, settings.freeze_batchnorm)
+        freeze_encoder(self.encoder, phase.frozen)
         with self.devices.strategy.scope():
             optimizer = make_optimizer(phase, settings, self.sampler.steps, compute_dtype(settings.precision))
             optimizer.build(self.model.trainable_variables)

@@ -13,6 +13,8 @@ from ..config import TrainConfig
 from ..models.losses import Loss, auxiliary_loss
 from .devices import Devices
 
+FINETUNE_LEARNING_RATE = 5e-4  # once the encoder is unfrozen
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -43,21 +45,17 @@ def phases(config: TrainConfig) -> list[Phase]:
         return [Phase(0, config.epochs, config.learning_rate, False)]
     plan = [Phase(0, freeze, config.learning_rate, True)]
     if freeze < config.epochs:
-        plan.append(Phase(freeze, config.epochs, config.finetune_learning_rate, False))
+        plan.append(Phase(freeze, config.epochs, FINETUNE_LEARNING_RATE, False))
     return plan
 
 
-def freeze_encoder(encoder: list[keras.Layer], frozen: bool, with_batchnorm: bool) -> None:
+def freeze_encoder(encoder: list[keras.Layer], frozen: bool) -> None:
     """Freeze or unfreeze an encoder's layers.
 
-    Args:
-        encoder: Its layers.
-        frozen: Whether to freeze.
-        with_batchnorm: Whether BatchNormalization is frozen too: then its scale and offset stay
-            and it normalises with its stored statistics; otherwise it goes on learning both.
+    A frozen BatchNormalization keeps its scale and offset, and normalises with its stored statistics.
     """
     for layer in encoder:
-        layer.trainable = not frozen or (not with_batchnorm and isinstance(layer, keras.layers.BatchNormalization))
+        layer.trainable = not frozen
 
 
 def make_optimizer(phase: Phase, config: TrainConfig, steps: int, half: str | None) -> keras.optimizers.Optimizer:
@@ -69,14 +67,10 @@ def make_optimizer(phase: Phase, config: TrainConfig, steps: int, half: str | No
         steps: Steps an epoch.
         half: What the network computes in besides float32; in float16 the loss must be enlarged.
     """
-    total = (phase.stop - phase.first) * steps
-    warmup = min(config.warmup_steps, total - 1)
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else phase.learning_rate,
-        total - warmup,
-        alpha=0.01 if config.schedule == "cosine" else 1.0,  # what is left of the rate at the end
-        warmup_target=phase.learning_rate if warmup else None,
-        warmup_steps=warmup,
+        phase.learning_rate,
+        (phase.stop - phase.first) * steps,
+        alpha=0.01 if config.schedule == "cosine" else 1.0,  # share of the rate that is left at the end
     )
     optimizer = keras.optimizers.Adam(rate, use_ema=config.ema > 0, ema_momentum=config.ema or 0.99)
     return keras.optimizers.LossScaleOptimizer(optimizer) if half == "float16" else optimizer
@@ -98,10 +92,7 @@ def make_step(
                 value += config.auxiliary * auxiliary_loss(organs, log2_um, outputs)
             # On each device this is the loss of the whole batch, and the gradients of all will be added.
             scaled = optimizer.scale_loss(value / replicas)
-        gradients = tape.gradient(scaled, variables)
-        if config.clip_norm:
-            gradients = _clip(gradients, optimizer, config.clip_norm, replicas)
-        optimizer.apply(gradients, variables)
+        optimizer.apply(tape.gradient(scaled, variables), variables)
         return value
 
     @tf.function(jit_compile=False)
@@ -110,17 +101,6 @@ def make_step(
         return devices.strategy.experimental_local_results(values)[0]
 
     return step
-
-
-def _clip(
-    gradients: list[tf.Tensor], optimizer: keras.optimizers.Optimizer, norm: float, replicas: int
-) -> list[tf.Tensor]:
-    """Scale gradients down to a norm, taken over all devices: Keras's own clipping would see one device's part."""
-    if replicas > 1:
-        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-    scale = optimizer.scale_loss(tf.constant(1.0))  # by which a loss in half precision was enlarged
-    clipped, _ = tf.clip_by_global_norm(gradients, norm * scale)
-    return [gradient / replicas for gradient in clipped]
 
 
 def average_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[np.ndarray]:

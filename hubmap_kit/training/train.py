@@ -88,8 +88,6 @@ def _train_one(store: PatchStore, run: Path, config: TrainConfig, limit: TimeLim
             print(f"{run} is finished already\n{(run / RESULTS).read_text(encoding='utf-8')}")
             return True
     keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
     sampler = PatchSampler(store, ids["train"], config, devices.replicas)
     training = Training.begin(store, run, _describe_run(store, config, recipe, ids, sampler), sampler, devices, resume)
     if not training.do_epochs(limit):

@@ -11,17 +11,15 @@ import sys
 from glob import glob
 from pathlib import Path
 
-PATCH_SIZE = 1024  # side of a training patch, in pixels of PIXEL_SIZE
+PATCH_SIZE = 1024  # side of a training patch, in pixels of 0.4 um
 INPUT_SIZE = 256  # side of that patch as the network sees it, in pixels
-PIXEL_SIZE = "0.4"  # working pixel size in um; an organ's own is added as in "0.4,prostate=1.6"
-CONTEXT = None  # side in um of what the network sees at once, as PIXEL_SIZE is written; None: PATCH_SIZE of PIXEL_SIZE
-WHOLE = False  # whether each image is one patch, as large as the largest image, in place of PATCH_SIZE
+CONTEXT = None  # side of a training patch in um: a number, "410,kidney=512" by organ, or "whole"; None: by PATCH_SIZE
 TEST_SIZE = None  # images of the test split, and of validation; None: 65, or 65/351 of a smaller set
 FOLDS = 0  # K folds over the images outside the test split; 0: none
 FOLD = None  # with FOLDS: the fold to validate on, or "all" to train every one
 RECIPE = "default"  # seed, default, cpu or fast; see hubmap_kit/recipes.py
 MODEL = None  # efficientnet-unet or unet; this and what follows, where None: the recipe's
-ENCODER = None  # efficientnetb0 ... b7, efficientnetv2b0 ... b3
+ENCODER = None  # efficientnetb0, efficientnetv2b0, resnet18, ...; hubmap-kit train --help lists them
 ENCODER_WEIGHTS = None  # imagenet (needs the internet), none, or the path of a file
 EPOCHS = None  # most epochs
 STEPS_PER_EPOCH = None  # steps an epoch

@@ -11,8 +11,8 @@ from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 
 GEOMETRIES = [
     PrepareConfig(folds=2),
-    PrepareConfig(folds=2, patch_size=1021, pixel_size_um="0.4,prostate=1.3"),
-    PrepareConfig(folds=2, context_um="317,kidney=512.3"),
+    PrepareConfig(folds=2, patch_size=1021, context="408.4,prostate=1327.3"),
+    PrepareConfig(folds=2, context="317,kidney=512.3"),
 ]
 
 
@@ -22,7 +22,7 @@ def test_the_same_tissue_in_more_or_fewer_pixels(geometry, name, size):
     """The context in um is the base's, and its pixels are smaller or larger."""
     changed = CHANGES[name].geometry(geometry)
     assert changed.input_size == size
-    assert changed.contexts() == geometry.contexts()
+    assert changed.contexts_um() == geometry.contexts_um()
     wanted = {organ: um * 256 / size for organ, um in geometry.network_um().items()}
     assert changed.network_um() == pytest.approx(wanted, rel=1e-12)
     assert not CHANGES[name].keeps_pixels
@@ -35,8 +35,8 @@ def test_more_or_less_tissue_at_the_same_pixel_size(geometry, name, factor):
     changed = CHANGES[name].geometry(geometry)
     assert changed.input_size == 256 * factor
     assert changed.network_um() == pytest.approx(geometry.network_um(), rel=1e-12)
-    wanted = {organ: um * factor for organ, um in geometry.contexts().items()}
-    assert changed.contexts() == pytest.approx(wanted, rel=1e-12)
+    wanted = {organ: um * factor for organ, um in geometry.contexts_um().items()}
+    assert changed.contexts_um() == pytest.approx(wanted, rel=1e-12)
     assert CHANGES[name].keeps_pixels
 
 
@@ -44,7 +44,7 @@ def test_more_or_less_tissue_at_the_same_pixel_size(geometry, name, factor):
 def test_changes_are_settings(name):
     """Every row's settings are such as exist, within their bounds, also of the smallest patches and of whole images."""
     change = CHANGES[name]
-    for geometry in (PrepareConfig(input_size=32), PrepareConfig(whole=True)):
+    for geometry in (PrepareConfig(input_size=32), PrepareConfig(context="whole")):
         assert change.geometry(geometry).input_size % 32 == 0
     replace(TrainConfig(), **change.train)
     replace(PredictConfig(), **change.predict)
@@ -64,7 +64,7 @@ def test_rows_that_change_nothing_are_left_out():
     geometry, config = PrepareConfig(folds=2), TrainConfig(ema=0.98, loss="bce", decoder_filters=256)
     left_out = {"ema", "bce", "decoder-256"}
     assert plan(geometry, config, None) == [name for name in CHANGES if name not in left_out]
-    whole = plan(PrepareConfig(folds=2, whole=True), config, None)
+    whole = plan(PrepareConfig(folds=2, context="whole"), config, None)
     assert set(CHANGES) - set(whole) == left_out | {"context-small", "context-large"}
     smallest = plan(PrepareConfig(folds=2, input_size=32), config, None)
     assert set(CHANGES) - set(smallest) == left_out | {"context-small", "coarser", "finer"}

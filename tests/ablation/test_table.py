@@ -22,9 +22,9 @@ from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run, RunConfig
 from hubmap_kit.training.thresholds import sweep_table
 
-GEOMETRY = PrepareConfig(patch_size=128, input_size=64, folds=2, test_size=0, val_size=0, min_mask_share=0.01)
+GEOMETRY = PrepareConfig(patch_size=128, input_size=64, folds=2, test_size=0, val_size=0)
 CONFIG = recipe("fast", filters=2, epochs=1, steps_per_epoch=1, batch_size=4, ema=0.0)
-FLAGS = "--patch-size 128 --input-size 64 --folds 2 --test-size 0 --val-size 0 --min-mask-share 0.01".split()
+FLAGS = "--patch-size 128 --input-size 64 --folds 2 --test-size 0 --val-size 0".split()
 FLAGS += "--recipe fast --filters 2 --epochs 1 --steps-per-epoch 1 --batch-size 4 --ema 0".split()
 ROWS = ["base", "pseudo", "flips", "thresholds", "ensemble"]
 
@@ -132,7 +132,7 @@ def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
     try:
         before = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
         config = replace(CONFIG, encoder_weights="/elsewhere/imagenet")
-        table = ablation(data, out, replace(GEOMETRY, jobs=1), config, rows=["d4", "flips"], seeds=1)
+        table = ablation(data, out, GEOMETRY, config, rows=["d4", "flips"], seeds=1)
         assert list(table["row"]) == [*ROWS[:3], "d4", *ROWS[3:]]
         after = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
         assert after == before | {"d4-seed0.csv": after["d4-seed0.csv"]}
@@ -242,7 +242,7 @@ def test_other_settings_are_refused(demo, tmp_path, write_scores):
         ablation(data, out, geometry, config, rows=[], seeds=1)
 
     again()
-    again(replace(geometry, jobs=3, groups=str(tmp_path / "same.csv")))
+    again(replace(geometry, groups=str(tmp_path / "same.csv")))
     again(config=replace(config, encoder_weights="/there/weights.h5", looks_from="/there/looks", seed=4))
     begun = (out / "ablation.json").read_text()
     assert json.loads(begun)["epochs"] == 1

@@ -184,11 +184,12 @@ def test_images_are_spread_over_all_and_unreadable_ones_left_out(jobs, tmp_path,
 
 
 @pytest.mark.parametrize("adapt", ["batchnorm", "self-training"])
-def test_networks_are_restored(jobs, adapt):
+def test_networks_are_restored(jobs, adapt, monkeypatch):
     """Within the block every network predicts otherwise; behind it its variables are the same to the bit."""
     members = [member_of(tiny()), member_of(tiny())]
     before = [state(member.network) for member in members]
-    config = PredictConfig(adapt=adapt, adapt_steps=2)
+    config = PredictConfig(adapt=adapt)
+    monkeypatch.setattr(adaptation, "STEPS", 2)
     batch = sample_tiles(members[0], jobs)[:2]
     plain = members[0].predict(batch)
     with adapted(members, jobs, config):
@@ -291,7 +292,8 @@ def test_prediction(demo, tmp_path, monkeypatch, adapt):
     build_model(NETWORK)[0].save_weights(run / "model.weights.h5")
     if adapt == "self-training":  # compiled anew each time
         monkeypatch.setattr(models, "load_model", lambda *_, compute_dtype: tiny())
-    config = PredictConfig(adapt=adapt, adapt_steps=2, threshold=0.5)
+    monkeypatch.setattr(adaptation, "STEPS", 2)
+    config = PredictConfig(adapt=adapt, threshold=0.5)
     out, whole, real = tmp_path / "out.csv", tmp_path / "whole.csv", inference.Journal.add
     inference.predict(data, [run], whole, config)
     assert not [problem for problem in submission.validate(whole, data) if problem.severity == "error"]

@@ -175,7 +175,7 @@ def test_what_changed_is_predicted_again(data, run, tmp_path, monkeypatch, chang
 
 def test_time_limit(data, run, tmp_path):
     """A limit that is over leaves a valid submission, and names what was not predicted."""
-    problems = inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(time_limit=0.0, on_error="empty"))
+    problems = inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(time_limit_min=0.0, on_error="empty"))
     assert len(problems) == 5
     assert all("the time limit is over" in problem.rule for problem in problems)
     assert not [p for p in submission.validate(tmp_path / "out.csv", data) if p.severity == "error"]
@@ -410,7 +410,7 @@ def test_a_prediction_that_goes_on_adapts_to_all(data, sources, tmp_path, free_n
 def test_no_adaptation_when_the_time_is_over(data, sources, tmp_path, free_networks, monkeypatch):
     """Once a time limit is over nothing is spent on adapting either."""
     spy = Adaptation(monkeypatch)
-    config = PredictConfig(adapt="batchnorm", time_limit=0.0, on_error="empty")
+    config = PredictConfig(adapt="batchnorm", time_limit_min=0.0, on_error="empty")
     problems = inference.predict(data, [write_run(tmp_path / "run")], tmp_path / "out.csv", config)
     assert len(problems) == 5
     assert not spy.groups

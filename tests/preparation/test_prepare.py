@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,11 @@ from hypothesis import strategies as st
 
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS
-from hubmap_kit.config import PrepareConfig
+from hubmap_kit.config import PrepareConfig, organ_values
 from hubmap_kit.images import read_image
 from hubmap_kit.images.scaling import resize, resize_mask, scaled_shape
 from hubmap_kit.preparation.prepare import prepare, small_mask, summary, whole_patch_size
 from hubmap_kit.preparation.store import PatchStore
-from hubmap_kit.settings import organ_values
 from hubmap_kit.tables import DataError, Image, read_images
 from hubmap_kit.tiles import grid
 
@@ -54,9 +55,7 @@ def test_default_geometry_is_the_starting_designs():
 
 def test_the_context_sets_the_scale(demo, tmp_path):
     """What the network sees at once is the context, by organ; an organ without one keeps its patch size."""
-    config = PrepareConfig(
-        patch_size=128, input_size=64, context_um="kidney=40,lung=100", pixel_size_um="0.4,lung=1", test_size=2
-    )
+    config = PrepareConfig(patch_size=128, input_size=64, context="kidney=40,lung=100", test_size=2)
     opened = prepare(demo, tmp_path, config)
     side = {stored.image.organ: stored.network_um * 64 for stored in opened.images.values()}
     assert side == pytest.approx(dict.fromkeys(ORGANS, 51.2) | {"kidney": 40, "lung": 100})
@@ -80,15 +79,12 @@ UM = st.floats(0.1, 8.0)
 
 @given(
     st.lists(st.tuples(st.sampled_from(list(ORGANS)), SIDES, SIDES, UM), min_size=1, max_size=6),
-    st.dictionaries(st.sampled_from(list(ORGANS)), UM),
     st.sampled_from([32, 256, 928]),
 )
-def test_whole_images_fit(images, working, input_size):
+def test_whole_images_fit(images, input_size):
     """With the patch size of whole images no image exceeds the input, and the largest one fills it to rounding."""
-    text = ",".join(("0.4", *(f"{organ}={um}" for organ, um in working.items())))
-    config = PrepareConfig(input_size=input_size, pixel_size_um=text, whole=True)
-    side = whole_patch_size([an_image(organ, (h, w), um) for organ, h, w, um in images], config)
-    um = PrepareConfig(patch_size=side, input_size=input_size, pixel_size_um=text).network_um()
+    side = whole_patch_size([an_image(organ, (h, w), um) for organ, h, w, um in images])
+    um = PrepareConfig(patch_size=side, input_size=input_size).network_um()
     largest = max(max(scaled_shape((row[1], row[2]), row[3], um[row[0]])) for row in images)
     assert largest <= input_size
     assert largest >= input_size * (side - 1) / side - 0.5 or side == 32
@@ -96,10 +92,10 @@ def test_whole_images_fit(images, working, input_size):
 
 def test_whole_images_at_the_working_pixel_size():
     """An image at the working pixel size is a patch of its own longest side, whatever the last digit of a quotient."""
-    for side, um in ((3000, 0.4), (2317, 0.229), (2409, 0.4945)):  # 2317 * 0.229 / 0.229 is above 2317
-        images = [an_image("lung", (side, 2308), um)]
-        assert whole_patch_size(images, PrepareConfig(pixel_size_um=str(um), whole=True)) == side
-    assert whole_patch_size([an_image("lung", (13, 7), 0.4)], PrepareConfig(whole=True)) == 32
+    for side in (3000, 2317, 3001):
+        for um in (0.4, 0.8, 0.1):
+            assert whole_patch_size([an_image("lung", (side, 1308), um)]) == math.ceil(side * Fraction(str(um)) * 5 / 2)
+    assert whole_patch_size([an_image("lung", (13, 7), 0.4)]) == 32
 
 
 @pytest.fixture
@@ -119,7 +115,7 @@ def oblong(demo, tmp_path):
 
 def test_whole_images_are_one_patch_each(oblong, tmp_path):
     """Taken whole each image is one patch, and at prediction one tile; the store has the patch size that came of it."""
-    opened = prepare(oblong, tmp_path / "store", PrepareConfig(input_size=96, whole=True, test_size=2))
+    opened = prepare(oblong, tmp_path / "store", PrepareConfig(input_size=96, context="whole", test_size=2))
     assert opened.config.patch_size == 422  # 211 px of 0.8 um, in pixels of 0.4 um
     assert opened.config == PatchStore.open(tmp_path / "store").config
     assert list(opened.patches["id"]) == list(opened.images)
@@ -281,15 +277,12 @@ def test_the_fast_mask_is_the_plain_one_at_any_factor(small, rng):
 @pytest.mark.parametrize(
     ("setting", "rule"),
     [
-        ({"context_um": "5", "whole": True}, "give one of them"),
-        ({"context_um": "0"}, "above 0"),
         ({"patch_size": 0}, "patch_size is 0"),
         ({"input_size": 100}, "multiple of 32"),
         ({"folds": 1}, "folds is 1"),
-        ({"min_mask_share": 1.0}, "below 1"),
-        ({"pixel_size_um": "0"}, "above 0"),
-        ({"pixel_size_um": "liver=1"}, "unknown organ liver"),
-        ({"pixel_size_um": "x"}, "'x' is not a number"),
+        ({"context": "0"}, "context is wrong.* above 0"),
+        ({"context": "liver=1"}, "unknown organ liver"),
+        ({"context": "x"}, "'x' is not a number"),
         ({"test_size": -1}, "at least 0"),
     ],
 )

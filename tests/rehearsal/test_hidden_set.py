@@ -12,9 +12,9 @@ import tifffile
 
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS, SOURCES, image_path
-from hubmap_kit.tables import read_images, read_sample_submission
 from hubmap_kit.images import read_image
 from hubmap_kit.rehearsal.hidden_set import CORRUPT, FORMS, HIDDEN, IMAGES, HiddenImage, write_hidden
+from hubmap_kit.tables import read_images, read_sample_submission
 
 SHAPE = (293, 211)
 
@@ -94,7 +94,13 @@ def test_forms_are_what_they_say(tmp_path, rng):
         with tifffile.TiffFile(path) as tif:
             page = tif.pages.first
             shape = tif.series[0].shape
-            seen[form] = (tifffile.COMPRESSION(page.compression).name, page.is_tiled, tif.byteorder, tif.is_bigtiff, shape)
+            seen[form] = (
+                tifffile.COMPRESSION(page.compression).name,
+                page.is_tiled,
+                tif.byteorder,
+                tif.is_bigtiff,
+                shape,
+            )
     last, first = image.shape, (3, *image.shape[:2])
     assert seen == {
         "uncompressed": ("NONE", False, "<", False, last),

@@ -21,19 +21,20 @@ import pandas as pd
 import pytest
 
 from hubmap_kit import rle, submission
-from hubmap_kit.submission import read_timings
-from hubmap_kit.competition import SLUG, image_path
-from hubmap_kit.tables import Problem, read_images
-from hubmap_kit.images import read_image
-from hubmap_kit.rehearsal import isolation, rehearse as rehearsal
 from hubmap_kit.cli import main
+from hubmap_kit.competition import SLUG
+from hubmap_kit.images import read_image
 from hubmap_kit.kaggle.clone import image_versions
 from hubmap_kit.kaggle.manifest import MANIFEST
 from hubmap_kit.kaggle.verdict import Verdict
+from hubmap_kit.rehearsal import isolation
+from hubmap_kit.rehearsal import rehearse as rehearsal
 from hubmap_kit.rehearsal.hidden_set import CORRUPT, HiddenImage
 from hubmap_kit.rehearsal.isolation import Outcome
 from hubmap_kit.rehearsal.kernels import Limits, sources
 from hubmap_kit.rehearsal.rehearse import Options, Shortcuts, differing_versions, rehearse
+from hubmap_kit.submission import read_timings
+from hubmap_kit.tables import Problem, read_images
 
 CLONE = Path(__file__).resolve().parents[2]
 TINY: dict[str, dict[str, Any]] = {

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.images.augment import augment
-from hubmap_kit.preparation.store import PatchStore, Written, begin_store, finish_store
+from hubmap_kit.preparation.store import MIN_MASK_SHARE, PatchStore, Written, begin_store, finish_store
 from hubmap_kit.recipes import recipe
+from hubmap_kit.training import dataset
 from hubmap_kit.training.dataset import PatchSampler
 from hubmap_kit.training.devices import Devices
 
@@ -91,7 +92,7 @@ def test_grid_takes_each_foreground_patch_once(store):
     ids = opened.ids("train")
     sampler = PatchSampler(opened, ids, recipe("seed", batch_size=2))
     chosen = [tuple(row) for row in sampler.choose(0)]
-    patches = opened.patches[opened.patches["id"].isin(ids) & (opened.patches["mask_share"] >= 0.01)]
+    patches = opened.patches[opened.patches["id"].isin(ids) & (opened.patches["mask_share"] >= MIN_MASK_SHARE)]
     assert len(set(chosen)) == len(chosen) == len(patches) // 2 * 2
     assert set(chosen) <= {(0, *row) for row in patches[["id", "y", "x"]].itertuples(index=False, name=None)}
 
@@ -111,11 +112,12 @@ def test_random_squares_are_balanced_over_organs(store):
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_share_of_foreground_patches(store, share):
+def test_share_of_foreground_patches(store, share, monkeypatch):
     """With a share of 1 all squares lie over a foreground patch, within a quarter of a side; with 0 few need to."""
     opened = PatchStore.open(store)
     ids = opened.ids("train")
-    sampler = PatchSampler(opened, ids, recipe("fast", batch_size=50, steps_per_epoch=4, foreground_share=share))
+    monkeypatch.setattr(dataset, "FOREGROUND_SHARE", share)
+    sampler = PatchSampler(opened, ids, recipe("fast", batch_size=50, steps_per_epoch=4))
     corners = {i: rows[["y", "x"]].to_numpy() for i, rows in sampler._sources[0].foreground.groupby("id")}
     near = [(np.abs(corners[i] - (y, x)).max(axis=1) <= 16).any() for _, i, y, x in sampler.choose(0) if i in corners]
     assert np.mean(near) == 1 if share else np.mean(near) < 1
@@ -160,10 +162,10 @@ def soft(store, tmp_path):
 def test_soft_masks_are_mixed_in(store, soft, crops):
     """The share of patches of the store of soft masks is as set, and their masks are its probabilities."""
     opened = PatchStore.open(store)
-    config = recipe("fast", crops=crops, batch_size=50, steps_per_epoch=8, pseudo=str(soft), pseudo_share=0.3)
+    config = recipe("fast", crops=crops, batch_size=50, steps_per_epoch=8, pseudo=str(soft))
     sampler = PatchSampler(opened, opened.ids("train"), config)
     chosen = sampler.choose(0)
-    assert np.mean(chosen[:, 0]) == pytest.approx(0.3, abs=0.07)
+    assert np.mean(chosen[:, 0]) == pytest.approx(0.25, abs=0.07)
     places = [int(place) for place in np.flatnonzero(chosen[:, 0])[:3]]
     for place in places:
         assert set(np.unique(sampler._make(chosen, 0, range(place, place + 1))[1])) == {100}
@@ -174,7 +176,7 @@ def test_soft_masks_of_another_geometry(store, soft):
     opened = PatchStore.open(store)
     with pytest.raises(ValueError, match=r"does not hold soft masks.*hubmap-kit pseudo"):
         PatchSampler(opened, opened.ids("train"), recipe("fast", pseudo=str(store)))
-    info = replace(opened.info, config=replace(opened.config, pixel_size_um="0.5"))
+    info = replace(opened.info, config=replace(opened.config, context="64"))
     other = replace(opened, info=info)
     with pytest.raises(ValueError, match=r"another geometry.*hubmap-kit pseudo"):
         PatchSampler(other, opened.ids("train"), recipe("fast", pseudo=str(soft)))
@@ -194,7 +196,7 @@ def test_nothing_to_train_on(store):
     """A store whose patches hold too little mask gives an error that names the setting."""
     opened = PatchStore.open(store)
     opened.patches["mask_share"] = 0.0
-    with pytest.raises(ValueError, match="--min-mask-share"):
+    with pytest.raises(ValueError, match=r"holds 5% mask.*--context"):
         PatchSampler(opened, opened.ids("train"), recipe("fast"))
 
 

@@ -16,7 +16,7 @@ import pytest
 from hubmap_kit.run import RunConfig
 from hubmap_kit.training.devices import Devices, open_devices
 
-# Trains a small network whose every part must look at the whole batch: BatchNormalization, Dice, clipping, the average.
+# Trains a small network whose every part must look at the whole batch: BatchNormalization, Dice, the average.
 TRAIN = """
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ if devices == "mirrored":
 from hubmap_kit.recipes import recipe
 from hubmap_kit.training.train import train
 config = recipe("fast", filters=2, batch_size=4, epochs=2, steps_per_epoch=3, validate_every=1, loss="bce+dice+lovasz",
-    ema=0.9, clip_norm=0.5, auxiliary=0.1, cutmix=0.5, warmup_steps=2, devices=devices)
+    ema=0.9, auxiliary=0.1, cutmix=0.5, devices=devices)
 train(Path(store), Path(run), config)
 """
 

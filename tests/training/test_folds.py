@@ -26,7 +26,7 @@ TINY = recipe("fast", filters=2, batch_size=4, epochs=1, steps_per_epoch=2)
 def folded(demo, tmp_path_factory):
     """A patch store with two folds."""
     folder = tmp_path_factory.mktemp("folded")
-    config = PrepareConfig(patch_size=128, input_size=64, test_size=0, val_size=0, folds=2, min_mask_share=0.01)
+    config = PrepareConfig(patch_size=128, input_size=64, test_size=0, val_size=0, folds=2)
     prepare(demo, folder, config)
     return folder
 

@@ -67,7 +67,7 @@ def data(demo, tmp_path):
 @pytest.fixture
 def runs(store, tmp_path):
     """One run of the store's own geometry that sees red, and one of another that sees blue."""
-    other = PrepareConfig(patch_size=128, input_size=64, context_um="70,lung=30")
+    other = PrepareConfig(patch_size=128, input_size=64, context="70,lung=30")
     return [make_run(tmp_path / "red", 0, PatchStore.open(store).config), make_run(tmp_path / "blue", 2, other)]
 
 
@@ -229,7 +229,7 @@ def test_training_images_of_another_folder(demo, store, runs, tmp_path):
 
 def test_whole_images_are_one_tile(demo, tmp_path):
     """A run on whole images sees each of them in one tile by default, and an image larger than they in several."""
-    store = prepare(demo, tmp_path / "store", PrepareConfig(input_size=96, whole=True, test_size=2))
+    store = prepare(demo, tmp_path / "store", PrepareConfig(input_size=96, context="whole", test_size=2))
     member = networks.load_member(Run.open(make_run(tmp_path / "run", 0, store.config)), PredictConfig())
     assert member.tile_size == 96
     for shape, tiles in ((next(iter(store.images.values())).shape, 1), ((96, 83), 1), ((97, 83), 2)):

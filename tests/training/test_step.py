@@ -50,57 +50,29 @@ def test_phases():
     assert phases(recipe("seed", epochs=4)) == [Phase(0, 4, 1e-3, True)]
 
 
-@pytest.mark.parametrize("with_batchnorm", [True, False])
-def test_freezing(with_batchnorm, rng):
-    """A frozen encoder keeps its weights through a step; its BatchNormalization as well, or not, as chosen."""
+def test_freezing(rng):
+    """A frozen encoder keeps its weights through a step, those of its BatchNormalization too."""
     config = recipe("default", encoder="efficientnetb0", freeze_epochs=1, auxiliary=0.0)
     model, encoder = build_model(config.network())
-    freeze_encoder(encoder, True, with_batchnorm)
+    freeze_encoder(encoder, True)
     optimizer = make_optimizer(phases(config)[0], config, 1, False)
     before = {id(layer): layer.get_weights() for layer in encoder}
     make_step(model, optimizer, config, ONE, make_loss(config.loss))(*batch(rng))
-    changed = {
-        type(layer).__name__
-        for layer in encoder
-        for old, new in zip(before[id(layer)], layer.get_weights(), strict=True)
-        if not np.array_equal(old, new)
-    }
-    assert changed == (set() if with_batchnorm else {"BatchNormalization"})
-    freeze_encoder(encoder, False, with_batchnorm)
+    for layer in encoder:
+        for old, new in zip(before[id(layer)], layer.get_weights(), strict=True):
+            assert np.array_equal(old, new), layer.name
+    freeze_encoder(encoder, False)
     assert all(layer.trainable for layer in encoder)
 
 
 @pytest.mark.parametrize(
-    ("schedule", "warmup", "expected"),
-    [
-        ("constant", 0, [1e-2, 1e-2, 1e-2]),
-        ("cosine", 0, [1e-2, (1e-2 + 1e-4) / 2, 1e-4]),
-        ("constant", 10, [0.0, 1e-2, 1e-2]),
-        ("cosine", 50, [0.0, 1e-2, 1e-4]),
-    ],
+    ("schedule", "expected"),
+    [("constant", [1e-2, 1e-2, 1e-2]), ("cosine", [1e-2, (1e-2 + 1e-4) / 2, 1e-4])],
 )
-def test_learning_rate(schedule, warmup, expected):
-    """The rate rises over the warm-up, then stays or falls along a cosine to a hundredth."""
-    config = tiny(schedule=schedule, warmup_steps=warmup)
-    rate = make_optimizer(PHASE, config, 10, False)._learning_rate
+def test_learning_rate(schedule, expected):
+    """The rate stays, or falls along a cosine to a hundredth."""
+    rate = make_optimizer(PHASE, tiny(schedule=schedule), 10, False)._learning_rate
     assert [float(rate(step)) for step in (0, 50, 100)] == pytest.approx(expected, rel=1e-3, abs=1e-9)
-
-
-def test_warmup_longer_than_the_training():
-    """A warm-up of more steps than there are ends one step before the end."""
-    rate = make_optimizer(Phase(0, 1, 1e-2, False), tiny(warmup_steps=100), 4, False)._learning_rate
-    assert float(rate(3)) == pytest.approx(1e-2, rel=1e-3)
-
-
-def test_clipping_bounds_the_gradient(rng):
-    """With plain gradient descent, a step of rate 1 moves the weights by the norm that gradients are clipped to."""
-    config = tiny(clip_norm=1e-3)
-    model, _, _ = stepper(config)
-    optimizer = keras.optimizers.SGD(1.0)
-    optimizer.build(model.trainable_variables)
-    before = weights(model)
-    make_step(model, optimizer, config, ONE, make_loss(config.loss))(*batch(rng))
-    assert np.linalg.norm(weights(model) - before) == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_average_of_the_weights(rng):
@@ -119,16 +91,15 @@ def test_average_of_the_weights(rng):
 
 
 def test_half_precision_trains(rng):
-    """In float16 with a scaled loss the loss is near float32's and falls, clipped or not."""
+    """In float16 with a scaled loss the loss is near float32's and falls."""
     data = batch(rng)
     _, _, single = stepper(tiny())
     first = float(single(*data))
-    for clip in (0.0, 1.0):
-        _, optimizer, step = stepper(tiny(clip_norm=clip), half="float16")
-        assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        losses = [float(step(*data)) for _ in range(12)]
-        assert losses[0] == pytest.approx(first, rel=2e-2)
-        assert losses[-1] < losses[0]
+    _, optimizer, step = stepper(tiny(), half="float16")
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    losses = [float(step(*data)) for _ in range(12)]
+    assert losses[0] == pytest.approx(first, rel=2e-2)
+    assert losses[-1] < losses[0]
 
 
 def test_auxiliary_heads_are_trained(rng):

@@ -69,7 +69,7 @@ def test_without_tuning_the_threshold_stays(store, tmp_path):
 def test_run_says_what_the_network_saw(trained):
     """A run states the context and pixel size in um and the look of its training images, by organ."""
     config = Run.open(trained).config
-    assert config.prepare.contexts()["lung"] == pytest.approx(128 * 0.4)
+    assert config.prepare.contexts_um()["lung"] == pytest.approx(128 * 0.4)
     assert config.prepare.network_um()["lung"] == pytest.approx(0.8)
     assert len(config.looks["reinhard"]["lung"]) == 6
     assert len(config.looks["macenko"]["lung"]) == 8
