@@ -252,7 +252,9 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", newline="") as file:
             records = {row: record for row, record in enumerate(csv.reader(file), start=1) if record}
     except FileNotFoundError:
-        raise fail(f"there is no such file in {path.parent}", "name a folder in the competition's layout") from None
+        in_layout = path.name in ("train.csv", "test.csv", SAMPLE_SUBMISSION)
+        remedy = "name a folder in the competition's layout" if in_layout else "check the path"
+        raise fail(f"there is no such file in {path.parent.absolute()}", remedy) from None
     except UnicodeDecodeError as error:
         raise fail(f"is not UTF-8 text ({error.reason} at byte {error.start})", "save it as UTF-8") from error
     except csv.Error as error:

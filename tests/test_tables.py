@@ -12,7 +12,7 @@ import pytest
 
 from hubmap_kit.competition import ORGANS, SOURCES
 from hubmap_kit.files import read_rows
-from hubmap_kit.tables import DataError, Problem, read_images, read_sample_submission, scan_images, table_of
+from hubmap_kit.tables import DataError, Problem, read_cells, read_images, read_sample_submission, scan_images, table_of
 
 HEADER = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
 GOOD = "7,kidney,HPA,10,12,0.4,4"
@@ -165,9 +165,11 @@ def test_files_that_are_no_table(tmp_path, content, rule):
 
 
 def test_missing_file(tmp_path):
-    """A missing table is named with its folder."""
-    with pytest.raises(DataError, match=r"train\.csv.*no such file"):
+    """A missing table is named with its folder; only for one of a competition folder is the folder the remedy."""
+    with pytest.raises(DataError, match=rf"train\.csv: there is no such file in {tmp_path}; name a folder in"):
         read_images(tmp_path, "train")
+    with pytest.raises(DataError, match=rf"my\.csv: there is no such file in {tmp_path}; check the path"):
+        read_cells(tmp_path / "my.csv", ("id",))
 
 
 def test_spreadsheet_files_are_read(tmp_path):
