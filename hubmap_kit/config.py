@@ -11,24 +11,22 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .competition import ORGANS
+from .images.augment import STEPS
 from .models.encoders import ENCODERS, IMAGENET
 from .models.losses import LOSSES, loss_terms
 from .models.network_config import MODELS, NetworkConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 STRIDE = 32  # px; the networks halve an image five times, so the sides of what they see are multiples of it
 WORKING_UM = 0.4  # pixel size in µm of the competition's training images; --patch-size and --tile-size count these
 WHOLE = "whole"  # context: each image is one patch
 
-# What `TrainConfig.augment` may list, in the order in which it is done; see `hubmap_kit.images.augment`.
-GEOMETRY_STEPS = ("flip", "quarter", "turn", "scale", "elastic")
-COLOUR_STEPS = ("reinhard", "macenko", "stain", "hed", "colour", "brightness")
-OPTICS_STEPS = ("coarse", "blur", "noise", "jpeg", "cutout")
-AUGMENT_STEPS = GEOMETRY_STEPS + COLOUR_STEPS + OPTICS_STEPS
-
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 class SettingError(ValueError):
@@ -170,7 +168,7 @@ def setting(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
 
-def check_bounds(config: Any) -> None:
+def check_bounds(config: DataclassInstance) -> None:
     """Check each field of a settings dataclass against its ``choices``, ``least``, ``most`` and ``below``.
 
     Raises:
@@ -345,7 +343,7 @@ class TrainConfig:
     augment: str = setting(
         "flip,turn,scale,stain=0.75,coarse=0.25",
         "augmentations, each with the share of patches it is done to (1 where none is given), such as "
-        f"flip,stain=0.75: {', '.join(AUGMENT_STEPS)}. Measured as losses: hed, colour and brightness in place of "
+        f"flip,stain=0.75: {', '.join(STEPS)}. Measured as losses: hed, colour and brightness in place of "
         "stain -0.018 Dice; elastic, brightness, blur, noise, jpeg and cutout together -0.005",
         group="patches",
     )
@@ -396,7 +394,7 @@ class TrainConfig:
 
     def augment_shares(self) -> dict[str, float]:
         """Augmentation to the share of patches it is done to, in the order in which it is done."""
-        return named_shares(self.augment, AUGMENT_STEPS, "augmentation")
+        return named_shares(self.augment, STEPS, "augmentation")
 
     def network(self) -> NetworkConfig:
         """Layout of the network that is trained."""
@@ -471,13 +469,15 @@ class PredictConfig:
 # --- Flags --------------------------------------------------------------------------------------------------------
 
 
-def flag_of(config: type, name: str) -> str:
+def flag_of(config: type[DataclassInstance], name: str) -> str:
     """The flag of a field of a settings dataclass, such as ``--batch-size``."""
     (found,) = (f for f in fields(config) if f.name == name)
     return str(found.metadata.get("flag", "--" + name.replace("_", "-")))
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type, *, only: Iterable[str] | None = None) -> None:
+def add_flags(
+    parser: argparse.ArgumentParser, config: type[DataclassInstance], *, only: Iterable[str] | None = None
+) -> None:
     """Add a flag for each field of a settings dataclass, or for those named in `only`.
 
     A flag that is not given leaves no attribute in the namespace; see `from_flags`.

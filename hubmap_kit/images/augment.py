@@ -1,54 +1,76 @@
-"""Augmentation of a training patch: one square cut out of a stored image, its colours changed, its picture made worse.
+"""Augmentation of a training patch: a square is cut out of a stored image, and its shape, colours and sharpness change.
 
-`TrainConfig.augment` lists the steps and the share of patches that each is done to; the tables here hold them. The
-geometry is a single map of coordinates, so image and mask cannot part and pixels are interpolated once. A quarter turn
-or flip maps pixels onto pixels exactly.
+`STEPS` is the table of all augmentations; `TrainConfig.augment` lists some of them, with the share of patches that each
+is done to. To add one, write its function here and put it in the table. The names can be listed without OpenCV or
+NumPy, which are imported at their first use.
 
-OpenCV does the work, not Keras's augmentation layers. On a busy machine of two cores those of Keras 3.13 took, in ms a
-patch of 256 px, 4.1 to turn, 4.8 to scale, 15 to bend and 5.9 to change colours; here all geometry in one takes 0.5 of
-one core, and the slowest change of colour 0.8. Their elastic layer moved masks otherwise than images, and from a
-parallel `tf.data` map only the flip came out the same each time, because their seed is a counter.
+The geometry is a single map of coordinates, so image and mask stay together and pixels are interpolated once. A quarter
+turn or flip maps pixels onto pixels exactly.
+
+OpenCV does the work, not Keras's augmentation layers. On a busy machine with two cores, Keras 3.13 took, in ms per
+patch of 256 px, 4.1 to turn, 4.8 to scale, 15 to bend and 5.9 to change colours. All geometry together takes 0.5 here,
+on one core, and the slowest change of colour 0.8. Keras's elastic layer moved masks differently from images, and in a
+parallel `tf.data` map only its flip was reproducible, because the layers' seed is a counter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache, lru_cache
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
+from ..lazy import Lazy
 
-from ..config import AUGMENT_STEPS
-from .scaling import resize
-from .stain import DAB, EOSIN, HAEMATOXYLIN, METHODS, Look, restain, transfer
+if TYPE_CHECKING:
+    import cv2
+    import numpy as np
 
-# Ranges are uniform, or where they are of factors uniform in their logarithm.
-ELASTIC_NODES = (3, 8)  # a side, of the grid that is displaced
-ELASTIC_SHIFT = (0.1, 0.25)  # of a node at most, in distances between nodes: neighbours never cross, nothing folds
-MIXING_SIGMA = 0.35
-STRENGTH = (0.6, 1.6)
-GAMMA = (0.5, 1.8)
+    from . import scaling, stain
+else:
+    cv2, np = Lazy("cv2"), Lazy("numpy")
+    scaling, stain = Lazy(f"{__package__}.scaling"), Lazy(f"{__package__}.stain")
+
+# Values are drawn uniformly from these ranges; factors are drawn uniformly in their logarithm.
+ELASTIC_NODES = (3, 8)  # nodes on a side of the grid that is displaced
+ELASTIC_SHIFT = (0.1, 0.25)  # largest shift of a node, in distances between nodes; below 0.5, so nothing folds
+MIXING_SIGMA = 0.35  # of each entry of the mixing matrix
+STRENGTH = (0.6, 1.6)  # factor of the density
+GAMMA = (0.5, 1.8)  # exponent of the density
 HED_AMOUNT = (0.6, 1.6)  # factor of the amount of each dye
 HED_ADDED = (-0.05, 0.05)  # density, everywhere on tissue
 HUE = (-0.1, 0.1)  # turn of the circle of colours
-SATURATION = (0.5, 1.6)
+SATURATION = (0.5, 1.6)  # factor
 BRIGHTNESS = (-0.12, 0.12)  # of the range from black to white
-CONTRAST = (0.7, 1.4)
-LIGHT_GAMMA = (0.7, 1.4)
-COARSENING = (1.5, 4.5)
+CONTRAST = (0.7, 1.4)  # factor
+LIGHT_GAMMA = (0.7, 1.4)  # exponent of the light
+COARSENING = (1.5, 4.5)  # factor of the pixel size
 BLUR_SIGMA = (0.4, 2.0)  # px
 NOISE_SIGMA = (2.0, 12.0)  # of 255
 JPEG_QUALITY = (25, 85)
-HOLES = (1, 4)
+HOLES = (1, 4)  # rectangles in a patch
 HOLE_SIDE = (1 / 16, 1 / 4)  # of the patch's side
 CUTMIX_AREA = (0.1, 0.5)  # of the patch
-CUTMIX_ASPECT = (0.5, 2.0)
+CUTMIX_ASPECT = (0.5, 2.0)  # height over width
 
-_DYES = np.array([HAEMATOXYLIN, EOSIN, DAB]).T / np.linalg.norm([HAEMATOXYLIN, EOSIN, DAB], axis=1)
-# The normal distribution in 256 equal parts: a random byte is a random part, seven times as fast as a normal number.
-_NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], np.float32)
+
+@cache
+def _dyes() -> np.ndarray:
+    """Optical density of red, green and blue (rows) of haematoxylin, eosin and DAB (columns), each of length 1."""
+    dyes = np.array([stain.HAEMATOXYLIN, stain.EOSIN, stain.DAB])
+    unit: np.ndarray = dyes.T / np.linalg.norm(dyes, axis=1)
+    return unit
+
+
+@cache
+def _normal() -> np.ndarray:
+    """``(256,)`` float32: the middles of 256 equal parts of the normal distribution.
+
+    A random byte picks one of them, seven times as fast as a normal number is drawn.
+    """
+    return np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], np.float32)
 
 
 def random_factor(limits: tuple[float, float], rng: np.random.Generator) -> float:
@@ -77,7 +99,7 @@ def cut(
 
     Args:
         pixels: ``(h, w, 4)`` uint8: RGB, and the mask in {0, 1} or a soft one in 0 to 255.
-        corner: ``(y, x)`` of the upright square's top left pixel; what lies outside of the image is mirrored.
+        corner: ``(y, x)`` of the upright square's top left pixel in px; outside of the image the image is mirrored.
         size: Side of the square in px.
         quarter_turns: Turn about the square's centre, in quarters of a circle.
         flip: Mirror left to right as well.
@@ -102,7 +124,8 @@ def cut(
             pixels, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
         )
     bent = _grid(size) + cv2.resize(bend * np.float32(size), (size, size), interpolation=cv2.INTER_CUBIC)
-    return cv2.remap(pixels, cv2.transform(bent, matrix), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    places = cv2.transform(bent, matrix)  # (x, y) in the image of each pixel of the patch; one map, so map2 is None
+    return cv2.remap(pixels, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)  # type: ignore[call-overload,no-any-return]
 
 
 def random_bend(rng: np.random.Generator) -> np.ndarray:
@@ -119,10 +142,8 @@ def random_bend(rng: np.random.Generator) -> np.ndarray:
 def random_stain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change the stain of an image in optical density.
 
-    The density is multiplied by a random matrix near the identity and by a strength, its
-    channels are sometimes shuffled or made equal, and sometimes bent by a gamma. Measured
-    on glomeruli in a stain not trained on, this list took Dice from 0.813 to 0.883 (see the
-    README's section on stain).
+    The density is multiplied by a random matrix near the identity and by a strength; sometimes its channels are
+    shuffled or made equal, and sometimes it is raised to a power.
     """
     mixing = np.eye(3) + rng.normal(0, MIXING_SIGMA, (3, 3))
     mixing *= random_factor(STRENGTH, rng)
@@ -130,7 +151,7 @@ def random_stain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         mixing = mixing[rng.permutation(3)]
     if rng.random() < 0.15:
         mixing = np.repeat(mixing.mean(axis=0, keepdims=True), 3, axis=0)
-    return restain(image, mixing, random_factor(GAMMA, rng) if rng.random() < 0.5 else None)
+    return stain.restain(image, mixing, random_factor(GAMMA, rng) if rng.random() < 0.5 else None)
 
 
 def random_hed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -141,12 +162,12 @@ def random_hed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Ruifrok & Johnston 2001.
     """
     amounts = np.diag([random_factor(HED_AMOUNT, rng) for _ in range(3)])
-    added = _DYES @ rng.uniform(*HED_ADDED, 3)
-    return restain(image, np.column_stack((_DYES @ amounts @ np.linalg.inv(_DYES), added)))
+    added = _dyes() @ rng.uniform(*HED_ADDED, 3)
+    return stain.restain(image, np.column_stack((_dyes() @ amounts @ np.linalg.inv(_dyes()), added)))
 
 
 def random_colour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change hue and saturation: colours turn about the axis of greys and move to or from it; greys stay."""
+    """Change hue and saturation: colours turn about the axis of greys and move towards or away from it; greys stay."""
     turn, _ = cv2.Rodrigues(np.full(3, rng.uniform(*HUE) * 2 * np.pi / np.sqrt(3)))
     grey = np.full((3, 3), 1 / 3)
     return cv2.transform(image, grey + random_factor(SATURATION, rng) * (turn - grey))
@@ -160,14 +181,14 @@ def random_brightness(image: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def random_coarsening(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Show an image as if its pixels had been larger: scaled down and up again.
+    """Scale an image down and up again, as if its pixels had been larger.
 
-    Images of a coarser pixel size than the network's, as HuBMAP's prostate at 6.263 um, look like this.
+    Images with a coarser pixel size than the network's, such as HuBMAP's prostate at 6.263 µm, look like this.
     """
     by = random_factor(COARSENING, rng)
     height, width = image.shape[:2]
-    small = resize(image, (max(1, round(height / by)), max(1, round(width / by))))
-    return resize(small, (height, width))
+    small = scaling.resize(image, (max(1, round(height / by)), max(1, round(width / by))))
+    return scaling.resize(small, (height, width))
 
 
 def random_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -176,10 +197,10 @@ def random_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def random_noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add a sensor's Gaussian noise, in 256 steps out to 2.9 deviations."""
+    """Add Gaussian noise, as a sensor does; it takes 256 values, up to 2.9 standard deviations."""
     drawn = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
     return cv2.add(
-        image, cv2.LUT(drawn, np.rint(_NORMAL * random_factor(NOISE_SIGMA, rng)).astype(np.int16)), dtype=cv2.CV_8U
+        image, cv2.LUT(drawn, np.rint(_normal() * random_factor(NOISE_SIGMA, rng)).astype(np.int16)), dtype=cv2.CV_8U
     )
 
 
@@ -187,14 +208,16 @@ def random_jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Store an image as JPEG of a random quality."""
     quality = int(rng.integers(*JPEG_QUALITY, endpoint=True))
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None  # it was encoded a line above
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def cutout(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Hide a few rectangles: filled with the patch's mean colour, and without mask.
 
-    Where nothing can be seen nothing is annotated, so that a network does not learn to guess. The mean colour, because
-    white would look like the lumen of a gland or alveolus, which belongs to its unit's mask.
+    A hidden unit loses its mask, so that a network does not learn to guess. The colour is the mean, because white would
+    look like the lumen of a gland or alveolus, which belongs to its unit's mask.
     """
     image, mask = image.copy(), mask.copy()
     colour = np.rint(cv2.mean(image)[:3])
@@ -208,14 +231,14 @@ def cutout(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tup
 def cutmix(
     patch: tuple[np.ndarray, np.ndarray], donor: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Paste a rectangle of one patch into another, with its mask, where it lies.
+    """Paste a rectangle of one patch, with its mask, into the same place of another.
 
     Yun et al. 2019, "CutMix: regularization strategy to train strong classifiers with localizable features", ICCV,
     6023-6032.
 
     Args:
-        patch: Image ``(H, W, 3)`` uint8 and mask ``(H, W)`` uint8; left as they are.
-        donor: The same, of the same shape.
+        patch: Image ``(H, W, 3)`` uint8 and mask ``(H, W)`` uint8; they are not changed.
+        donor: Another image and mask of the same shape.
         rng: Source of randomness.
 
     Returns:
@@ -237,30 +260,50 @@ def _window(shape: tuple[int, ...], height: int, width: int, rng: np.random.Gene
     return slice(y, y + height), slice(x, x + width)
 
 
-# What each step is, by what it needs. Arguments of `cut`, from a random source and the scale range: a turn that is
-# listed beside quarter turns takes their place in its share of patches.
-POSES: dict[str, Callable[[np.random.Generator, float], dict[str, Any]]] = {
-    "flip": lambda rng, limit: {"flip": bool(rng.integers(2))},
-    "quarter": lambda rng, limit: {"quarter_turns": int(rng.integers(4))},
-    "turn": lambda rng, limit: {"quarter_turns": rng.uniform(0, 4)},
-    "scale": lambda rng, limit: {"scale": random_factor((1 / limit, limit), rng)},
-    "elastic": lambda rng, limit: {"bend": random_bend(rng)},
+class Kind(Enum):
+    """What an augmentation's function takes and gives.
+
+    Images are ``(H, W, 3)`` uint8 RGB, masks ``(H, W)`` uint8; `rng` is the source of randomness.
+    """
+
+    POSE = "(rng, scale_range) to arguments of `cut`: where and how the patch is cut out"
+    LOOK = "(image, look, other look) to image: the stain of another image"
+    IMAGE = "(image, rng) to image"
+    COVER = "(image, mask, rng) to image and mask"
+
+
+@dataclass(frozen=True)
+class Step:
+    """An augmentation: its kind, and the function that does it."""
+
+    kind: Kind
+    do: Callable[..., Any]
+
+
+def _imitate(image: np.ndarray, look: stain.Look, other: stain.Look) -> np.ndarray:
+    return stain.transfer(image, look, other)
+
+
+# In the order in which they are done. If both `quarter` and `turn` are drawn for a patch, `turn` wins.
+STEPS: dict[str, Step] = {
+    "flip": Step(Kind.POSE, lambda rng, scale_range: {"flip": bool(rng.integers(2))}),
+    "quarter": Step(Kind.POSE, lambda rng, scale_range: {"quarter_turns": int(rng.integers(4))}),
+    "turn": Step(Kind.POSE, lambda rng, scale_range: {"quarter_turns": rng.uniform(0, 4)}),
+    "scale": Step(Kind.POSE, lambda rng, scale_range: {"scale": random_factor((1 / scale_range, scale_range), rng)}),
+    "elastic": Step(Kind.POSE, lambda rng, scale_range: {"bend": random_bend(rng)}),
+    "reinhard": Step(Kind.LOOK, _imitate),
+    "macenko": Step(Kind.LOOK, _imitate),
+    "stain": Step(Kind.IMAGE, random_stain),
+    "hed": Step(Kind.IMAGE, random_hed),
+    "colour": Step(Kind.IMAGE, random_colour),
+    "brightness": Step(Kind.IMAGE, random_brightness),
+    "coarse": Step(Kind.IMAGE, random_coarsening),
+    "blur": Step(Kind.IMAGE, random_blur),
+    "noise": Step(Kind.IMAGE, random_noise),
+    "jpeg": Step(Kind.IMAGE, random_jpeg),
+    "cutout": Step(Kind.COVER, cutout),
 }
-# Image to image, both (H, W, 3) uint8 RGB.
-CHANGES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "stain": random_stain,
-    "hed": random_hed,
-    "colour": random_colour,
-    "brightness": random_brightness,
-    "coarse": random_coarsening,
-    "blur": random_blur,
-    "noise": random_noise,
-    "jpeg": random_jpeg,
-}
-# Image and mask to image and mask.
-COVERS: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]] = {
-    "cutout": cutout
-}
+IMITATIONS = tuple(name for name, step in STEPS.items() if step.kind is Kind.LOOK)  # methods of `stain.measure`
 
 
 def augment(
@@ -271,8 +314,8 @@ def augment(
     rng: np.random.Generator,
     *,
     scale_range: float = 1.33,
-    look: Callable[[str], Look] | None = None,
-    donors: Callable[[str, np.random.Generator], Look] | None = None,
+    look: Callable[[str], stain.Look] | None = None,
+    donors: Callable[[str, np.random.Generator], stain.Look] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Cut a patch and augment it.
 
@@ -280,11 +323,12 @@ def augment(
         pixels: ``(h, w, 4)`` uint8: RGB, and the mask in {0, 1} or a soft one in 0 to 255.
         corner: ``(y, x)`` of the patch.
         size: Its side in px.
-        shares: Step to the share of patches that it is done to, in that order; `TrainConfig.augment_shares`.
+        shares: Name in `STEPS` to the share of patches that it is done to, in the order of the table; see
+            `TrainConfig.augment_shares`.
         rng: Source of randomness.
-        scale_range: Most factor by which ``scale`` enlarges or shrinks.
-        look: The look of the whole image by a method of `stain.METHODS`; for the steps of those names.
-        donors: The look of a random other image by such a method.
+        scale_range: Largest factor by which ``scale`` enlarges or shrinks.
+        look: Gives the look of the whole image by a method of `IMITATIONS`; needed if one of these is listed.
+        donors: Gives the look of a random other image by such a method.
 
     Returns:
         Image ``(size, size, 3)`` uint8, mask ``(size, size)`` uint8 of the range it had, and the factor by which the
@@ -293,23 +337,23 @@ def augment(
     Raises:
         ValueError: ``reinhard`` or ``macenko`` is listed without `look` and `donors`, or a step is unknown.
     """
-    unknown = set(shares) - set(AUGMENT_STEPS)
-    if unknown:
-        raise ValueError(f"there is no augmentation {', '.join(unknown)}; choose among {', '.join(AUGMENT_STEPS)}")
-    if set(shares) & set(METHODS) and (look is None or donors is None):
-        raise ValueError(f"{' and '.join(METHODS)} imitate other images; give look and donors, or leave them out")
+    if unknown := set(shares) - STEPS.keys():
+        raise ValueError(f"there is no augmentation {', '.join(unknown)}; choose among {', '.join(STEPS)}")
+    if shares.keys() & set(IMITATIONS) and (look is None or donors is None):
+        raise ValueError(f"{' and '.join(IMITATIONS)} imitate other images; give look and donors, or leave them out")
     chosen = [name for name, share in shares.items() if rng.random() < share]
     pose: dict[str, Any] = {}
     for name in chosen:
-        if name in POSES:
-            pose |= POSES[name](rng, scale_range)
+        if STEPS[name].kind is Kind.POSE:
+            pose |= STEPS[name].do(rng, scale_range)
     patch = cut(pixels, corner, size, **pose)
     image, mask = cv2.cvtColor(patch, cv2.COLOR_RGBA2RGB), cv2.extractChannel(patch, 3)
     for name in chosen:
-        if name in CHANGES:
-            image = CHANGES[name](image, rng)
-        elif name in COVERS:
-            image, mask = COVERS[name](image, mask, rng)
-        elif look and donors and name in METHODS:
-            image = transfer(image, look(name), donors(name, rng))
+        step = STEPS[name]
+        if step.kind is Kind.IMAGE:
+            image = step.do(image, rng)
+        elif step.kind is Kind.COVER:
+            image, mask = step.do(image, mask, rng)
+        elif step.kind is Kind.LOOK and look and donors:
+            image = step.do(image, look(name), donors(name, rng))
     return image, mask, pose.get("scale", 1.0)

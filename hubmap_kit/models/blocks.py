@@ -1,7 +1,7 @@
-"""Blocks that networks are built of: a faster BatchNormalization, and the plain U-Net's encoder and decoder.
+"""Building blocks of the networks: a faster BatchNormalization, and the plain U-Net's encoder and decoder.
 
-The U-Net's (Ronneberger et al. 2015, arXiv 1505.04597) are with padding, so that the mask has the patch's size, and
-with batch normalisation after each convolution.
+The plain U-Net (Ronneberger et al. 2015, arXiv 1505.04597) pads here, so that the mask has the patch's size, and
+normalises after each convolution.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import tensorflow as tf
 from keras import layers
 
 
-class BatchNormalization(layers.BatchNormalization):
-    """Keras's layer, with the same weights, statistics and values, in TensorFlow's one operation for all of it.
+class BatchNormalization(layers.BatchNormalization):  # type: ignore[misc]  # Keras has no types
+    """Keras's layer, with the same weights, statistics and values, as one fused TensorFlow operation.
 
-    Keras 3 does it in some ten, each of which reads the whole batch. Over several replicas, whose statistics that
-    operation cannot join, it is done as Keras does it.
+    Keras 3 uses some ten operations, each of which reads the whole batch. The fused one cannot join the statistics of
+    several replicas, so there the layer falls back to Keras's way.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
@@ -35,7 +35,7 @@ class BatchNormalization(layers.BatchNormalization):
             is_training=learns,
         )
         if learns:
-            # The operation tells the variance of what the batch is a sample of; Keras keeps the batch's own.
+            # The fused operation returns the unbiased variance (n - 1); Keras stores the biased one (n).
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
             for moving, found in ((self.moving_mean, mean), (self.moving_variance, variance * (count - 1) / count)):
                 moving.assign(moving * self.momentum + found * (1 - self.momentum))
@@ -43,7 +43,7 @@ class BatchNormalization(layers.BatchNormalization):
 
 
 def with_fused_normalization(model: keras.Model) -> keras.Model:
-    """A copy of a network, values of its weights included, with `BatchNormalization`."""
+    """A copy of a network, weights included, with the `BatchNormalization` of this module for Keras's."""
 
     def copy(layer: keras.Layer) -> keras.Layer:
         kind = BatchNormalization if type(layer) is layers.BatchNormalization else type(layer)
@@ -60,25 +60,24 @@ def double_convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.K
         x = layers.Conv2D(
             filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv{i}"
         )(x)
-        # Trainings on a CPU are a few hundred steps, too few for Keras's momentum of 0.99.
+        # A training on a CPU has a few hundred steps, too few for Keras's momentum of 0.99.
         x = BatchNormalization(momentum=0.9, name=f"{name}_bn{i}")(x)
         x = layers.ReLU(name=f"{name}_relu{i}")(x)
     return x
 
 
 def encoder_block(x: keras.KerasTensor, filters: int, name: str) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """A stage downwards.
+    """One stage of the encoder.
 
     Returns:
-        The stage's output at half the side, ``(B, h/2, w/2, filters)``, and its skip
-        connection, ``(B, h, w, filters)``.
+        The stage's output, ``(B, h/2, w/2, filters)``, and its skip connection, ``(B, h, w, filters)``.
     """
     skip = double_convolution(x, filters, name)
     return layers.MaxPooling2D(2, name=f"{name}_pool")(skip), skip
 
 
 def decoder_block(x: keras.KerasTensor, skip: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
-    """A stage upwards: ``(B, h, w, c)`` and its skip ``(B, 2h, 2w, s)`` to ``(B, 2h, 2w, filters)``."""
+    """One stage of the decoder: ``(B, h, w, c)`` and its skip ``(B, 2h, 2w, s)`` to ``(B, 2h, 2w, filters)``."""
     x = layers.Conv2DTranspose(filters, 2, strides=2, padding="same", name=f"{name}_up")(x)
     x = layers.Concatenate(name=f"{name}_concat")([x, skip])
     return double_convolution(x, filters, name)

@@ -1,9 +1,11 @@
-"""Losses from logits, in float32, of the global batch: that of all replicas together.
+"""Losses from logits, in float32, over the global batch, which is that of all replicas together.
 
-Every sum over the batch goes through `total`, so that each replica holds the value that one process would
-compute from the whole batch. Going back through `total`, the gradients of the replicas' losses add up in
-each replica; divide the loss by the number of replicas, and the gradients summed over them are exactly those
-of one process.
+To add a loss, write its function here and put it in `LOSSES`. TensorFlow is imported when a loss is computed, so that
+the names can be listed without it.
+
+Every sum over the batch goes through `total`, so each replica holds the value that one process would compute from the
+whole batch. In the backward pass `total` adds up the gradients of all replicas' losses in each replica. Divide the loss
+by the number of replicas, and the gradients summed over the replicas are exactly those of one process.
 """
 
 from __future__ import annotations
@@ -29,15 +31,16 @@ TVERSKY_ALPHA, TVERSKY_BETA = 0.3, 0.7
 
 
 def total(*sums: tf.Tensor) -> list[tf.Tensor]:
-    """Add up scalars of every replica, differentiably and in one reduction; one replica's stay as they are."""
+    """Add up scalars over all replicas, differentiably and in one reduction; with one replica they stay as they are."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return list(sums)
-    return tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(sums)))
+    summed: list[tf.Tensor] = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(sums)))
+    return summed
 
 
 def _mean(values: tf.Tensor) -> tf.Tensor:
-    """Mean of the values of every replica, which need not hold the same number of them."""
+    """Mean of the values of all replicas; replicas may hold different numbers of values."""
     value, count = total(tf.reduce_sum(values), tf.cast(tf.size(values), tf.float32))
     return value / count
 
@@ -56,10 +59,10 @@ def binary_cross_entropy(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def focal_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Mean focal loss of every pixel: cross-entropy that fades where the network is sure already.
+    """Mean focal loss of every pixel: cross-entropy that counts less where the network is already sure.
 
     ``alpha (1 - p)^gamma (-log p)`` of foreground and ``(1 - alpha) p^gamma (-log(1 - p))`` of background (Lin et al.
-    2017, arXiv 1708.02002, equation 5), of which a soft mask mixes the two.
+    2017, arXiv 1708.02002, equation 5); a soft mask mixes the two.
 
     Args:
         masks: ``(B, H, W)`` float32 in [0, 1].
@@ -79,8 +82,8 @@ def tversky_loss(
 ) -> tf.Tensor:
     """One minus the soft Tversky index of the whole batch (Salehi et al. 2017, arXiv 1706.05721, equation 3).
 
-    Taken over the batch rather than a patch, so that a patch without mask does not swing it; with one
-    pixel added to both sides of the fraction, so that a batch without mask has an index.
+    It is taken over the batch, because a single patch without mask would swing it. One pixel is added to numerator and
+    denominator, so that a batch without mask has an index.
 
     Args:
         masks: ``(B, H, W)`` float32 in [0, 1].
@@ -103,7 +106,7 @@ def tversky_loss(
 def dice_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """One minus the soft Dice of the whole batch (Milletari et al. 2016, arXiv 1606.04797, without squares).
 
-    Taken over the batch rather than a patch, so that a patch without mask does not swing it.
+    It is taken over the batch, because a single patch without mask would swing it.
 
     Args:
         masks: ``(B, H, W)`` float32 in [0, 1].
@@ -120,8 +123,8 @@ def dice_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 def lovasz_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Mean Lovasz hinge of every image (Berman et al. 2018, arXiv 1705.08790, equation 9 and algorithm 1).
 
-    The convex extension of the Jaccard loss: pixels in order of their hinge error, each weighed by what
-    the Jaccard loss grows with it.
+    The convex extension of the Jaccard loss: pixels are sorted by their hinge error, and each is weighed by how much
+    the Jaccard loss grows when it is added.
 
     Args:
         masks: ``(B, H, W)`` float32 in [0, 1]; foreground from 0.5.
@@ -136,7 +139,7 @@ def lovasz_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     errors, order = tf.math.top_k(errors, k=pixels)
     truth = tf.gather(truth, order, axis=1, batch_dims=1)
     area = tf.reduce_sum(truth, 1, keepdims=True)
-    # Never 0: the first pixel in order, whatever it is, belongs to the union.
+    # Never 0, because the first pixel always belongs to the union.
     union = area + tf.cumsum(1 - truth, 1)
     jaccard_loss = 1 - (area - tf.cumsum(truth, 1)) / union
     growth = jaccard_loss - tf.pad(jaccard_loss[:, :-1], ((0, 0), (1, 0)))
@@ -153,13 +156,16 @@ LOSSES: dict[str, Loss] = {
 
 
 def loss_terms(text: str) -> dict[str, float]:
-    """Parse a weighted sum of losses such as ``"bce+dice"`` or ``"bce+0.5*lovasz"``.
+    """Parse a weighted sum of losses.
 
     Returns:
         Loss to its weight.
 
     Raises:
         ValueError: An unknown loss, one that comes twice, or a weight that is not above 0.
+
+    >>> loss_terms("bce+0.5*lovasz")
+    {'bce': 1.0, 'lovasz': 0.5}
     """
     terms: dict[str, float] = {}
     for part in text.split("+"):
@@ -186,11 +192,11 @@ def make_loss(text: str) -> Loss:
         text: See `loss_terms`.
 
     Returns:
-        Function of masks ``(B, H, W)`` in [0, 1] and logits ``(B, H, W)``, of any type of number, to a
-        scalar float32.
+        Function of masks ``(B, H, W)`` in [0, 1] and logits ``(B, H, W)``, each of any numeric type, to a float32
+        scalar.
 
     Raises:
-        ValueError: No sum of losses.
+        ValueError: The text is no sum of losses.
     """
     terms = loss_terms(text)
 
@@ -202,15 +208,15 @@ def make_loss(text: str) -> Loss:
 
 
 def auxiliary_loss(organs: tf.Tensor, log2_um: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Mean loss of the heads that tell organ and pixel size.
+    """Mean loss of the heads for organ and pixel size.
 
-    The cross-entropy of the organ, in nats, plus the Huber loss of the pixel size in octaves: squared up to a factor
-    of 2, and straight beyond, so that an image far off the usual pixel size does not drown the others.
+    It is the cross-entropy of the organ, in nats, plus the Huber loss of the pixel size in octaves. The Huber loss is
+    quadratic up to a factor of 2 and linear beyond, so that an image of an unusual pixel size does not dominate.
 
     Args:
         organs: ``(B,)`` integer, index into `hubmap_kit.competition.ORGANS`.
-        log2_um: ``(B,)`` float, binary logarithm of the pixel size in um at which the network sees the patch.
-        outputs: Of the network: ``organ``, ``(B, 5)`` logits, and ``log2_um``, ``(B,)``.
+        log2_um: ``(B,)`` float, binary logarithm of the pixel size in µm at which the network sees the patch.
+        outputs: Outputs of the network: ``organ``, ``(B, 5)`` logits, and ``log2_um``, ``(B,)``.
 
     Returns:
         Scalar float32, at least 0.

@@ -8,9 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubmap_kit.config import AUGMENT_STEPS, COLOUR_STEPS, GEOMETRY_STEPS, OPTICS_STEPS, TrainConfig
+from hubmap_kit.config import TrainConfig
 from hubmap_kit.images import augment as steps
-from hubmap_kit.images.augment import GAMMA, MIXING_SIGMA, STRENGTH, augment, cut, random_coarsening, random_stain
+from hubmap_kit.images.augment import (
+    GAMMA,
+    IMITATIONS,
+    MIXING_SIGMA,
+    STEPS,
+    STRENGTH,
+    Kind,
+    augment,
+    cut,
+    random_coarsening,
+    random_stain,
+)
 from hubmap_kit.images.stain import (
     DAB,
     EOSIN,
@@ -22,6 +33,8 @@ from hubmap_kit.images.stain import (
     optical_density,
     transfer,
 )
+
+POSES = [name for name, step in STEPS.items() if step.kind is Kind.POSE]
 
 
 @pytest.fixture
@@ -119,11 +132,9 @@ def augmented(section, shares, seed, corner=(33.0, 51.0), **more):
     return augment(pixels, corner, 96, shares, np.random.default_rng(seed), **(look | more))
 
 
-def test_each_step_is_in_one_table():
-    """The tables hold every step that a setting may list, once, geometry apart from the others."""
-    tables = [*steps.POSES, *METHODS, *steps.CHANGES, *steps.COVERS]
-    assert sorted(tables) == sorted(AUGMENT_STEPS)
-    assert sorted(steps.POSES) == sorted(GEOMETRY_STEPS)
+def test_imitations_are_the_methods_of_looks():
+    """The steps that imitate a look are the methods by which a look is measured."""
+    assert IMITATIONS == METHODS
 
 
 def test_no_steps_cut_only(section):
@@ -133,7 +144,7 @@ def test_no_steps_cut_only(section):
     assert scale == 1
 
 
-@pytest.mark.parametrize("name", AUGMENT_STEPS)
+@pytest.mark.parametrize("name", STEPS)
 def test_a_step_is_a_function_of_its_randomness(section, name):
     """The same randomness gives the same patch; with other the step does something, and leaves the store as it was."""
     before = section[0].copy()
@@ -154,7 +165,7 @@ def test_a_step_is_a_function_of_its_randomness(section, name):
     assert first[1].max() == 1
 
 
-@pytest.mark.parametrize("name", COLOUR_STEPS + OPTICS_STEPS)
+@pytest.mark.parametrize("name", [name for name in STEPS if name not in POSES])
 def test_colour_and_optics_keep_the_place(section, name):
     """What changes colour or picture moves nothing: the mask stays, but for what cutout hides."""
     _, mask, scale = augmented(section, {name: 1.0}, 5)
@@ -171,7 +182,7 @@ def test_masks_follow_all_geometry(section, top):
     soft = cv2.GaussianBlur(pixels[..., 3] * 255, (0, 0), 3) if top == 255 else pixels[..., 3]
     pixels[..., 3], pixels[..., :3] = soft, soft[..., None] * (255 // top)
     for seed in range(6):
-        image, mask, _ = augmented((pixels, section[1]), dict.fromkeys(GEOMETRY_STEPS, 1.0), seed)
+        image, mask, _ = augmented((pixels, section[1]), dict.fromkeys(POSES, 1.0), seed)
         if top == 255:
             assert np.array_equal(mask, image[..., 0])
             assert len(np.unique(mask)) > 50
@@ -320,7 +331,7 @@ def test_hed_changes_dyes_and_not_glass(section, monkeypatch):
     monkeypatch.setattr(steps, "HED_ADDED", (0.0, 0.0))
     factors = []
     for seed in range(60):
-        changed = steps.CHANGES["hed"](image, np.random.default_rng(seed))
+        changed = STEPS["hed"].do(image, np.random.default_rng(seed))
         assert np.abs(changed[:, :5].astype(int) - 243).max() <= 1
         ratio = optical_density(changed[:40, 5:]).sum(axis=(0, 1)) / optical_density(image[:40, 5:]).sum(axis=(0, 1))
         assert np.ptp(ratio) < 0.05
@@ -337,7 +348,7 @@ def test_hed_adds_to_tissue_alone(monkeypatch):
     image[:, 5:] = 243
     added = []
     for seed in range(60):
-        changed = steps.CHANGES["hed"](image, np.random.default_rng(seed))
+        changed = STEPS["hed"].do(image, np.random.default_rng(seed))
         change = optical_density(changed) - optical_density(image)
         assert np.abs(change[:, 5:]).max() < 0.003
         added.append(np.linalg.solve((dyes / np.linalg.norm(dyes, axis=1, keepdims=True)).T, change[0, 0]))
@@ -350,8 +361,8 @@ def test_colour_turns_about_grey(section):
     image = np.full((7, 11, 3), (150, 110, 140), np.uint8)
     turned, saturated = [], []
     for seed in range(60):
-        assert np.array_equal(steps.CHANGES["colour"](greys, np.random.default_rng(seed)), greys)
-        changed = steps.CHANGES["colour"](image, np.random.default_rng(seed))
+        assert np.array_equal(STEPS["colour"].do(greys, np.random.default_rng(seed)), greys)
+        changed = STEPS["colour"].do(image, np.random.default_rng(seed))
         assert changed[0, 0].mean() == pytest.approx(image[0, 0].mean(), abs=1)
         # Vectors at right angles to the axis of greys: their length is saturation, their angle hue.
         new, old = (pixel[0, 0].astype(float) - pixel[0, 0].mean() for pixel in (changed, image))
@@ -367,7 +378,7 @@ def test_brightness_is_one_rising_curve():
     greys = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 256, 3)
     middles, slopes, bows = [], [], []
     for seed in range(80):
-        curve = steps.CHANGES["brightness"](greys, np.random.default_rng(seed))
+        curve = STEPS["brightness"].do(greys, np.random.default_rng(seed))
         assert np.array_equal(curve[..., 0], curve[..., 1])
         assert np.array_equal(curve[..., 0], curve[..., 2])
         assert (np.diff(curve[0, :, 0].astype(int)) >= 0).all()
@@ -389,7 +400,7 @@ def test_brightness_shifts_within_its_limits(monkeypatch):
     monkeypatch.setattr(steps, "CONTRAST", (1.0, 1.0))
     monkeypatch.setattr(steps, "LIGHT_GAMMA", (1.0, 1.0))
     grey = np.full((3, 5, 3), 128, np.uint8)
-    found = [int(steps.CHANGES["brightness"](grey, np.random.default_rng(s))[0, 0, 0]) - 128 for s in range(80)]
+    found = [int(STEPS["brightness"].do(grey, np.random.default_rng(s))[0, 0, 0]) - 128 for s in range(80)]
     assert -31 <= min(found) < -24
     assert 24 < max(found) <= 31
 
@@ -401,7 +412,7 @@ def test_blur_spreads_by_its_sigma():
     y = np.arange(41)[:, None]
     found = []
     for seed in range(40):
-        blurred = steps.CHANGES["blur"](image, np.random.default_rng(seed))[..., 1].astype(float)
+        blurred = STEPS["blur"].do(image, np.random.default_rng(seed))[..., 1].astype(float)
         assert blurred.sum() == pytest.approx(image[..., 1].sum(dtype=float), rel=0.03)
         variance = (blurred * (y - 20) ** 2).sum() / blurred.sum() - 2  # that of five pixels in a row
         found.append(np.sqrt(max(variance, 0)))
@@ -414,7 +425,7 @@ def test_noise_is_gaussian_and_independent():
     image = np.full((151, 163, 3), 128, np.uint8)
     sigmas = []
     for seed in range(20):
-        noise = steps.CHANGES["noise"](image, np.random.default_rng(seed)).astype(float) - 128
+        noise = STEPS["noise"].do(image, np.random.default_rng(seed)).astype(float) - 128
         sigmas.append(noise.std())
         assert abs(noise.mean()) < 0.1
         assert 2.7 < (noise**4).mean() / sigmas[-1] ** 4 < 3.1  # 3, and 1.8 of a uniform distribution
@@ -428,7 +439,7 @@ def test_noise_stops_at_black_and_white():
     """Noise never wraps round: white stays light and black dark."""
     image = np.zeros((31, 37, 3), np.uint8)
     image[:, 17:] = 255
-    noisy = steps.CHANGES["noise"](image, np.random.default_rng(1))
+    noisy = STEPS["noise"].do(image, np.random.default_rng(1))
     assert noisy[:, :17].max() < 60
     assert noisy[:, 17:].min() > 195
 
@@ -436,10 +447,10 @@ def test_noise_stops_at_black_and_white():
 def test_jpeg_takes_red_for_red(rng):
     """Colours come back, and blue, to which JPEG gives least of its light, has lost more than red."""
     image = np.full((64, 80, 3), (200, 60, 90), np.uint8)
-    assert np.abs(steps.CHANGES["jpeg"](image, rng).astype(int) - image).max() <= 6
+    assert np.abs(STEPS["jpeg"].do(image, rng).astype(int) - image).max() <= 6
     image = rng.integers(0, 256, (61, 83, 3), np.uint8)
     for seed in range(5):
-        lost = np.abs(steps.CHANGES["jpeg"](image, np.random.default_rng(seed)).astype(int) - image).mean(axis=(0, 1))
+        lost = np.abs(STEPS["jpeg"].do(image, np.random.default_rng(seed)).astype(int) - image).mean(axis=(0, 1))
         assert 2 < lost[0] < lost[2]
 
 
