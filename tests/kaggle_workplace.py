@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import csv
 import multiprocessing
 import os
@@ -12,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 from builders import write_run
+from kaggle_command import run_command
 from kaggle_standin import Call, KernelResult, Refusal, StandIn
 
 from hubmap_kit.files import sha256_of
@@ -35,7 +35,8 @@ ONCE = {"hubmap-kit": 1, "hubmap-train": 1, "hubmap-weights": 1, "hubmap-infer":
 # Commands are forked from a process that has imported what they need: Python starts more slowly than most of them run.
 _FORKS: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
 if sys.platform != "win32":
-    _FORKS.set_forkserver_preload(["__main__", "kaggle_workplace", "hubmap_kit.cli", "requests", "pandas", "kagglesdk"])
+    modules = ["hubmap_kit.cli", "hubmap_kit.kaggle.push", "hubmap_kit.kaggle.submit", "hubmap_kit.kaggle.data"]
+    _FORKS.set_forkserver_preload([*modules, "hubmap_kit.kaggle.verdict", "requests", "pandas", "kagglesdk", "tqdm"])
 
 
 def git(clone: Path, *arguments: str) -> str:
@@ -49,8 +50,10 @@ def git(clone: Path, *arguments: str) -> str:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with one commit whose rehearsal has passed; its bundle has two small files."""
     clone = tmp_path_factory.mktemp("template") / "clone"
-    for name in ("hubmap_kit", "kernels", "datasets"):
+    for name in ("kernels", "datasets"):
         shutil.copytree(CLONE / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (clone / "hubmap_kit").mkdir()  # no push looks into it: what is pushed of it is the bundle
+    (clone / "hubmap_kit" / "__init__.py").touch()
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copyfile(CLONE / name, clone / name)
     git(clone, "init", "--quiet")
@@ -168,29 +171,6 @@ class Workplace:
         """Rows of a CSV in the records."""
         with (self.clone / "records" / name).open(newline="") as file:
             return list(csv.DictReader(file))
-
-
-def run_command(
-    argv: Sequence[str], clone: Path, environment: dict[str, str], log: Path, before: Callable[[], object] | None
-) -> None:
-    """Run a command as ``hubmap-kit`` does, in this process, which was forked for it."""
-    from hubmap_kit.cli import entry
-    from hubmap_kit.kaggle import failures
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(clone)
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for number in (1, 2):
-        os.dup2(output, number)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-    sys.argv = ["hubmap-kit", *argv]
-    failures.FIRST_PAUSE_S = 0.02
-    if before:
-        before()
-    with contextlib.closing(sys.stdout):
-        entry()
 
 
 @pytest.fixture

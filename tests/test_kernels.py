@@ -104,6 +104,7 @@ def test_kernels_are_short(kernel):
     assert len([line for line in lines if not re.match(r"[A-Z_]+ = ", line)]) <= 45
 
 
+@pytest.mark.slow
 def test_manifest_describes_the_bundle(kit):
     """The manifest names every wheel of the bundle with its hash, the version and the commit."""
     manifest = json.loads((kit / MANIFEST).read_text())
@@ -117,6 +118,7 @@ def test_manifest_describes_the_bundle(kit):
     )
 
 
+@pytest.mark.slow
 def test_bundle_is_reproducible(kit, tmp_path):
     """The same commit gives the same bytes, whatever the user's umask and time zone."""
     code = f"import hubmap_kit.kaggle.bundle as b, pathlib as p; b.build_bundle(p.Path({str(CLONE)!r}), "
@@ -162,6 +164,7 @@ def test_kernel_without_bundle(kernel, tmp_path):
         assert place in text
 
 
+@pytest.mark.slow
 def test_unknown_setting(kit, tmp_path):
     """A setting that the kernel does not have is an error that lists those it has."""
     settings = '{"PATCH": 1}'
@@ -170,6 +173,7 @@ def test_unknown_setting(kit, tmp_path):
     assert "names PATCH; the settings are ADAPT, BATCH_SIZE, MIN_REGION, ON_ERROR," in text
 
 
+@pytest.mark.slow
 def test_damaged_bundle(kit, tmp_path):
     """A wheel that is not the one in the manifest is refused by name."""
     damaged = tmp_path / "kit"
@@ -182,6 +186,7 @@ def test_damaged_bundle(kit, tmp_path):
     assert "upload the dataset again" in text
 
 
+@pytest.mark.slow
 def test_bundle_is_found_by_its_marker(kit, tmp_path):
     """A bundle at an unforeseen place is found and imported; then the missing competition is told."""
     status, text = run_kernel(script("infer"), tmp_path / "working", {"a/b": kit})
@@ -314,6 +319,7 @@ def with_wheel(kit: Path, folder: Path, metadata_version: str) -> Path:
     return copied
 
 
+@pytest.mark.slow
 def test_what_a_kernel_says(kit, tmp_path):
     """In its first lines a kernel says version, commit and place of the library and what it installed, within 10 s."""
     begin = time.monotonic()
@@ -342,12 +348,14 @@ def test_what_a_kernel_says(kit, tmp_path):
     assert seen[second] < 10
 
 
+@pytest.mark.slow
 def test_nothing_to_install(kit, tmp_path):
     """Where the image has all modules, a kernel says that it installed nothing."""
     _, text = run_kernel(script("infer"), tmp_path / "working", {"hubmap-kit": kit})
     assert "\ninstalled nothing: this image has all modules" in text
 
 
+@pytest.mark.slow
 def test_wheel_that_cannot_be_installed(kit, tmp_path):
     """Where pip refuses a wheel, a kernel ends with what pip said and the version of Python."""
     kit = with_wheel(kit, tmp_path / "kit", "99.0")
@@ -357,6 +365,7 @@ def test_wheel_that_cannot_be_installed(kit, tmp_path):
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_other_damaged_wheel(kit, tmp_path):
     """A wheel that is not the library's is checked as well, before it is installed."""
     kit = with_wheel(kit, tmp_path / "kit", "1.0")
@@ -367,6 +376,7 @@ def test_other_damaged_wheel(kit, tmp_path):
     assert text.rstrip().endswith("upload the dataset again")
 
 
+@pytest.mark.slow
 def test_library_is_imported_from_its_wheel(kit, tmp_path):
     """The library runs from its wheel as it is: no module needs files beside its code."""
     (wheel,) = kit.glob("hubmap_kit-*.whl")

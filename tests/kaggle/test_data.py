@@ -21,6 +21,7 @@ def competition(place: Workplace, demo: Path) -> Workplace:
     return place
 
 
+@pytest.mark.slow
 def test_data(competition, demo):
     """The data is downloaded, going on after a broken connection, unpacked and checked; once."""
     competition.kaggle.cut_downloads_after = 100_000
@@ -34,6 +35,7 @@ def test_data(competition, demo):
     assert competition.calls() == []
 
 
+@pytest.mark.slow
 def test_data_goes_on_after_a_kill(competition):
     """A download that was killed goes on where it was."""
     competition.kaggle.cut_downloads_after = 1_500_000

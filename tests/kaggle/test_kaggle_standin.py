@@ -189,6 +189,7 @@ said.kernel = ask("get_kernel", ApiGetKernelRequest, "v1").to_dict()
     assert len(kaggle.kernels["pathologist/hubmap-infer"]) == 2
 
 
+@pytest.mark.slow
 def test_competition(kaggle: StandIn, tmp_path: Path) -> None:
     """A submission goes from pending to its score; a download cut off is resumed; rules and limits are kept."""
     write_kernel(tmp_path)

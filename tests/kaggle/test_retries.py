@@ -118,6 +118,7 @@ READS = ["GetDataset", "GetDatasetStatus", "GetKernel", "GetKernelSessionStatus"
 CHANGES = ["StartBlobUpload", "CreateDataset", "SaveKernel"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [429, 503, "drop", "lose"])
 def test_one_failure_of_every_call(place, kind):
     """When every kind of call fails once, the push still succeeds, and makes each version once."""
@@ -127,6 +128,7 @@ def test_one_failure_of_every_call(place, kind):
     assert place.versions() == ONCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_call(place, after):
     """Killed at every kind of call, before or after Kaggle did it, a push goes on: each version is made once."""

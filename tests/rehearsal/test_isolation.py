@@ -130,6 +130,7 @@ def test_a_running_kernel_is_stopped(play, isolated):
     assert_ended(lines[0])
 
 
+@pytest.mark.slow
 @both_ways
 def test_memory_limit(play, isolated):
     """A kernel that takes more memory than it may is killed with its children, and the limit is named."""
@@ -140,6 +141,7 @@ def test_memory_limit(play, isolated):
     assert_ended(text)
 
 
+@pytest.mark.slow
 @both_ways
 def test_time_limit(play, isolated):
     """A kernel that takes longer than it may is killed with its children, and the limit is named."""
@@ -150,6 +152,7 @@ def test_time_limit(play, isolated):
     assert_ended(text)
 
 
+@pytest.mark.slow
 @both_ways
 def test_peak_memory(play, isolated):
     """The peak is that of a kernel and its children together, also when they have given the memory back."""

@@ -72,6 +72,7 @@ def rehearsed(tmp_path_factory):
     return SimpleNamespace(passed=passed, out=out, calls=calls, text="\n".join(lines))
 
 
+@pytest.mark.slow
 def test_rehearsal(rehearsed):
     """A rehearsal ends with valid submissions that the kernels made of both test sets, a score, pictures and logs."""
     out = rehearsed.out
@@ -87,6 +88,7 @@ def test_rehearsal(rehearsed):
     assert not list(out.joinpath("input").rglob("*truth*")), "the kernels could see the answers"
 
 
+@pytest.mark.slow
 def test_sources_are_mounted_in_both_ways(rehearsed):
     """Each kernel runs once on each of the layouts in which Kaggle mounts its sources."""
     nested, flat = f"competitions/{SLUG}", SLUG
@@ -95,6 +97,7 @@ def test_sources_are_mounted_in_both_ways(rehearsed):
     assert "input/hubmap-weights/train" in (rehearsed.out / "hidden.log").read_text()
 
 
+@pytest.mark.slow
 def test_rerun(rehearsed):
     """Only the last pass is a scoring rerun, in which the hidden set is mounted at the competition's place."""
     rerun = [call.environment.get("KAGGLE_IS_COMPETITION_RERUN") for call in rehearsed.calls]
@@ -104,6 +107,7 @@ def test_rerun(rehearsed):
     assert all(call.environment["KAGGLE_KERNEL_RUN_TYPE"] == "Batch" for call in rehearsed.calls)
 
 
+@pytest.mark.slow
 def test_smoke_run(rehearsed):
     """The training kernel takes a step with its own settings; what comes of it predicts the public image only."""
     log = (rehearsed.out / "smoke.log").read_text()
@@ -113,6 +117,7 @@ def test_smoke_run(rehearsed):
     assert "hubmap-weights/smoke" not in (rehearsed.out / "hidden.log").read_text()
 
 
+@pytest.mark.slow
 def test_verdict(rehearsed):
     """The verdict tells people and programs what was rehearsed, how, in what time and memory, with what score."""
     verdict, out = Verdict.read(rehearsed.out), rehearsed.out
@@ -139,6 +144,7 @@ def test_verdict(rehearsed):
         assert told in rehearsed.text
 
 
+@pytest.mark.slow
 def test_corrupt_image(rehearsed):
     """The corrupt image is named by the kernel and gets an empty mask; the mean Dice is that of all others."""
     out = rehearsed.out
@@ -151,6 +157,7 @@ def test_corrupt_image(rehearsed):
     assert f"corrupt image {corrupt}: named" in rehearsed.text
 
 
+@pytest.mark.slow
 def test_extrapolation(rehearsed):
     """The run time for Kaggle's hidden set is the start-up and each image's time as often as it stands for one."""
     timings = {timing.id: timing.seconds for timing in read_timings(rehearsed.out / "hidden" / "submission.csv")}
@@ -163,7 +170,15 @@ def test_extrapolation(rehearsed):
     assert verdict.extrapolated_hours * 3600 == pytest.approx(start_up + 7 * first + 30 * last)
 
 
-def test_over_the_limit(tmp_path, capsys):
+@pytest.fixture
+def built(rehearsed, monkeypatch) -> None:
+    """A bundle that is there at once."""
+    kit = rehearsed.out / "input" / "hubmap-kit"
+    monkeypatch.setattr(rehearsal, "build_bundle", lambda clone, out, extras: shutil.copytree(kit, out))
+
+
+@pytest.mark.slow
+def test_over_the_limit(built, tmp_path, capsys):
     """A kernel that takes more memory than it may fails the rehearsal, with the amount, the limit and a remedy."""
     options = replace(DEMO, limits=Limits(memory_bytes=64 * 2**20))
     assert not rehearse(tmp_path / "out", CLONE, options, SHORT)
@@ -175,7 +190,8 @@ def test_over_the_limit(tmp_path, capsys):
     assert Verdict.read(tmp_path / "out").failure == last
 
 
-def test_rehearsal_fails_with_its_kernel(tmp_path, capsys):
+@pytest.mark.slow
+def test_rehearsal_fails_with_its_kernel(built, tmp_path, capsys):
     """When a kernel fails, so does the rehearsal; the end of the log is shown, and an earlier verdict is gone."""
     settings = TINY | {"smoke": {"RECIPE": "no such recipe"}}
     out = tmp_path / "out"
@@ -232,13 +248,11 @@ class Pretence:
 
 
 @pytest.fixture
-def pretence(rehearsed, tmp_path, monkeypatch):
-    """Kernels and a bundle that are made at once."""
+def pretence(rehearsed, built, tmp_path, monkeypatch):
+    """Kernels that end at once."""
     run = shutil.copytree(rehearsed.out / "runs" / "train", tmp_path / "run")
     kernels = Pretence(run)
-    kit = rehearsed.out / "input" / "hubmap-kit"
     monkeypatch.setattr(isolation, "run", kernels)
-    monkeypatch.setattr(rehearsal, "build_bundle", lambda source, out, extras: shutil.copytree(kit, out))
     return kernels
 
 
@@ -247,6 +261,7 @@ def pretend(out: Path, least_dice: float = 0.0, **more: Any) -> bool:
     return rehearse(out, CLONE, replace(DEMO, **more), replace(SHORT, least_dice=least_dice))
 
 
+@pytest.mark.slow
 def test_dice_too_low(pretence, tmp_path, capsys):
     """A network trained on the demo that has learned too little fails the rehearsal."""
     assert not pretend(tmp_path / "out", least_dice=1.01)
@@ -254,6 +269,7 @@ def test_dice_too_low(pretence, tmp_path, capsys):
     assert Verdict.read(tmp_path / "out").passed is False
 
 
+@pytest.mark.slow
 def test_given_runs(pretence, tmp_path, rehearsed):
     """With runs given nothing is trained, all of them predict in both passes, and no score is asked of them."""
     other = shutil.copytree(pretence.run, tmp_path / "other")
@@ -267,6 +283,7 @@ def test_given_runs(pretence, tmp_path, rehearsed):
     assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 2
 
 
+@pytest.mark.slow
 def test_given_data(pretence, tmp_path, demo, capsys):
     """With data given it is trained on and scored by its own truth, whatever the drawn images would score."""
     assert pretend(tmp_path / "out", data=demo, least_dice=1.01)
@@ -277,6 +294,7 @@ def test_given_data(pretence, tmp_path, demo, capsys):
     assert len(pd.read_csv(tmp_path / "out" / "hidden" / "submission.csv")) == 3
 
 
+@pytest.mark.slow
 def test_given_data_without_truth(pretence, tmp_path, demo, capsys):
     """Where the data has no answers, the score is that of the run's own validation images, and that is said."""
     data = shutil.copytree(demo, tmp_path / "data", ignore=shutil.ignore_patterns("test_truth.csv"))
@@ -306,6 +324,7 @@ def damage(path: Path) -> None:
     path.write_text("id,rle\n1,1 1\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("meddle", "message"),
     [
@@ -324,6 +343,7 @@ def test_bad_predictions(pretence, tmp_path, capsys, meddle, message):
     assert Verdict.read(tmp_path / "out").passed is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outcome", "message"),
     [
@@ -343,6 +363,7 @@ def test_killed_kernels(pretence, tmp_path, capsys, outcome, message):
     assert message in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_slow_kernels(pretence, tmp_path, capsys):
     """More than nine hours for Kaggle's hidden set are a warning, as Kaggle's GPUs are faster."""
 
@@ -355,6 +376,7 @@ def test_slow_kernels(pretence, tmp_path, capsys):
     assert (Verdict.read(tmp_path / "out").extrapolated_hours or 0) > 9
 
 
+@pytest.mark.slow
 def test_wrong_arguments(rehearsed, tmp_path, capsys):
     """What would delete its own input, has no such setting, or is no run or data ends before anything is replaced."""
     run = rehearsed.out / "runs" / "train"
