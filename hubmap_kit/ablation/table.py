@@ -27,7 +27,7 @@ from ..config import PredictConfig, PrepareConfig, TrainConfig
 from ..files import read_json, replacing, sha256_of, write_json, write_text
 from ..masks import MaskRule
 from ..metrics import dice_by_organ, mean_dice
-from ..prediction.predict import predict_jobs
+from ..prediction.predict import predict_images
 from ..preparation.prepare import prepare
 from ..preparation.store import PatchStore
 from ..run import MAPS, SWEEP, Run, is_finished
@@ -205,7 +205,7 @@ class _Work:
         for i in store.ids("validation", self.config.fold):  # the store may have been made where the images lay then
             images[i] = replace(store.images[i].image, path=image_path(self.data, "train", i))
         scores = []
-        for result in predict_jobs(list(images.values()), [Run.open(run) for run in runs], config):
+        for result in predict_images(list(images.values()), [Run.open(run) for run in runs], config):
             if result.rle is None:
                 raise ValueError(f"image {result.id} cannot be predicted: {result.error}") from result.error
             image = images[result.id]

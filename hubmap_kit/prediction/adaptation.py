@@ -151,7 +151,6 @@ def _make_step(network: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], None]:
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(LEARNING_RATE))
     optimizer.build(variables)
 
-    @tf.function(jit_compile=False)
     def step(images: tf.Tensor, masks: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
             logits = network(images, training=True)
@@ -160,7 +159,8 @@ def _make_step(network: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], None]:
             loss = optimizer.scale_loss(tf.math.divide_no_nan(tf.reduce_sum(sure * entropy), tf.reduce_sum(sure)))
         optimizer.apply(tape.gradient(loss, variables), variables)
 
-    return step
+    compiled: Callable[[tf.Tensor, tf.Tensor], None] = tf.function(step, jit_compile=False)
+    return compiled
 
 
 def _layers(model: keras.Model, kind: type[keras.Layer]) -> list[keras.Layer]:

@@ -37,7 +37,7 @@ class Budget:
         self._level = 0
         # Pixels that the networks will see of each image, and of all that are left, at each level.
         self._work = {image.id: [work_of(image, using) for _, using in self._levels] for image in images}
-        self._left = [sum(works) for works in zip(*self._work.values(), strict=True)]
+        self._left: list[float] = [sum(works) for works in zip(*self._work.values(), strict=True)]
         self._images_left = len(self._work)
         self._chosen = self._seen = 0.0  # pixels of the images begun, and of the batches predicted
         self._first: tuple[float, float] | None = None  # time after the first batch, and its pixels

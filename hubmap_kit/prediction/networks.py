@@ -1,21 +1,24 @@
-"""A run's network, loaded to predict with: how it computes, and the probability map it gives."""
+"""Networks of run folders, loaded for prediction, and the probability maps that they make of whole images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..competition import ORGANS
 from ..config import STRIDE, PredictConfig, scale_factors
-from ..images.stain import Look, average
+from ..images.stain import Look, average, measure_bands, transfer
+from ..models.hardware import compute_dtype, default_batch_size, has_gpu
 from ..run import Run
 from ..tiles import Predictor, predict_tiled
 from .ensemble import Member, predict_augmented
 
 
-def make_predictor(model: Callable) -> Predictor:
-    """Compile a network to a predictor; one trace for each batch shape.
+def make_predictor(model: Callable[..., Any]) -> Predictor:
+    """Compile a network to a predictor; it is compiled once for each batch shape.
 
     Args:
         model: ``(B, H, W, 3)`` uint8 to ``(B, H, W)`` float32 logits.
@@ -25,23 +28,24 @@ def make_predictor(model: Callable) -> Predictor:
     """
     import tensorflow as tf
 
-    from ..models.hardware import has_gpu
-
-    # XLA is several times slower on a CPU, and Keras would turn it on by default.
-    @tf.function(jit_compile=has_gpu(), reduce_retracing=False)
     def forward(batch: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(model(batch, training=False))
 
-    return lambda batch: forward(tf.constant(batch)).numpy()
+    # XLA is several times slower on a CPU, and Keras would turn it on by default.
+    compiled = tf.function(forward, jit_compile=has_gpu(), reduce_retracing=False)
+
+    def predict(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.asarray(compiled(tf.constant(batch)).numpy())
+
+    return predict
 
 
 def load_member(run: Run, config: PredictConfig) -> Member:
-    """Load a run's network, with what `config` leaves open taken from the run.
+    """Load a run's network. Settings that are None in `config` are the run's.
 
     Raises:
         ValueError: Weights that cannot be loaded, or a run without the looks that `config.stain` needs.
     """
-    from ..models.hardware import compute_dtype, default_batch_size
     from ..models.network import load_model
 
     prepare = run.config.prepare
@@ -61,32 +65,36 @@ def load_member(run: Run, config: PredictConfig) -> Member:
 
 
 def load_members(runs: Sequence[Run], config: PredictConfig) -> list[Member]:
-    """Load runs' networks: a member for each, and for each of ``config.scales``; see `load_member`."""
+    """Load the networks of runs, each once, with a member for each of ``config.scales``; see `load_member`."""
     loaded = [load_member(run, config) for run in runs]
     return [member.at_scale(factor) for member in loaded for factor in scale_factors(config.scales)]
 
 
 def _looks(run: Run, method: str) -> dict[str, Look]:
-    """What the training images of each organ look like; of an organ without any, what all of them look like."""
+    """The average look of a run's training images, by organ; for an organ without one, the average over organs."""
     looks = {organ: Look(method, values) for organ, values in run.config.looks.get(method, {}).items() if values}
     if not looks:
         raise ValueError(
-            f"{run.folder} does not say what its training images look like by {method}; "
-            "predict with --stain none, or train again"
+            f"{run.folder} has no {method} look of its training images; predict with --stain none, or train again"
         )
     return dict.fromkeys(ORGANS, average(list(looks.values()))) | looks
 
 
-def probability_map(image: np.ndarray, member: Member) -> np.ndarray:
-    """Probability map of an image at the network's scale.
+def probability_map(image: npt.NDArray[np.uint8], member: Member, organ: str) -> npt.NDArray[np.float32]:
+    """Probability map of a whole image at the network's scale, as `stream.predict_masks` makes it.
 
     Args:
         image: ``(h, w, 3)`` uint8 RGB at the network's scale.
         member: The network.
+        organ: The image's organ. If the member has a look for it, the image's colours are changed to that look.
 
     Returns:
         ``(h, w)`` float32 in [0, 1].
     """
+    if look := member.looks.get(organ):
+        shape = (image.shape[0], image.shape[1])
+        own = measure_bands([image], shape, look.method, least_side=member.tile_size)
+        image = transfer(image, own, look)
     return predict_tiled(
         image,
         lambda batch: predict_augmented(member, batch),

@@ -40,32 +40,29 @@ def predict(
 ) -> list[Problem]:
     """Predict a competition folder's images with one run or an ensemble.
 
-    The ids are those of ``test.csv``, their order ``sample_submission.csv``'s. An image that
-    cannot be predicted does not stop the others; it gets an empty mask. A valid submission is
-    there from the start, with empty masks for what is to come. A prediction that was killed
-    goes on where it was.
+    The submission has the ids of ``test.csv``, in the order of ``sample_submission.csv``. From the start it is a valid
+    submission, with empty masks for the images still to come. An image that cannot be predicted does not stop the
+    others; its mask stays empty. A prediction that was killed goes on where it was.
 
     Args:
         data: Competition folder.
         runs: Run folders, and folders of folds.
-        out: The submission to write. Beside it ``<out>.problems.csv`` lists the problems, if any,
-            ``<out>.timings.csv`` what each image took and with which settings (``seconds`` adds up
-            the stages of an image, which overlap), and ``<out>.progress.jsonl`` while predicting
-            keeps what is done.
+        out: The submission to write. Beside it are ``<out>.problems.csv``, the problems, if any; ``<out>.timings.csv``,
+            the time that each image took and its settings (``seconds`` is the sum over the stages of prediction, which
+            overlap); and, until the end, ``<out>.progress.jsonl``, the masks that are done.
         config: Settings.
-        scheduler: Address of a Dask cluster that predicts, each image on one of its workers; None
-            to predict here.
+        scheduler: Address of a Dask cluster whose workers predict the images, each by itself; None to predict here.
 
     Returns:
-        Problems; with `config.on_error` ``stop`` they are errors, with ``empty`` warnings.
+        The problems: errors if `config.on_error` is ``stop``, warnings if it is ``empty``.
 
     Raises:
-        DataError: A table that as a whole cannot be read.
-        ValueError: A run that cannot be loaded, a cluster that cannot be reached, or one that is to adapt networks.
+        DataError: A table that cannot be read as a whole.
+        ValueError: A run that cannot be loaded, a cluster that cannot be reached, or `config.adapt` with a cluster.
     """
     if config.adapt != "none" and scheduler:
         raise ValueError(
-            f"a cluster cannot do adapt {config.adapt}: each of its workers sees single images; "
+            f"--adapt {config.adapt} cannot be done on a cluster, whose workers see single images; "
             "predict without --scheduler, or with --adapt none"
         )
     scan = scan_images(data, config.split)
@@ -77,28 +74,28 @@ def predict(
             problems.append(Problem("warning", SAMPLE_SUBMISSION, None, rule, "they are left out"))
         known, sampled = set(ids), set(sample)
         ids = [i for i in sample if i in known] + sorted(known - sampled)
-    jobs = {image.id: image for image in scan.images}
+    images = {image.id: image for image in scan.images}
     opened = [Run.open(run) for run in expand(runs)]
     journal = Journal(submission.progress_path(out), _key(opened, config))
-    masks = journal.masks(jobs.values())
+    masks = journal.masks(images.values())
     if masks:
-        print(f"{len(masks)} of {len(jobs)} images were predicted before", flush=True)
+        print(f"{len(masks)} of {len(images)} images were predicted before", flush=True)
     submission.write(out, masks, ids)
     written = time.monotonic()
-    missing = [job for job in jobs.values() if job.id not in masks]
+    missing = [image for image in images.values() if image.id not in masks]
     results: Iterator[Result]
     if scheduler:
         results = _spread(missing, opened, config, scheduler)
     else:
-        results = predict_jobs(list(jobs.values()), opened, config, done=set(masks))
+        results = predict_images(list(images.values()), opened, config, done=set(masks))
     timings = []
     for result in track(results, len(missing), "predict"):
         if result.rle is None:
             text = str(result.error) or type(result.error).__name__
-            problems.append(jobs[result.id].problem(f"id {result.id}: {text}", "its mask is empty"))
+            problems.append(images[result.id].problem(f"id {result.id}: {text}", "its mask is empty"))
         else:
             masks[result.id] = result.rle
-            journal.add(jobs[result.id], result.rle)
+            journal.add(images[result.id], result.rle)
         timings.append(_timing(result))
         if time.monotonic() - written > WRITE_EVERY:
             submission.write(out, masks, ids)
@@ -112,18 +109,18 @@ def predict(
     return problems
 
 
-def _spread(jobs: list[Image], runs: list[Run], config: PredictConfig, scheduler: str) -> Iterator[Result]:
+def _spread(images: list[Image], runs: list[Run], config: PredictConfig, scheduler: str) -> Iterator[Result]:
     """Predict images on a cluster."""
     from ..cluster import spread
 
-    tasks = [(job, tuple(run.folder.resolve() for run in runs), config) for job in jobs]
+    tasks = [(image, tuple(run.folder.resolve() for run in runs), config) for image in images]
     with closing(spread(predict_alone, tasks, scheduler=scheduler)) as done:
         for task, outcome in done:
             yield Result(task[0].id, None, outcome, 0.0, ()) if isinstance(outcome, Exception) else outcome
 
 
-def predict_jobs(
-    jobs: Sequence[Image],
+def predict_images(
+    images: Sequence[Image],
     runs: Sequence[Run],
     config: PredictConfig,
     *,
@@ -132,31 +129,31 @@ def predict_jobs(
     """Predict images with one run or an ensemble.
 
     Args:
-        jobs: All images. Networks are adapted to those of an organ and source together.
+        images: All images. If networks are adapted, then to all images of an organ and source together.
         runs: The runs.
-        config: Settings; `split` and `on_error` do not count.
-        done: Ids of images to which networks are adapted, so that a prediction that goes on gives the same masks,
-            but which are not predicted.
+        config: Settings; `split` and `on_error` are not used.
+        done: Ids of images that are not predicted again. Networks are adapted to them too, so that a prediction that
+            goes on gives the same masks as one that was not interrupted.
 
     Yields:
-        One result an image.
+        One result per image.
 
     Raises:
         ValueError: A run that cannot be loaded.
     """
-    missing = [job for job in jobs if job.id not in done]
+    missing = [image for image in images if image.id not in done]
     begin = time.monotonic()
     members = load_members(runs, config)
-    for member, *_ in networks_of(members):  # compiled now, so that it counts for no image
+    for member, *_ in networks_of(members):  # compile now, so that the time counts for no image
         member.predict(np.zeros((member.batch_size, member.tile_size, member.tile_size, 3), np.uint8))
     budget = None
     if config.time_limit_min is not None:
         budget = Budget(60 * config.time_limit_min - (time.monotonic() - begin), missing, members)
     groups: dict[Any, list[Image]] = {}
-    for job in jobs:
-        groups.setdefault((job.organ, job.source) if config.adapt != "none" else None, []).append(job)
+    for image in images:
+        groups.setdefault((image.organ, image.source) if config.adapt != "none" else None, []).append(image)
     for group in groups.values():
-        todo = [job for job in group if job.id not in done]
+        todo = [image for image in group if image.id not in done]
         if not todo:
             continue
         with ExitStack() as until_predicted:
@@ -169,11 +166,11 @@ def predict_jobs(
 
 
 def predict_alone(task: tuple[Image, tuple[Path, ...], PredictConfig]) -> Result:
-    """Predict one image by itself, as a worker of a cluster does; it loads the networks once."""
-    job, runs, config = task
+    """Predict one image by itself, on a worker of a cluster; a worker loads the networks once."""
+    image, runs, config = task
     members = _loaded(runs, config)
-    (result,) = predict_masks([job], members, skip_background=config.skip_background)
-    # Networks stay where they are; what is told of them crosses the network.
+    (result,) = predict_masks([image], members, skip_background=config.skip_background)
+    # Leave out `members`: Keras models cannot be sent back to the scheduler.
     return Result(result.id, result.rle, result.error, result.seconds, ())
 
 
@@ -192,7 +189,7 @@ def _timing(result: Result) -> submission.Timing:
 
 
 def _key(runs: list[Run], config: PredictConfig) -> str:
-    """By which it is known that a prediction was of the same runs, with the same settings."""
+    """Fingerprint of the runs and settings; equal fingerprints mean equal masks."""
     settings = {name: value for name, value in asdict(config).items() if name not in ("on_error", "time_limit_min")}
     facts: list[Any] = [__version__, settings]
     for run in runs:

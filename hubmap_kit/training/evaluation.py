@@ -69,7 +69,7 @@ class Evaluator:
             image = stored.image
             truth = rle.parse(image.rle, image.shape)
             pixels = np.asarray(self.store.read(image.id))[: stored.shape[0], : stored.shape[1]]
-            small = probability_map(np.ascontiguousarray(pixels[..., :3]), self.member)
+            small = probability_map(np.ascontiguousarray(pixels[..., :3]), self.member, image.organ)
             clipped = np.clip(small, 1e-6, 1 - 1e-6)
             logits = np.log(clipped) - np.log1p(-clipped)
             large = resize(small, image.shape)

@@ -16,7 +16,6 @@ from ..competition import table_path
 from ..config import PredictConfig
 from ..files import sha256_of
 from ..images.scaling import load_image, resize
-from ..images.stain import measure, transfer
 from ..prediction.ensemble import Member
 from ..prediction.networks import load_members, probability_map
 from ..preparation.store import (
@@ -125,9 +124,7 @@ def _predict_image(
         total = np.zeros(small, np.float32)
         for member in members:
             seen = shown[member.network_um[image.organ]]
-            if look := member.looks.get(image.organ):
-                seen = transfer(seen, measure(seen, look.method), look)
-            total += resize(probability_map(seen, member), small)
+            total += resize(probability_map(seen, member, image.organ), small)
         return rgb, np.rint(total * np.float32(255 / len(members))).astype(np.uint8)
 
     return write_image(out, image, um, input_size, facts, read, soft=True)

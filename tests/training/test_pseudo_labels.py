@@ -12,16 +12,19 @@ import pytest
 import tifffile
 from builders import write_run
 
+from hubmap_kit import rle
 from hubmap_kit.cli import main
 from hubmap_kit.config import PredictConfig, PrepareConfig
 from hubmap_kit.images import read_image
 from hubmap_kit.images.scaling import load_image, resize
 from hubmap_kit.images.stain import Look, measure, transfer
 from hubmap_kit.prediction import networks
+from hubmap_kit.prediction.predict import predict
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.run import Run
 from hubmap_kit.tables import DataError, read_images
+from hubmap_kit.tiles import pad_to_tile
 from hubmap_kit.training.pseudo_labels import pseudo_label
 
 CONFIG = PredictConfig(overlap=0.0, batch_size=2)
@@ -110,11 +113,29 @@ def test_scales_and_stains_of_a_prediction(data, store, runs, tmp_path):
         reds = []
         for factor in (1, 0.5):
             image, _ = load_image(each.path, each.pixel_size_um, stored.network_um / factor)
-            red = transfer(image, measure(image, "reinhard"), LOOK)[..., 0].astype(np.float32)
+            own = measure(pad_to_tile(image, 64), "reinhard")
+            red = transfer(image, own, LOOK)[..., 0].astype(np.float32)
             reds.append(resize(red, stored.shape))
         pixels = soft.read(each.id)[: reds[0].shape[0], : reds[0].shape[1]]
         assert np.abs(pixels[..., 3] - np.mean(reds, axis=0)).max() <= 0.51
         assert np.abs(pixels[..., 3].astype(int) - pixels[..., 0]).mean() > 5
+
+
+@pytest.mark.parametrize("stain", ["none", "reinhard"])
+def test_a_soft_mask_is_what_predict_thresholds(data, store, runs, tmp_path, stain):
+    """At the image's own pixel size the mask that predict writes is the soft mask from a half on, with --stain too."""
+    table = pd.read_csv(data / "test.csv", dtype=str).assign(pixel_size="0.8")  # the network's
+    table.to_csv(data / "test.csv", index=False)
+    pd.DataFrame({"id": table["id"], "rle": ""}).to_csv(data / "sample_submission.csv", index=False)
+    config = PredictConfig(overlap=0.25, batch_size=2, stain=stain, threshold=0.5, min_region_um2=0.0)
+    soft, _ = pseudo_label(data, store, tmp_path / "soft", runs[:1], config)
+    assert not predict(data, runs[:1], tmp_path / "out.csv", config)
+    masks = dict(pd.read_csv(tmp_path / "out.csv", keep_default_na=False).itertuples(index=False))
+    for image in read_images(data, "test"):
+        mask = rle.decode(masks[image.id], image.shape)
+        probability = soft.read(image.id)[: image.shape[0], : image.shape[1], 3].astype(float)
+        assert 0 < mask.mean() < 1
+        assert ((mask == (probability >= 128)) | (np.abs(probability - 127.5) < 1)).all()
 
 
 def test_tables_are_those_of_a_prepared_store(data, store, runs, tmp_path):
@@ -236,5 +257,5 @@ def test_whole_images_are_one_tile(demo, tmp_path):
         seen = []
         member.__dict__["predict"] = lambda batch, seen=seen: seen.extend(batch) or batch[..., 0] / np.float32(255)
         member.__dict__["batch_size"] = 1
-        networks.probability_map(np.zeros((*shape, 3), np.uint8), member)
+        networks.probability_map(np.zeros((*shape, 3), np.uint8), member, "lung")
         assert len(seen) == tiles
