@@ -1,4 +1,4 @@
-"""One function over many jobs: on this computer's cores, or on the workers of a Dask cluster."""
+"""Run one function on many jobs in parallel: in threads of this process, or on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from . import __version__
 
-CONNECT_SECONDS = 5  # until a scheduler counts as unreachable, and then again until it counts as without workers
-# Evaluated on the workers: the name of a built-in gets there whatever they have installed, a function of ours does not.
+CONNECT_S = 5  # a scheduler without an answer is unreachable after this time; one without workers after it once more
+# Evaluated on the workers by the built-in `eval`. A function of this package could not be sent to workers without it.
 _VERSION_THERE = "__import__('hubmap_kit').__version__"
 
 Job = TypeVar("Job")
@@ -25,27 +25,30 @@ def spread(
     scheduler: str | None = None,
     jobs_at_once: int | None = None,
 ) -> Generator[tuple[Job, Result | Exception], None, None]:
-    """Do jobs in parallel and yield each as it ends, in any order; one that fails yields its exception.
+    """Do jobs in parallel and yield each when it ends, in any order; a job that fails yields its exception.
 
-    Without a scheduler they are done by threads of this process. With one, by the workers of a Dask
-    cluster, each as many at once as it has threads; jobs of a worker that is lost are done by the others.
-    Workers and scheduler need this version of the kit. Files must lie on a file system that the workers
-    share, under the same paths; name them absolutely. Leaving the loop early cancels what has not begun.
+    Without a scheduler, threads of this process do the jobs. With one, the workers of a Dask cluster do them; each
+    worker does as many at once as it has threads, and the jobs of a worker that is lost are given to the others.
+    Scheduler and workers need this version of the kit. Files must lie under the same paths on a file system that the
+    workers share; name them absolutely. Leaving the loop early cancels the jobs that have not begun.
 
     Args:
-        function: What to do. For a cluster it is importable (or a `functools.partial` of one that is), and it,
-            the jobs, results and exceptions can be pickled; what it wants to keep from job to job it keeps itself.
+        function: Does one job. For a cluster it must be importable (or a `functools.partial` of an importable one),
+            and function, jobs, results and exceptions must be picklable. It keeps state between jobs itself, if at all.
         jobs: Its arguments.
         scheduler: Address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``; None for threads.
-        jobs_at_once: Threads (default: one a core). A cluster's workers bring their own number.
+        jobs_at_once: Number of threads; one per core by default. The workers of a cluster have their own number.
 
     Yields:
-        The job, and its result or the exception that ended it; an ``OSError`` where workers died of it.
+        The job, and its result or the exception that ended it: an ``OSError`` if it killed its workers.
 
     Raises:
-        ValueError: Dask is not installed, the scheduler cannot be reached, it has no worker, or it or a worker
-            has no kit or one of another version.
+        ValueError: Dask is not installed, the scheduler cannot be reached or has no worker, or the scheduler or a
+            worker has another version of the kit, or none.
         ConnectionError: The scheduler was lost.
+
+    >>> sorted(spread(abs, [-2, 3]))
+    [(-2, 2), (3, 3)]
     """
     if scheduler is None:
         yield from _on_threads(function, jobs, jobs_at_once or os.cpu_count())
@@ -72,17 +75,17 @@ def _on_cluster(
         import distributed
     except ImportError as error:
         raise ValueError(f'--scheduler needs Dask ({error}): pip install "hubmap-kit[cluster]"') from error
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its tracebacks would bury the one error
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its tracebacks would hide the one error
     try:
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except Exception as error:  # of many kinds, as the address is silent, malformed or another program's
+        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+    except Exception as error:  # of many types: no answer, a malformed address, another program's port
         raise ValueError(
             f"the Dask scheduler {address} cannot be reached ({type(error).__name__}: {error}); start one with "
             "'dask scheduler', which prints its address, such as tcp://10.0.0.1:8786"
         ) from error
     with client:
         _check_versions(client, address)
-        # Not pure: two runs with the same arguments are two runs, as the files may have changed in between.
+        # Not pure: the same job may have another result later, because files change.
         job_of = {(future := client.submit(function, job, pure=False)): job for job in jobs}
         try:
             for future in distributed.as_completed(list(job_of), loop=client.loop):
@@ -91,8 +94,8 @@ def _on_cluster(
                 outcome = _outcome(future)
                 if isinstance(outcome, distributed.scheduler.KilledWorker):
                     outcome = OSError(
-                        f"{outcome.allowed_failures + 1} Dask workers died while they worked on it, as they do where "
-                        "memory runs out; give them more, or fewer threads each"
+                        f"{outcome.allowed_failures + 1} Dask workers died while they worked on it, most often because "
+                        "memory ran out; give the workers more memory, or fewer threads each"
                     )
                 yield job_of.pop(future), outcome
         finally:
@@ -102,14 +105,14 @@ def _on_cluster(
 def _check_versions(client: Any, address: str) -> None:
     """Raise unless there is a worker, and each of them and the scheduler has this version of the kit."""
     try:
-        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        client.wait_for_workers(1, timeout=CONNECT_S)
     except TimeoutError as error:
         raise ValueError(
             f"the Dask scheduler {address} has no worker; start some with: dask worker {address}"
         ) from error
     versions: dict[str, Any] = client.run(eval, _VERSION_THERE, on_error="return")
     try:
-        versions[address] = client.run_on_scheduler(eval, _VERSION_THERE)  # it unpickles the jobs as well
+        versions[address] = client.run_on_scheduler(eval, _VERSION_THERE)  # the scheduler unpickles jobs too
     except ImportError as error:
         versions[address] = error
     for where, version in versions.items():

@@ -1,4 +1,4 @@
-"""Connected regions of a mask, found on its runs: the mask is never drawn."""
+"""Connected regions of a mask, found on its RLE runs: the mask is never drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Regions:
     """
 
     def __init__(self, runs: npt.NDArray[np.int64], shape: tuple[int, int]) -> None:
-        """Take a mask.
+        """Take the mask.
 
         Args:
             runs: ``(n, 2)`` int64, ``[start, stop)``, 0-based, column-major, sorted, not overlapping.
@@ -42,18 +42,22 @@ class Regions:
         return _joined(pieces[areas >= least_px])
 
 
-def region_areas(runs: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Area of the region that each part of a mask belongs to.
-
-    Pixels belong together that share an edge (4-connected), as in ``scipy.ndimage.label``.
+def region_areas(
+    runs: npt.NDArray[np.int64], shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Area of the region that each part of a mask belongs to; regions are 4-connected, see `Regions`.
 
     Args:
         runs: ``(n, 2)`` int64, ``[start, stop)``, 0-based, column-major, sorted, not overlapping.
         shape: ``(height, width)`` of the mask in px.
 
     Returns:
-        The runs split where a column ends, ``(m, 2)`` int64, sorted; and for each the area of its
-        region in px, ``(m,)`` float64.
+        The runs, split where a column ends, ``(m, 2)`` int64, sorted; and for each the area of its region in px,
+        ``(m,)`` float64.
+
+    >>> pieces, areas = region_areas(np.array([[0, 2], [3, 4], [8, 9]]), (3, 3))  # columns 110, 100, 001
+    >>> areas.tolist()
+    [3.0, 3.0, 1.0]
     """
     # Imported here: SciPy starts slowly, and a push, which reads runs and makes no masks, works without it.
     from scipy.sparse import csr_array
@@ -64,22 +68,26 @@ def region_areas(runs: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, 
     if count == 0:
         return pieces, np.zeros(0)
     starts, stops = pieces.T
-    # Moved by a column, a piece overlaps exactly its neighbours on the right: those from `first` to before `last`.
+    # Moved by one column, a piece overlaps its neighbours on the right: the pieces from `first` to before `last`.
     first = np.searchsorted(stops, starts + shape[0], side="right")
     last = np.searchsorted(starts, stops + shape[0], side="left")
     ends = np.concatenate(([0], np.cumsum(last - first)))
     right = np.arange(ends[-1]) - np.repeat(ends[:-1] - first, last - first)
     links = csr_array((np.ones(len(right), np.int8), right, ends), shape=(count, count))
     region = connected_components(links, directed=False)[1]
-    return pieces, np.bincount(region, weights=stops - starts)[region]
+    return pieces, np.asarray(np.bincount(region, weights=stops - starts)[region], np.float64)
 
 
 def area_px(area_um2: float, pixel_size_um: float) -> int:
-    """An area in um² in pixels of `pixel_size_um`, rounded."""
+    """An area in µm², in pixels of the side `pixel_size_um` (µm), rounded.
+
+    >>> area_px(1000.0, 0.4)
+    6250
+    """
     return round(area_um2 / pixel_size_um**2)
 
 
-def _split(runs: np.ndarray, height: int) -> np.ndarray:
+def _split(runs: npt.NDArray[np.int64], height: int) -> npt.NDArray[np.int64]:
     """Split runs where a column of the mask ends."""
     first, last = runs[:, 0] // height, (runs[:, 1] - 1) // height
     columns = last - first + 1
@@ -88,7 +96,7 @@ def _split(runs: np.ndarray, height: int) -> np.ndarray:
     return np.column_stack((np.maximum(runs[run, 0], column * height), np.minimum(runs[run, 1], (column + 1) * height)))
 
 
-def _joined(runs: np.ndarray) -> np.ndarray:
+def _joined(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Join runs that touch."""
     if len(runs) == 0:
         return runs

@@ -169,7 +169,7 @@ def test_another_version_on_the_cluster(scheduler, monkeypatch):
 def test_a_cluster_without_workers(monkeypatch):
     """A scheduler that has no worker is an error that says how to start one."""
     distributed = pytest.importorskip("distributed", reason="distributed is not installed (the extra cluster)")
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     with (
         distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as local,
         pytest.raises(ValueError, match="has no worker; start some with: dask worker"),

@@ -53,10 +53,10 @@ def _to_uint8(data: npt.NDArray[Any], page: Any) -> npt.NDArray[np.uint8]:
         low, high = data.min(), data.max()
         if not (low >= 0 and high <= 1):  # false for NaN as well
             refuse(f"holds floats from {low:g} to {high:g}, not in [0, 1]", f"scale them, or {RESAVE}")
-        return np.rint(data.astype(np.float32) * 255).astype(np.uint8)
+        return np.asarray(np.rint(data.astype(np.float32) * 255), np.uint8)
     # Samples of different width (such as 5, 6 and 5 bits) were scaled to the data type by tifffile.
     bits = page.bitspersample if isinstance(page.bitspersample, int) else 8 * data.dtype.itemsize
     if bits == 8:
         return data.astype(np.uint8, copy=False)
-    table = np.rint(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
+    table = np.asarray(np.rint(np.arange(2**bits) * (255 / (2**bits - 1))), np.uint8)
     return table[data.astype(np.uint16)]
