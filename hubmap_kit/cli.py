@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .ablation.rows import BASE, CHANGES, plan
+from .ablation.rows import BASE, ROWS, plan
 from .config import PredictConfig, PrepareConfig, TrainConfig, UsageError, add_flags, from_flags
 from .kaggle import commands as kaggle_commands
 from .recipes import RECIPES, recipe
@@ -259,8 +259,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--recipe", choices=tuple(RECIPES), default="cpu", help="settings of the base (default: %(default)s)"
     )
-    changes = ", ".join(name for name in CHANGES if name != BASE)
-    sub.add_argument("--rows", metavar="NAMES", help=f"rows beside the base, comma-separated (default: all): {changes}")
+    rows = ", ".join(name for name in ROWS if name != BASE)
+    sub.add_argument("--rows", metavar="NAMES", help=f"rows beside the base, comma-separated (default: all): {rows}")
     sub.add_argument("--seeds", metavar="N", type=int, default=2, help="trainings a row (default: %(default)s)")
     for config in (PrepareConfig, TrainConfig):  # each row is trained with several seeds
         names = [field.name for field in dataclasses.fields(config) if field.name != "seed"]

@@ -1,13 +1,13 @@
-"""The ablation table: what each part of a recipe brings, on validation images, one row a change.
+"""The ablation table: the gain of each part of a recipe, on validation images.
 
-Every row of `hubmap_kit.ablation.rows` is trained (or, where only prediction changes, predicted) with the same
-budget and with several seeds, and scored at threshold 0.5 on the same validation images. What is done is kept, so
-that a stopped command goes on where it was::
+Every row of `hubmap_kit.ablation.rows` is trained with several seeds and the same number of steps; a row that changes
+only the prediction is predicted with the base's runs. All rows are scored at threshold 0.5 on the same validation
+images. Everything that is done is kept, and a stopped command goes on where it was::
 
     ablation.json              settings of the base
     stores/                    patch stores, one for each geometry, and one of soft masks for each seed
     runs/{row}-seed{n}/        run folders
-    scores/{row}-seed{n}.csv   id, organ, dice; of the ensemble of n seeds {row}-of{n}.csv
+    scores/{row}-seed{n}.csv   id, organ, dice; {row}-of{n}.csv for the ensemble of n seeds
     ablation.csv, .md          the table
 """
 
@@ -35,7 +35,7 @@ from ..tables import read_images, table_of
 from ..training.pseudo_labels import pseudo_label
 from ..training.thresholds import choose, dice_at
 from ..training.train import train
-from .rows import BASE, CHANGES, plan
+from .rows import BASE, ROWS, plan
 
 # All rows are compared at the same, plain threshold, so that a row is judged by its network.
 PLAIN = PredictConfig(threshold=0.5, min_region_um2=0.0)
@@ -55,16 +55,16 @@ def ablation(
     Args:
         data: Competition folder.
         out: Folder to write; see the module's docstring.
-        geometry: Settings of the patches; with folds.
-        config: Settings of the base; `fold` is the one it is validated on (0 by default).
-        rows: Names of `hubmap_kit.ablation.rows.CHANGES`; all by default. The base always comes first, and a row that
-            changes nothing of it is left out.
-        seeds: Trainings a row.
+        geometry: Settings of the patches; they must have folds.
+        config: Settings of the base; it is validated on fold ``fold`` (default: 0).
+        rows: Names of `hubmap_kit.ablation.rows.ROWS`; all by default. The base always comes first, and a row that does
+            not differ from it is left out.
+        seeds: Number of trainings for each row.
 
     Returns:
-        The table of all rows that `out` has: columns ``row``, ``dice``, ``spread``, ``gain``, ``gain_spread``, one
-        column an organ, ``seeds``, ``about``. ``dice`` is the mean over seeds, ``gain`` what it is above the base with
-        the same seeds, and the spreads are standard deviations over seeds.
+        The table of all rows in `out`: columns ``row``, ``dice``, ``spread``, ``gain``, ``gain_spread``, one column for
+        each organ, ``seeds``, ``about``. ``dice`` is the mean over seeds, ``gain`` its difference to the base with the
+        same seeds, and the spreads are standard deviations over seeds.
 
     Raises:
         DataError: Bad tables, or images that cannot be read.
@@ -72,9 +72,9 @@ def ablation(
     """
     config = replace(config, fold=config.fold or 0, tune=True)
     wanted = plan(geometry, config, rows)
-    for name in CHANGES if rows is None else rows:
+    for name in ROWS if rows is None else rows:
         if name not in {*wanted, BASE}:
-            print(f"{name}: as the base, left out", flush=True)
+            print(f"{name}: left out, since it does not differ from the base", flush=True)
     _check_begun(data, out, geometry, config)
     work = _Work(data, out, geometry, config, seeds)
     for name in wanted:
@@ -87,9 +87,9 @@ def ablation(
 
 
 def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainConfig) -> None:
-    """Keep what the folder was begun with, or refuse other settings.
+    """Keep the settings that a folder was begun with, or refuse other ones.
 
-    Where files lie may differ from computer to computer.
+    Paths may differ, because another computer may go on.
     """
     facts = asdict(geometry) | asdict(config)
     del facts["seed"]  # each row has its seeds; the split's is beside them
@@ -108,7 +108,7 @@ def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainCo
 
 @dataclass(frozen=True)
 class _Work:
-    """What it takes to do a row."""
+    """Everything that is needed to do a row, see `ablation` for the fields."""
 
     data: Path
     out: Path
@@ -117,66 +117,66 @@ class _Work:
     seeds: int
 
     def score(self, name: str, seed: int) -> None:
-        """Do a row with a seed unless its scores are there."""
+        """Write the scores of a row with a seed, unless they are there."""
         target = self._target(name, seed)
         if target.is_file():
             return
-        print(f"{name}, seed {seed}: {CHANGES[name].about}", flush=True)
+        print(f"{name}, seed {seed}: {ROWS[name].about}", flush=True)
         scores = self._scores(name, seed)
         with replacing(target) as part:
             scores[["id", "organ", "dice"]].to_csv(part, index=False, float_format="%.6f")
 
     def table(self) -> pd.DataFrame:
-        """The table of what is done, see `ablation`."""
+        """The table of the rows that are done, see `ablation`."""
         seeds = range(self.seeds)
         base = {seed: mean_dice(pd.read_csv(path)) for seed in seeds if (path := self._target(BASE, seed)).is_file()}
-        rows = []
-        for name, change in CHANGES.items():
+        lines = []
+        for name, row in ROWS.items():
             scores = {s: pd.read_csv(path) for s in base if (path := self._target(name, s)).is_file()}
             if not scores:
                 continue
             dice = pd.Series({seed: mean_dice(table) for seed, table in scores.items()})
             gain = dice - pd.Series(base)[dice.index]
-            row = {"row": name, "dice": dice.mean(), "spread": dice.std(ddof=0)}
-            row |= {"gain": gain.mean(), "gain_spread": gain.std(ddof=0)}
+            line = {"row": name, "dice": dice.mean(), "spread": dice.std(ddof=0)}
+            line |= {"gain": gain.mean(), "gain_spread": gain.std(ddof=0)}
             organs = dice_by_organ(pd.concat(scores.values()))
-            rows.append(row | organs | {"seeds": len(scores), "about": change.about})
-        return pd.DataFrame(rows)
+            lines.append(line | organs | {"seeds": len(scores), "about": row.about})
+        return pd.DataFrame(lines)
 
     def _target(self, name: str, seed: int) -> Path:
         """The file of a row's scores."""
-        of = f"of{self.seeds}" if CHANGES[name].own == "ensemble" else f"seed{seed}"
+        of = f"of{self.seeds}" if ROWS[name].special == "ensemble" else f"seed{seed}"
         return self.out / "scores" / f"{name}-{of}.csv"
 
     def _scores(self, name: str, seed: int) -> pd.DataFrame:
-        change = CHANGES[name]
-        if change.own == "thresholds":
+        row = ROWS[name]
+        if row.special == "thresholds":
             return self._cross_fitted(seed)
-        if change.own == "ensemble":
+        if row.special == "ensemble":
             return self._predicted([self._trained(BASE, each) for each in range(self.seeds)], PLAIN)
-        if change.predict:
-            return self._predicted([self._trained(BASE, seed)], replace(PLAIN, **change.predict))
+        if row.predict:
+            return self._predicted([self._trained(BASE, seed)], replace(PLAIN, **row.predict))
         return self._predicted([self._trained(name, seed)], PLAIN)
 
     def _store(self, name: str) -> Path:
         """The patch store of a row's geometry."""
-        geometry = CHANGES[name].geometry(self.geometry)
+        geometry = ROWS[name].geometry(self.geometry)
         folder = self.out / "stores" / (BASE if geometry == self.geometry else name)
         if not (folder / "store.json").is_file():
             prepare(self.data, folder, geometry)
         return folder
 
     def _trained(self, name: str, seed: int) -> Path:
-        """The row's run, trained if need be."""
+        """The row's run folder; the run is trained if it is not finished."""
         run = self.out / "runs" / f"{name}-seed{seed}"
         if is_finished(run):
             return run
-        change, store = CHANGES[name], self._store(name)
-        config = replace(self.config, seed=seed, **change.train)
-        if change.keeps_pixels:
-            larger = (change.geometry(self.geometry).input_size / self.geometry.input_size) ** 2
+        row, store = ROWS[name], self._store(name)
+        config = replace(self.config, seed=seed, **row.train)
+        if row.keeps_pixels:
+            larger = (row.geometry(self.geometry).input_size / self.geometry.input_size) ** 2
             config = replace(config, batch_size=max(1, round(config.batch_size / larger)))
-        if change.own == "pseudo":
+        if row.special == "pseudo":
             soft = self.out / "stores" / f"pseudo-seed{seed}"
             pseudo_label(self._unlabelled(), store, soft, [self._trained(BASE, seed)], PLAIN)
             config = replace(config, pseudo=str(soft))
@@ -201,9 +201,11 @@ class _Work:
     def _predicted(self, runs: list[Path], config: PredictConfig) -> pd.DataFrame:
         """Dice of the validation images, predicted as a submission is."""
         store = PatchStore.open(self._store(BASE))
-        images = {}
-        for i in store.ids("validation", self.config.fold):  # the store may have been made where the images lay then
-            images[i] = replace(store.images[i].image, path=image_path(self.data, "train", i))
+        # The store may name the folder of another computer.
+        images = {
+            i: replace(store.images[i].image, path=image_path(self.data, "train", i))
+            for i in store.ids("validation", self.config.fold)
+        }
         scores = []
         for result in predict_images(list(images.values()), [Run.open(run) for run in runs], config):
             if result.rle is None:
@@ -214,14 +216,17 @@ class _Work:
         return pd.DataFrame(scores, columns=[ID, ORGAN, SOURCE, "dice"])
 
     def _cross_fitted(self, seed: int) -> pd.DataFrame:
-        """Dice of each half of the validation images, halves of an organ too, with what is best for the other half."""
+        """Dice of each half of the validation images, with the thresholds and region sizes chosen on the other half.
+
+        Each organ's images are shared out to both halves.
+        """
         sweep = pd.read_csv(self._trained(BASE, seed) / SWEEP)
         images = sweep[["id", "organ"]].drop_duplicates().sort_values(["organ", "id"])
         halves = [images["id"].iloc[0::2], images["id"].iloc[1::2]]
         parts = []
-        for judged, by in (halves, halves[::-1]):
+        for judged, others in (halves, halves[::-1]):
             # An organ without images in the other half is judged at the plain threshold.
-            chosen = choose(sweep[sweep["id"].isin(by)], MaskRule.uniform(0.5))
+            chosen = choose(sweep[sweep["id"].isin(others)], MaskRule.uniform(0.5))
             table = sweep[sweep["id"].isin(judged)]
             parts.append(table.drop_duplicates("id")[["id", "organ"]].assign(dice=dice_at(table, chosen)))
         return pd.concat(parts)
@@ -230,7 +235,7 @@ class _Work:
 def _write_table(out: Path, table: pd.DataFrame) -> None:
     with replacing(out / "ablation.csv") as part:
         table.to_csv(part, index=False, float_format="%.5f")
-    shown = [column for column in table if column != "about"]
+    shown = [str(column) for column in table if column != "about"]
     lines = ["| " + " | ".join(["change", *shown]) + " |", "|---" * (len(shown) + 1) + "|"]
     for _, row in table.iterrows():
         cells = [f"{value:+.4f}" if name == "gain" else _cell(value) for name, value in row[shown].items()]

@@ -78,7 +78,7 @@ def _curves(history: pd.DataFrame) -> str:
             left.plot(rows["epoch"], rows[column], marker=".", label=label)
     left.set(xlabel="epoch", ylabel="loss")
     left.legend()
-    for column in [name for name in history if name.startswith("validation_dice")]:
+    for column in [str(name) for name in history if str(name).startswith("validation_dice")]:
         rows = history.dropna(subset=[column])
         organ = column.removeprefix("validation_dice").lstrip("_")
         style = {"linewidth": 1, "alpha": 0.7} if organ else {"linewidth": 2.5, "color": "black"}

@@ -12,14 +12,14 @@ import tensorflow as tf
 
 @dataclass(frozen=True)
 class Devices:
-    """What a training runs on.
+    """The devices of a training.
 
     Every computer ("worker") runs the same program; each device ("replica") takes an equal part of a batch.
 
     Attributes:
-        strategy: Of ``tf.distribute``.
-        workers: How many computers take part.
-        worker: The number of this one; 0 is the one that writes.
+        strategy: A strategy of ``tf.distribute``.
+        workers: Number of computers that take part.
+        worker: Number of this one; worker 0 writes the files.
     """
 
     strategy: tf.distribute.Strategy
@@ -29,7 +29,7 @@ class Devices:
     @property
     def replicas(self) -> int:
         """Devices of all workers."""
-        return self.strategy.num_replicas_in_sync
+        return int(self.strategy.num_replicas_in_sync)
 
     @property
     def local_replicas(self) -> int:
@@ -37,7 +37,7 @@ class Devices:
         return self.replicas // self.workers
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """Add an array over workers: every worker gets the sum of what each gave.
+        """Add an array over workers; every worker gets the sum.
 
         Args:
             values: Float, of the same shape on each worker.
@@ -53,11 +53,10 @@ class Devices:
                 values if context.replica_id_in_sync_group % self.local_replicas == 0 else np.zeros_like(values)
             )
         )
-        return self.strategy.experimental_local_results(_all_reduce(self.strategy, given))[0].numpy()
+        return np.asarray(self.strategy.experimental_local_results(_all_reduce(self.strategy, given))[0])
 
 
-@tf.function(reduce_retracing=True, jit_compile=False)
-def _all_reduce(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
+def _sum_over_replicas(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
     def add(value: tf.Tensor) -> tf.Tensor:
         # The identity lies on the replica's device; an argument of the function on none, which the reduction refuses.
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
@@ -65,16 +64,19 @@ def _all_reduce(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tenso
     return strategy.run(add, args=(values,))
 
 
+_all_reduce = tf.function(_sum_over_replicas, reduce_retracing=True, jit_compile=False)
+
+
 def open_devices(wanted: str) -> Devices:
-    """Devices by the setting of that name; call it before anything else of TensorFlow.
+    """Find the devices that the setting ``devices`` names. Call this before TensorFlow is used otherwise.
 
     Args:
         wanted: ``one``; ``mirrored``, all GPUs of this computer; ``tpu``; ``workers``, the computers that the
             environment variable ``TF_CONFIG`` names (see TensorFlow's guide to multi-worker training), each running
-            the same command; or ``auto``, the last of these that is there.
+            the same command; or ``auto``, the last of these that is available.
 
     Raises:
-        ValueError: What is wanted is not there.
+        ValueError: The devices are not available, or ``TF_CONFIG`` cannot be understood.
     """
     if wanted == "auto":
         if os.environ.get("TF_CONFIG"):
@@ -105,11 +107,11 @@ def open_devices(wanted: str) -> Devices:
 
 
 def _place(text: str) -> tuple[int, int]:
-    """How many workers ``TF_CONFIG`` names, and which of them this is."""
+    """The number of workers that ``TF_CONFIG`` names, and the number of this one."""
     try:
-        about = json.loads(text)
-        workers, task = about["cluster"]["worker"], about["task"]
-        if set(about["cluster"]) == {"worker"} and task["type"] == "worker" and 0 <= task["index"] < len(workers):
+        values = json.loads(text)
+        workers, task = values["cluster"]["worker"], values["task"]
+        if set(values["cluster"]) == {"worker"} and task["type"] == "worker" and 0 <= task["index"] < len(workers):
             return len(workers), int(task["index"])
     except (ValueError, KeyError, TypeError):
         pass

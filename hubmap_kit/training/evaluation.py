@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from .. import rle
@@ -95,7 +96,7 @@ def write_map(path: Path, small: np.ndarray) -> None:
         part.write_bytes(data.tobytes())
 
 
-def read_map(path: Path) -> np.ndarray:
+def read_map(path: Path) -> npt.NDArray[np.float32]:
     """Read what `write_map` wrote: ``(h, w)`` float32 in [0, 1].
 
     Raises:
@@ -104,4 +105,4 @@ def read_map(path: Path) -> np.ndarray:
     stored = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if stored is None:
         raise ValueError(f"{path} is missing or no PNG; train the run again")
-    return stored.astype(np.float32) / 255
+    return np.asarray(stored, np.float32) / np.float32(255)

@@ -78,8 +78,8 @@ def make_optimizer(phase: Phase, config: TrainConfig, steps: int, half: str | No
 
 def make_step(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, config: TrainConfig, devices: Devices, loss: Loss
-) -> Callable:
-    """A compiled training step: a batch, shared by the devices, to its loss."""
+) -> Callable[..., tf.Tensor]:
+    """Compile a training step: a function of the fields of a `Batch`, shared by the devices, that returns its loss."""
     variables = model.trainable_variables
     replicas = devices.replicas
 
@@ -95,12 +95,12 @@ def make_step(
         optimizer.apply(tape.gradient(scaled, variables), variables)
         return value
 
-    @tf.function(jit_compile=False)
     def step(images: tf.Tensor, masks: tf.Tensor, organs: tf.Tensor, log2_um: tf.Tensor) -> tf.Tensor:
         values = devices.strategy.run(train_replica, args=(images, masks, organs, log2_um))
         return devices.strategy.experimental_local_results(values)[0]
 
-    return step
+    compiled: Callable[..., tf.Tensor] = tf.function(step, jit_compile=False)
+    return compiled
 
 
 def average_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[np.ndarray]:

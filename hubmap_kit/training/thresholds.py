@@ -1,7 +1,7 @@
 """The threshold and the least region size of each organ, chosen on images that the network was not trained on.
 
-Every image's Dice is computed for every pair of a threshold and a least region size, `sweep`. A table of them says
-what is best; the tables of several folds, put together, say what is best over all images.
+`sweep` computes an image's Dice for every pair of a threshold and a least region size. `choose` takes the best pair of
+each organ from a table of them; with the tables of several folds together it chooses on all images.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.ndimage import correlate1d
 
@@ -19,9 +20,9 @@ THRESHOLDS = tuple(percent / 100 for percent in range(10, 95, 5))
 # The units are larger: a crypt has some 5000 um², an alveolus 8000, a glomerulus 25 000.
 REGION_UM2 = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)
 PAIR = ["threshold", "min_region_um2"]
-LEAST_IMAGES = 5  # of an organ, by which to choose
-SURE = 2.0  # standard errors
-NEAR = 1e-3  # Dice: means that differ by less are as good as each other
+LEAST_IMAGES = 5  # least number of images of an organ on which to choose
+SURE = 2.0  # least gain, in standard errors
+NEAR = 1e-3  # mean Dice values that differ by less count as equal
 
 
 def sweep(probability: np.ndarray, truth: np.ndarray, pixel_size_um: float) -> np.ndarray:
@@ -60,7 +61,7 @@ def sweep_table(ids: Sequence[int], organs: Sequence[str], dice: np.ndarray) -> 
     return images.merge(pairs, how="cross").assign(dice=dice.ravel())
 
 
-def dice_at(table: pd.DataFrame, rule: MaskRule) -> np.ndarray:
+def dice_at(table: pd.DataFrame, rule: MaskRule) -> npt.NDArray[np.float64]:
     """Dice of each image by a rule, looked up in a sweep.
 
     Args:
@@ -72,27 +73,27 @@ def dice_at(table: pd.DataFrame, rule: MaskRule) -> np.ndarray:
     """
     chosen = np.isclose(table["threshold"], table["organ"].map(dict(rule.thresholds)))
     chosen &= np.isclose(table["min_region_um2"], table["organ"].map(dict(rule.min_region_um2)))
-    return table.loc[chosen, "dice"].to_numpy()
+    return np.asarray(table.loc[chosen, "dice"], np.float64)
 
 
 def choose(table: pd.DataFrame, present: MaskRule) -> MaskRule:
     """Choose the threshold and least region size of each organ by the mean Dice of its images.
 
-    An organ keeps its present pair unless the best one speaks for itself: by at least `LEAST_IMAGES` images, whose
-    mean gain is above `SURE` times its standard error. Few images would choose by luck what loses elsewhere.
+    An organ keeps its present pair unless it has at least `LEAST_IMAGES` images, and their mean gain with the best pair
+    is above `SURE` times its standard error. A choice on few images would be luck, and lose on other images.
 
     Args:
-        table: See `sweep_table`; of one validation, or of several folds put together.
-        present: The rule at present.
+        table: See `sweep_table`; for one validation, or for those of several folds together.
+        present: The present rule.
 
     Returns:
-        The rule chosen, for the organs of `present`.
+        The chosen rule, for the organs of `present`.
 
     Raises:
         ValueError: The images of an organ were not tried with the same thresholds and sizes.
     """
     thresholds, min_region_um2 = dict(present.thresholds), dict(present.min_region_um2)
-    # Rounded, as a CSV may give back a number's neighbour.
+    # Rounded, because a number may come back from a CSV with another last digit.
     for organ, rows in table.round(dict.fromkeys(PAIR, 6)).groupby("organ"):
         dice = rows.pivot(index="id", columns=PAIR, values="dice")
         if dice.isna().any(axis=None) or len(rows) != dice.size or dice.shape[1] != len(THRESHOLDS) * len(REGION_UM2):
@@ -102,19 +103,19 @@ def choose(table: pd.DataFrame, present: MaskRule) -> MaskRule:
             )
         best = _best(dice.mean().unstack())
         before = _nearest(thresholds[str(organ)], THRESHOLDS), _nearest(min_region_um2[str(organ)], REGION_UM2)
-        gain = dice[best] - dice[before]
-        if len(gain) >= LEAST_IMAGES and gain.mean() > SURE * gain.sem():
+        gain = (dice[best] - dice[before]).to_numpy(np.float64)
+        if len(gain) >= LEAST_IMAGES and gain.mean() > SURE * gain.std(ddof=1) / len(gain) ** 0.5:
             thresholds[str(organ)], min_region_um2[str(organ)] = best
     return MaskRule(thresholds, min_region_um2)
 
 
 def _best(mean: pd.DataFrame) -> tuple[float, float]:
-    """The best pair of a table of mean Dice, a row a threshold and a column a least region size.
+    """The best pair in a table of mean Dice, with one row for each threshold and one column for each least region size.
 
-    Few images make a rough curve, and the best point of it is partly luck. So the mean over images is first
-    averaged with that of the neighbouring thresholds (weights 1/4, 1/2, 1/4). Of the least region sizes whose
-    best mean is within `NEAR` of the best of all, the smallest is taken; of its thresholds that are within
-    `NEAR` of its best one, the middle one, or the lower of two.
+    The curve over thresholds is rough if there are few images, and its highest point is partly luck. Therefore each
+    mean is first averaged with those of the neighbouring thresholds (weights 1/4, 1/2, 1/4). From the least region
+    sizes whose best mean is within `NEAR` of the best of all, the smallest is taken; from its thresholds that are
+    within `NEAR` of its best one, the middle one, or the lower of the two in the middle.
     """
     smooth = correlate1d(mean.to_numpy(), [0.25, 0.5, 0.25], axis=0, mode="nearest")
     best = smooth.max(axis=0)

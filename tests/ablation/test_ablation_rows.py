@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hubmap_kit.ablation.rows import BASE, CHANGES, plan
+from hubmap_kit.ablation.rows import BASE, ROWS, plan
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
 
 GEOMETRIES = [
@@ -20,35 +20,35 @@ GEOMETRIES = [
 @pytest.mark.parametrize(("name", "size"), [("finer", 352), ("coarser", 192)])
 def test_the_same_tissue_in_more_or_fewer_pixels(geometry, name, size):
     """The context in um is the base's, and its pixels are smaller or larger."""
-    changed = CHANGES[name].geometry(geometry)
+    changed = ROWS[name].geometry(geometry)
     assert changed.input_size == size
     assert changed.contexts_um() == geometry.contexts_um()
     wanted = {organ: um * 256 / size for organ, um in geometry.network_um().items()}
     assert changed.network_um() == pytest.approx(wanted, rel=1e-12)
-    assert not CHANGES[name].keeps_pixels
+    assert not ROWS[name].keeps_pixels
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize(("name", "factor"), [("context-small", 0.5), ("context-large", 2)])
 def test_more_or_less_tissue_at_the_same_pixel_size(geometry, name, factor):
     """The pixels are of the base's size in um, the context is a multiple of it, and a step has as many pixels."""
-    changed = CHANGES[name].geometry(geometry)
+    changed = ROWS[name].geometry(geometry)
     assert changed.input_size == 256 * factor
     assert changed.network_um() == pytest.approx(geometry.network_um(), rel=1e-12)
     wanted = {organ: um * factor for organ, um in geometry.contexts_um().items()}
     assert changed.contexts_um() == pytest.approx(wanted, rel=1e-12)
-    assert CHANGES[name].keeps_pixels
+    assert ROWS[name].keeps_pixels
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", ROWS)
 def test_changes_are_settings(name):
     """Every row's settings are such as exist, within their bounds, also of the smallest patches and of whole images."""
-    change = CHANGES[name]
+    row = ROWS[name]
     for geometry in (PrepareConfig(input_size=32), PrepareConfig(context="whole")):
-        assert change.geometry(geometry).input_size % 32 == 0
-    replace(TrainConfig(), **change.train)
-    replace(PredictConfig(), **change.predict)
-    assert bool(change.train) + bool(change.predict) + bool(change.own) <= 1
+        assert row.geometry(geometry).input_size % 32 == 0
+    replace(TrainConfig(), **row.train)
+    replace(PredictConfig(), **row.predict)
+    assert bool(row.train) + bool(row.predict) + bool(row.special) <= 1
 
 
 def test_rows_come_in_the_tables_order():
@@ -63,11 +63,11 @@ def test_rows_that_change_nothing_are_left_out():
     """A row whose settings the base has already is not trained again."""
     geometry, config = PrepareConfig(folds=2), TrainConfig(ema=0.98, loss="bce", decoder_filters=256)
     left_out = {"ema", "bce", "decoder-256"}
-    assert plan(geometry, config, None) == [name for name in CHANGES if name not in left_out]
+    assert plan(geometry, config, None) == [name for name in ROWS if name not in left_out]
     whole = plan(PrepareConfig(folds=2, context="whole"), config, None)
-    assert set(CHANGES) - set(whole) == left_out | {"context-small", "context-large"}
+    assert set(ROWS) - set(whole) == left_out | {"context-small", "context-large"}
     smallest = plan(PrepareConfig(folds=2, input_size=32), config, None)
-    assert set(CHANGES) - set(smallest) == left_out | {"context-small", "coarser", "finer"}
+    assert set(ROWS) - set(smallest) == left_out | {"context-small", "coarser", "finer"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from hubmap_kit.ablation import table as module
-from hubmap_kit.ablation.rows import CHANGES
+from hubmap_kit.ablation.rows import ROWS
 from hubmap_kit.ablation.table import PLAIN, ablation
 from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS
@@ -26,7 +26,7 @@ GEOMETRY = PrepareConfig(patch_size=128, input_size=64, folds=2, test_size=0, va
 CONFIG = recipe("fast", filters=2, epochs=1, steps_per_epoch=1, batch_size=4, ema=0.0)
 FLAGS = "--patch-size 128 --input-size 64 --folds 2 --test-size 0 --val-size 0".split()
 FLAGS += "--recipe fast --filters 2 --epochs 1 --steps-per-epoch 1 --batch-size 4 --ema 0".split()
-ROWS = ["base", "pseudo", "flips", "thresholds", "ensemble"]
+DONE = ["base", "pseudo", "flips", "thresholds", "ensemble"]
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +66,23 @@ def write_scores(tmp_path):
 
 def finished_run(out: Path, name: str) -> Path:
     run = out / "runs" / name
-    RunConfig(GEOMETRY, CONFIG, finished=True).write(run)
+    RunConfig(GEOMETRY, CONFIG, CONFIG.network(), finished=True).write(run)
     return run
 
 
 def test_table(done):
-    """There is a row for each change in the order of `CHANGES`, as a CSV and as Markdown, the base first."""
+    """There is a row for each change in the order of `ROWS`, as a CSV and as Markdown, the base first."""
     table = pd.read_csv(done / "out" / "ablation.csv")
-    assert list(table["row"]) == ROWS
+    assert list(table["row"]) == DONE
     shown = ["row", "dice", "spread", "gain", "gain_spread", *sorted(ORGANS), "seeds"]
     assert list(table.columns) == [*shown, "about"]
-    assert list(table["about"]) == [CHANGES[name].about for name in ROWS]
+    assert list(table["about"]) == [ROWS[name].about for name in DONE]
     lines = [line.strip("|").split("|") for line in (done / "out" / "ablation.md").read_text().splitlines()]
     assert [cell.strip() for cell in lines[0]] == ["change", *shown]
-    assert [line[1].strip() for line in lines[2:]] == ROWS
+    assert [line[1].strip() for line in lines[2:]] == DONE
     gains = [float(line[4]) for line in lines[2:]]
     assert gains == pytest.approx(list(table["gain"]), abs=1e-4)
-    assert [line[4].strip()[0] in "+-" for line in lines[2:]] == [True] * len(ROWS)
+    assert [line[4].strip()[0] in "+-" for line in lines[2:]] == [True] * len(DONE)
 
 
 def test_scores_of_the_base(done):
@@ -120,8 +120,8 @@ def test_trainings_differ_by_the_row_alone(demo, tmp_path, trained, write_scores
         ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=[name], seeds=1)
     ((store, run, config, _),) = trained
     assert (store, run) == ("base" if name == "ema" else name, f"{name}-seed0")
-    assert config == replace(CONFIG, fold=0, tune=True, batch_size=batch_size, **CHANGES[name].train)
-    assert PatchStore.open(tmp_path / "out" / "stores" / store).config == CHANGES[name].geometry(GEOMETRY)
+    assert config == replace(CONFIG, fold=0, tune=True, batch_size=batch_size, **ROWS[name].train)
+    assert PatchStore.open(tmp_path / "out" / "stores" / store).config == ROWS[name].geometry(GEOMETRY)
 
 
 def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
@@ -133,7 +133,7 @@ def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
         before = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
         config = replace(CONFIG, encoder_weights="/elsewhere/imagenet")
         table = ablation(data, out, GEOMETRY, config, rows=["d4", "flips"], seeds=1)
-        assert list(table["row"]) == [*ROWS[:3], "d4", *ROWS[3:]]
+        assert list(table["row"]) == [*DONE[:3], "d4", *DONE[3:]]
         after = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
         assert after == before | {"d4-seed0.csv": after["d4-seed0.csv"]}
         assert not trained
@@ -178,7 +178,7 @@ def test_an_interrupted_ablation_goes_on(demo, tmp_path, trained, write_scores):
             ablation(demo, out, GEOMETRY, CONFIG, rows=["bce"])
         store, run, config, resume = trained.pop()
         assert (store, run, config.seed, resume) == ("base", "base-seed1", 1, unfinished)
-        RunConfig(GEOMETRY, CONFIG).write(out / "runs" / "base-seed1")
+        RunConfig(GEOMETRY, CONFIG, CONFIG.network()).write(out / "runs" / "base-seed1")
     finished_run(out, "base-seed1")
     with pytest.raises(ValueError, match="base-seed1 is not a run folder: it has no model"):
         ablation(demo, out, GEOMETRY, CONFIG, rows=["bce"])
@@ -263,12 +263,12 @@ def test_other_settings_are_refused(demo, tmp_path, write_scores):
 
 
 def test_rows_that_change_nothing(demo, tmp_path, write_scores, trained, capsys):
-    """A row that is as the base is told and left out."""
+    """A row that does not differ from the base is reported and left out."""
     write_scores("base", 0, (0.5, 0.7))
     table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["no-ema", "coarser"], seeds=1)
     assert list(table["row"]) == ["base"]
-    told = capsys.readouterr().out.splitlines()
-    assert told[:2] == ["no-ema: as the base, left out", "coarser: as the base, left out"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"{name}: left out, since it does not differ from the base" for name in ("no-ema", "coarser")]
     assert not trained
 
 
