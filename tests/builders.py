@@ -36,7 +36,12 @@ def write_run(folder: Path, weights: bytes = b"", **changes: Any) -> Path:
         changes: Fields of the `RunConfig`. It is of a finished run of the geometry `GEOMETRY` otherwise.
     """
     train = TrainConfig()
-    fields: dict[str, Any] = {"prepare": GEOMETRY, "train": train, "network": train.network(), "finished": True} | changes
+    fields: dict[str, Any] = {
+        "prepare": GEOMETRY,
+        "train": train,
+        "network": train.network(),
+        "finished": True,
+    } | changes
     RunConfig(**fields).write(folder)
     (folder / WEIGHTS).write_bytes(weights)
     return folder
