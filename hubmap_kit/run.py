@@ -98,7 +98,8 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json`` as JSON values."""
         values = {"format": FORMAT, **asdict(self)}
-        return {**values, **values.pop("rule")}
+        rule = values.pop("rule")
+        return values | rule
 
     @classmethod
     def _from_json(cls, values: Mapping[str, Any]) -> RunConfig:

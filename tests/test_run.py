@@ -64,7 +64,10 @@ def test_config_round_trip(tmp_path):
     )
     config.write(tmp_path)
     assert RunConfig.read(tmp_path) == config
-    assert json.loads((tmp_path / "config.json").read_text())["format"] == FORMAT
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["format"] == FORMAT
+    assert values["thresholds"] == {"lung": 0.3}
+    assert "rule" not in values
 
 
 def test_folds_round_trip(tmp_path):
