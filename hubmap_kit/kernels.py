@@ -36,7 +36,7 @@ class TrainSettings:
 
     PATCH_SIZE: int
     INPUT_SIZE: int
-    CONTEXT: str | None
+    CONTEXT: float | str | None
     TEST_SIZE: int | None
     FOLDS: int
     FOLD: int | Literal["all"] | None
@@ -92,7 +92,7 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
     geometry = PrepareConfig(
         patch_size=settings.PATCH_SIZE,
         input_size=settings.INPUT_SIZE,
-        context=settings.CONTEXT,
+        context=None if settings.CONTEXT is None else str(settings.CONTEXT),
         test_size=settings.TEST_SIZE,
         folds=settings.FOLDS,
         seed=settings.SEED,

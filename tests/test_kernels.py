@@ -175,7 +175,7 @@ def test_unknown_setting(kit, tmp_path):
 
 @pytest.mark.slow
 def test_damaged_bundle(kit, tmp_path):
-    """A wheel that is not the one in the manifest is refused by name."""
+    """If the library's wheel differs from the manifest, the kernel ends and names it."""
     damaged = tmp_path / "kit"
     shutil.copytree(kit, damaged)
     (wheel,) = damaged.glob("*.whl")
@@ -188,7 +188,7 @@ def test_damaged_bundle(kit, tmp_path):
 
 @pytest.mark.slow
 def test_bundle_is_found_by_its_marker(kit, tmp_path):
-    """A bundle at an unforeseen place is found and imported; then the missing competition is told."""
+    """A bundle at another place is found and imported; the kernel then names the missing competition."""
     status, text = run_kernel(script("infer"), tmp_path / "working", {"a/b": kit})
     assert status == 1
     assert "input/a/b" in text
@@ -235,7 +235,7 @@ def test_runs_are_found(tmp_path):
 
 
 def test_no_runs(tmp_path):
-    """Without a run folder the dataset to attach is named."""
+    """Without a run folder the error names the dataset to attach."""
     with pytest.raises(ValueError, match="attach the dataset hubmap-weights"):
         find_runs(tmp_path)
 
@@ -389,3 +389,10 @@ def test_library_is_imported_from_its_wheel(kit, tmp_path):
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([sys.executable, "-P", "-c", code], check=True, cwd=tmp_path, env=environment)
+
+
+def test_context_may_be_a_number():
+    """CONTEXT is a number of micrometres or a text that names organs."""
+    kind, given = settings_of("train")
+    for context in (410, 409.6, "410,kidney=512", "whole"):
+        assert apply_changes(kind, given | {"CONTEXT": context}, "{}").CONTEXT == context

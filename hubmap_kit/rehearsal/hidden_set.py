@@ -1,10 +1,10 @@
 """A drawn stand-in for the hidden test set, on which Kaggle scores the inference kernel.
 
-Kaggle's has some 550 images of 160 to 4500 px a side, by both data sources and not always square. What is
-assumed of the rest: half of them HPA, of 3000 px as all but a few training images; the others HuBMAP, fields of
-about 1 mm whatever the size of a pixel, so that prostate has 160 px and large intestine 4500; the organs equally
-often. `HIDDEN` holds one image of each usual kind, which stands for as many of the 550, and others that are there
-for their shape or for the form of their file.
+Kaggle's hidden set has some 550 images of 160 to 4500 px a side, by both data sources and not always square. The rest
+is assumed: Half of the images are HPA, with 3000 px a side as nearly all training images. The others are HuBMAP and
+show about 1 mm whatever the pixel size, so that prostate has 160 px and large intestine 4500. All organs are equally
+frequent. `HIDDEN` holds one image of each usual kind, which stands for many of the 550, and others for unusual shapes
+and forms of the file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HiddenImage:
         source: One of `SOURCES`.
         shape: ``(height, width)`` in px.
         form: Key of `FORMS`.
-        stands_for: Of the hidden images, how many are taken to be like it.
+        stands_for: How many images of Kaggle's hidden set are taken to be like it.
     """
 
     organ: str

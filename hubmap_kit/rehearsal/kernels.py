@@ -158,8 +158,9 @@ class Stage:
         """Raise `Failure` unless a kernel ended well and left its product."""
         what = f"The {kernel} kernel ({name})"
         if outcome.stopped:
+            memory, most = size_text(outcome.peak_memory), size_text(self.limits.memory_bytes)
             took = {
-                "memory": f"{size_text(outcome.peak_memory)} of memory, more than {size_text(self.limits.memory_bytes)}",
+                "memory": f"{memory} of memory, more than {most}",
                 "time": f"{outcome.seconds:.0f} s, more than {self.limits.time_s:.0f} s",
             }[outcome.stopped]
             raise Failure(f"{what} was stopped: it took {took}; {REMEDIES[kernel, outcome.stopped]}.")

@@ -1,4 +1,4 @@
-"""The program that moves a kernel into Linux namespaces of its own, run by its path: only the standard library is imported.
+"""The program that moves a kernel into Linux namespaces of its own. It is run by its path, and imports nothing else.
 
 It gets its plan, a `Plan` as JSON, as its one argument. It makes namespaces (user, mount and network) without
 privileges and without other programs, builds the root folder that the kernel sees, and becomes the kernel.

@@ -1,9 +1,9 @@
 """The rehearsal: a whole competition on this machine, through the very kernels that Kaggle will run.
 
-Its steps: draw a competition, build the bundle, run the training kernel, make a dataset of its output, run the inference
-kernel on a public test set of one image, run it again on a hidden test set as Kaggle's scoring does, then validate,
-score and draw. The kernels run in `hubmap_kit.rehearsal.isolation`, offline, within Kaggle's limits, and see only the
-sources that their ``kernel-metadata.json`` names. Nothing here imports TensorFlow.
+Its steps: draw a competition, build the bundle, run the training kernel, make a dataset of its output, run the
+inference kernel on a public test set of one image, run it again on a hidden test set as Kaggle's scoring does, then
+validate, score and draw. The kernels run in `hubmap_kit.rehearsal.isolation`, offline, within Kaggle's limits, and see
+only the sources that their ``kernel-metadata.json`` names. Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from .kernels import REMEDIES, Failure, Limits, Stage
 
 LEAST_DICE = 0.75  # mean Dice on the drawn hidden set from which the network is taken to have learned
 
-# The settings in which the kernels differ from their files. smoke is the training kernel's own network, but with one step
-# and no download; train is a network that two cores train in minutes.
+# The settings that differ from the kernel files. smoke is the training kernel's own network, but with one step and no
+# download; train is a network that two cores train in minutes.
 SETTINGS: dict[str, dict[str, Any]] = {
     "smoke": {"EPOCHS": 1, "STEPS_PER_EPOCH": 1, "ENCODER_WEIGHTS": "none"},
     "train": {"RECIPE": "fast", "ENCODER_WEIGHTS": "none", "INPUT_SIZE": 96},
@@ -79,7 +79,7 @@ class Options:
     size: int = 1024
     seed: int = 0
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def changes(self) -> dict[str, dict[str, Any]]:
         """Settings that differ from the kernel files, for ``smoke``, ``train`` and ``infer``."""

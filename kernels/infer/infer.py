@@ -13,18 +13,18 @@ from glob import glob
 from pathlib import Path
 
 RUNS = None  # names of the run folders, or folders of folds, to use; None: all that are attached, as an ensemble
-PATCH_SIZE = None  # side of a tile, in pixels of which the run's patch size makes one patch; None: that
+PATCH_SIZE = None  # side of a tile, in the units of the training's PATCH_SIZE; None: the run's
 OVERLAP = None  # overlap of neighbouring tiles, a fraction; None: the run's
 TTA = "flips"  # test-time augmentation: none, flips or d4
 SCALES = "1"  # factors of size at which each network sees an image, such as "0.8,1,1.25"
-STAIN = "none"  # bring images' colours to those of the training: none, reinhard or macenko
+STAIN = "none"  # match each image's colours to the training images: none, reinhard or macenko
 ADAPT = "none"  # adapt networks to the images of each organ and source: none, batchnorm or self-training
 THRESHOLD = None  # probability from which a pixel is foreground; None: the run's, by organ
 MIN_REGION = None  # area in um2 below which a region is dropped; None: the run's, by organ
 BATCH_SIZE = None  # tiles a batch; None: 16 on a GPU, 2 on a CPU
-SKIP_BACKGROUND = False  # whether tiles without tissue are background without a network seeing them
-TIME_LIMIT = 8.5  # hours from the kernel's start; near it, ADAPT, TTA, SCALES, OVERLAP and runs are given up in turn
-ON_ERROR = "empty"  # an image that cannot be predicted: empty mask, or stop with status 1 after the rest
+SKIP_BACKGROUND = False  # whether the network is not run on tiles without tissue
+TIME_LIMIT = 8.5  # hours from the kernel's start; if time runs short, ADAPT, TTA, SCALES, OVERLAP and runs are cut
+ON_ERROR = "empty"  # for an image that cannot be predicted: empty (an empty mask), or stop (status 1 after the rest)
 
 SETTINGS = {name: value for name, value in dict(globals()).items() if name.isupper()}
 

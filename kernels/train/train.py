@@ -18,12 +18,12 @@ TEST_SIZE = None  # images of the test split, and of validation; None: 65, or 65
 FOLDS = 0  # K folds over the images outside the test split; 0: none
 FOLD = None  # with FOLDS: the fold to validate on, or "all" to train every one
 RECIPE = "default"  # seed, default, cpu or fast; see hubmap_kit/recipes.py
-MODEL = None  # efficientnet-unet or unet; this and what follows, where None: the recipe's
+MODEL = None  # efficientnet-unet or unet; None, here and below: the recipe's
 ENCODER = None  # efficientnetb0, efficientnetv2b0, resnet18, ...; hubmap-kit train --help lists them
 ENCODER_WEIGHTS = None  # imagenet (needs the internet), none, or the path of a file
-EPOCHS = None  # most epochs
-STEPS_PER_EPOCH = None  # steps an epoch
-SEED = 0  # of the split, the weights and the augmentation
+EPOCHS = None  # the most epochs
+STEPS_PER_EPOCH = None  # steps of one epoch
+SEED = 0  # seed of the split, the weights and the augmentation
 TIME_LIMIT = 11.0  # hours from the kernel's start; Kaggle ends a GPU session after 12, a TPU session after 9
 
 SETTINGS = {name: value for name, value in dict(globals()).items() if name.isupper()}

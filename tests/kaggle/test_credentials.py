@@ -1,4 +1,4 @@
-"""Credentials: where they come from, what is said without them, and that they are never printed."""
+"""Credentials: where they come from, what a command says without them, and that it never prints them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_credentials(place, module, credentials, said):
 
 @pytest.mark.parametrize("name", ["VERBOSE", "VERBOSE_OUTPUT"])
 def test_verbose_environment(place, monkeypatch, name):
-    """Credentials are not printed even where the client is told to print all it sends."""
+    """Credentials are not printed even if the environment makes the client print all that it sends."""
     environment = place.kaggle.environment(place.home) | {name: "true"}
     monkeypatch.setattr(place.kaggle, "environment", lambda home, credentials: environment)
     place.kaggle.rules_accepted = False
@@ -46,7 +46,7 @@ def test_verbose_environment(place, monkeypatch, name):
 
 
 def test_token(place):
-    """A token does as well as a key, and the owner is whom it belongs to."""
+    """A token works as a key does; its owner is the owner of what is pushed."""
     text = place.run("push", "kit", credentials="token")
     assert f"owner {place.kaggle.user}" in text
     assert place.versions() == {"hubmap-kit": 1}
@@ -55,7 +55,7 @@ def test_token(place):
 @pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
 @pytest.mark.parametrize("name", ["kaggle.json", "access_token"])
 def test_credentials_in_a_file(place, name, right):
-    """A token or a key in the folder .kaggle does as well; where Kaggle refuses it, the file is named."""
+    """A token or a key in the folder .kaggle works as well; if Kaggle refuses it, the error names the file."""
     file = place.home / ".kaggle" / name
     file.parent.mkdir(parents=True)
     key = place.kaggle.key if right else "wrong"
@@ -70,14 +70,14 @@ def test_credentials_in_a_file(place, name, right):
 
 
 def test_token_that_expired(place):
-    """A token that Kaggle no longer knows is refused by name, not taken for none."""
+    """If Kaggle no longer knows a token, the error names the token instead of saying that there is none."""
     place.kaggle.fault("IntrospectToken", 403, times=9)
     text = place.run("push", "kit", credentials="token", status=1)
     assert text.startswith("error: Kaggle refuses the credentials in KAGGLE_API_TOKEN; make a new token")
 
 
 def test_dry_run_without_credentials(place):
-    """Without credentials a dry run asks Kaggle nothing, and says so."""
+    """Without credentials a dry run sends nothing to Kaggle, and says so."""
     shutil.rmtree(place.clone / "rehearsal")
     text = place.run("push", "infer", "--dry-run", "--force", credentials="none")
     assert "there are no credentials: nothing is asked of Kaggle" in text

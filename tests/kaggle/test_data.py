@@ -23,7 +23,7 @@ def competition(place: Workplace, demo: Path) -> Workplace:
 
 @pytest.mark.slow
 def test_data(competition, demo):
-    """The data is downloaded, going on after a broken connection, unpacked and checked; once."""
+    """The data is downloaded, in spite of a broken connection, unpacked and checked; a second command does nothing."""
     competition.kaggle.cut_downloads_after = 100_000
     text = competition.run("data")
     assert "10 training images, 5 test images" in text
@@ -49,7 +49,7 @@ def test_data_goes_on_after_a_kill(competition):
 
 
 def test_one_failure_of_data(competition):
-    """When the calls that download the data fail once, it still succeeds."""
+    """The command succeeds although each call that downloads the data fails once."""
     for method in ("DownloadDataFiles", "GET"):
         competition.kaggle.fault(method, 503)
     competition.run("data")
@@ -57,7 +57,7 @@ def test_one_failure_of_data(competition):
 
 
 def test_data_goes_on_unpacking(competition):
-    """What was downloaded whole is not downloaded again; what an interrupted unpacking left is not kept."""
+    """A complete archive is not downloaded again; files of an interrupted unpacking are not kept."""
     (competition.clone / ".data.zip").write_bytes(competition.kaggle._file("data/archive.zip"))
     (competition.clone / ".data.part").mkdir()
     (competition.clone / ".data.part" / "old.txt").write_text("old")
@@ -78,14 +78,14 @@ def test_damaged_data(competition):
 
 
 def test_data_without_rules(competition):
-    """Where the competition's rules are not accepted, the page to do so is named."""
+    """If the competition's rules are not accepted, the error names the page to accept them."""
     competition.kaggle.rules_accepted = False
     text = competition.run("data", status=1)
     assert f"accept the competition's rules at {failures.RULES_PAGE}" in text
 
 
 def test_data_is_something_else(competition):
-    """An archive without the competition's tables is refused, and what is wrong is named."""
+    """An archive without one of the competition's tables is refused, and the error names the table."""
     competition.kaggle.competition_files.pop("test.csv")
     text = competition.run("data", status=1)
     assert "is not the competition's data" in text

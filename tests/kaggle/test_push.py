@@ -59,7 +59,7 @@ def test_push_parts_need_what_comes_before(place):
 
 
 def test_push_given_runs(place, tmp_path):
-    """Run folders that are named are the weights, and nothing is trained; a changed one makes a new version."""
+    """With --run nothing is trained, and these runs are the weights; a changed run makes a new version."""
     runs = []
     for name in ("fold0", "fold1"):
         runs += ["--run", str(tmp_path / name)]
@@ -74,7 +74,7 @@ def test_push_given_runs(place, tmp_path):
 
 
 def test_what_is_sent(place):
-    """Datasets and kernels are private, and are what their metadata says."""
+    """Datasets and kernels are private, and are sent with the values of their metadata."""
     place.run("push", "kit", "train")
     metadata = json.loads((place.clone / "datasets/hubmap-kit" / DATASET_METADATA).read_text())
     sent = place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"].metadata
@@ -106,7 +106,7 @@ def test_what_is_sent(place):
     [({}, "is not a run folder"), (a_run(finished=False), "is not finished; go on with: hubmap-kit train")],
 )
 def test_push_bad_run(place, tmp_path, run, rule):
-    """What is no finished run is not uploaded as weights."""
+    """A folder that holds no finished run is not uploaded as weights."""
     write_files(tmp_path / "run", run)
     assert rule in place.run("push", "weights", "--run", str(tmp_path / "run"), status=1)
     assert place.versions() == {}
@@ -131,7 +131,7 @@ def test_dry_run(place):
 
 
 def test_records_of_two_users(tmp_path):
-    """What one user pushed from a clone is not taken for another's."""
+    """Records of two users of one clone are kept apart."""
     first, second = Records(tmp_path, "me"), Records(tmp_path, "you")
     first.put("hubmap-kit", {"version": 3})
     first.log_push({"name": "hubmap-kit", "version": "3"})

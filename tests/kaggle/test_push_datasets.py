@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("kaggle") is None, reas
 
 
 def test_changed_dataset(place):
-    """A dataset is uploaded again when its metadata changed, and when it is another or gone on Kaggle."""
+    """A dataset is uploaded again if its metadata changed, or if its version on Kaggle is another one or is gone."""
     place.run("push", "kit")
     dataset = place.kaggle.datasets[f"{place.kaggle.user}/hubmap-kit"]
     path = place.clone / "rehearsal" / "kit" / DATASET_METADATA
@@ -46,7 +46,7 @@ def test_dataset_that_exists(place):
 
 
 def test_slug_in_use(place):
-    """A title that another dataset has is an error with a remedy, not a silent nothing."""
+    """If another dataset has the title, the push ends with an error and a remedy."""
     place.kaggle.slug_in_use = {"hubmap-kit"}
     text = place.run("push", "kit", status=1)
     assert 'Kaggle made no version of hubmap-kit: The requested title "hubmap kit" is already in use' in text
@@ -60,7 +60,7 @@ def test_slug_in_use(place):
 @pytest.mark.parametrize("answer", [{"error": "no more space"}, {"status": "error"}])
 @pytest.mark.parametrize("create", [False, True])
 def test_dataset_refused(monkeypatch, answer, create):
-    """What Kaggle has against a dataset is an error, however it says so."""
+    """A dataset that Kaggle refuses is an error, in whichever field of its answer Kaggle says so."""
     monkeypatch.setattr(Connection, "call", lambda self, method, request, kind, **how: kind.from_dict(answer))
     metadata = {"id": "me/hubmap-kit", "title": "", "subtitle": "", "description": "", "licenses": [{"name": "other"}]}
     with pytest.raises(failures.KaggleError, match=f"no version of hubmap-kit: {answer.get('error', 'no reason')}"):

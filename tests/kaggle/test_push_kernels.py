@@ -46,7 +46,7 @@ def change_kernel(clone: Path, file: str, old: str, new: str) -> None:
     [("dataset", "push it first"), ("competition", f"accept its rules at {failures.RULES_PAGE}")],
 )
 def test_invalid_sources(place, source, remedy):
-    """A source that Kaggle leaves out is an error; that version is not taken for a good one later."""
+    """A source that Kaggle leaves out is an error, and the next push makes a new version."""
     place.run("push", "kit")
     setattr(place.kaggle, f"invalid_{source}_sources", True)
     text = place.run("push", "train", status=1)
@@ -60,7 +60,7 @@ def test_invalid_sources(place, source, remedy):
 
 @pytest.mark.parametrize("source", ["Dataset", "Competition", "Kernel", "Model"])
 def test_invalid_sources_of_every_kind(monkeypatch, source):
-    """Whatever source Kaggle leaves out of a kernel, the version does not pass for a good one."""
+    """Each kind of source that Kaggle may leave out of a kernel is an error."""
     answer = {"versionNumber": 1, f"invalid{source}Sources": ["me/some-source"]}
     monkeypatch.setattr(Connection, "call", lambda self, method, request, kind, **how: kind.from_dict(answer))
     metadata = json.loads((CLONE / "kernels/train/kernel-metadata.json").read_text())
@@ -69,7 +69,7 @@ def test_invalid_sources_of_every_kind(monkeypatch, source):
 
 
 def test_kernel_refused(place):
-    """What Kaggle has against a kernel is told, though its answer has status 200."""
+    """If Kaggle refuses a kernel, the error has its reason, although the answer has status 200."""
     place.run("push", "kit")
     place.kaggle.kernel_error = "Maximum batch GPU session count of 2 reached."
     text = place.run("push", "train", status=1)
@@ -107,7 +107,7 @@ def test_kernel_fails(place):
     ],
 )
 def test_kernel_ends_otherwise(place, status, said):
-    """A run that was cancelled, or has a status nobody knows, ends the push."""
+    """A run that was cancelled, or whose status the client does not know, ends the push."""
     place.kaggle.on_kernel_run = lambda ref, body: KernelResult(status)
     assert said in place.run("push", "kit", "train", status=1)
 
@@ -133,7 +133,7 @@ def test_many_files(place):
 
 
 def test_kernel_leaves_nothing(place):
-    """A kernel that ends well without what it is run for is an error."""
+    """A training kernel that ends well without a run folder is an error."""
     place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output={"other.txt": b"x"})
     assert "left no run/config.json" in place.run("push", "kit", "train", status=1)
 
@@ -199,7 +199,7 @@ def test_training_in_sessions(place):
 
 
 def test_changed_training_begins_anew(place):
-    """A training whose kernel changed does not go on from what the one before left."""
+    """A training whose kernel changed begins anew."""
     ref, ends = f"{place.kaggle.user}/hubmap-train", [False, True, True]
 
     def run(ref: str, body: dict[str, Any]) -> KernelResult:
@@ -214,7 +214,7 @@ def test_changed_training_begins_anew(place):
 
 
 def test_endless_training(place):
-    """A training that does not end is given up, with what to do."""
+    """A training that does not end is given up after ten sessions, with a remedy."""
     files = {f"run/{name}": data for name, data in a_run(finished=False).items()}
     place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output=files)
     text = place.run("push", "kit", "train", status=1)

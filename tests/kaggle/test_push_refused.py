@@ -64,7 +64,7 @@ def rehearse_dirty(clone: Path) -> None:
     ],
 )
 def test_push_is_refused(place, change, rule):
-    """What was not rehearsed just as it is, is not pushed; a dry run says so and goes on."""
+    """A state of the clone that was not rehearsed is not pushed; a dry run says why and goes on."""
     change(place.clone)
     text = place.run("push", status=1)
     assert text.count("\n") == 1
@@ -78,7 +78,7 @@ def test_push_is_refused(place, change, rule):
 
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "inside another clone"])
 def test_push_without_git(place, inside):
-    """A folder that is no clone itself is not pushed, since nobody could tell what was."""
+    """A folder without a git repository of its own is not pushed, since its commit would be unknown."""
     shutil.rmtree(place.clone / ".git")
     if inside:
         git(place.clone.parent, "init", "--quiet")
@@ -93,7 +93,7 @@ def use_rehearsed_bundle() -> None:
 
 
 def test_push_forced(place):
-    """With --force a change that is not committed is pushed, and it is said what was overridden."""
+    """With --force a change that is not committed is pushed, and the command says what was overridden."""
     make_dirty(place.clone)
     text = place.run("push", "kit", "--force", before=use_rehearsed_bundle)
     assert "overridden by --force: the clone has changes that are not committed" in text
@@ -102,7 +102,7 @@ def test_push_forced(place):
 
 
 def test_verdict_is_read_as_it_was_written(tmp_path):
-    """A verdict comes out of its file as it went in."""
+    """A verdict that is written and read again is the same."""
     verdict = Verdict(
         True, "kit", commit="0" * 40, mean_dice=0.5, seconds={"train": 3.5}, not_isolated=("the network",)
     )

@@ -45,7 +45,7 @@ def test_upload_that_expired(place):
 
 
 def test_output_that_is_there_is_kept(place):
-    """What was downloaded before an interruption is not downloaded again; the failure shows no signed URL."""
+    """A file that was downloaded before an interruption is not downloaded again; the error shows no signed URL."""
     place.kaggle.fault("GET", 404, nth=2)
     text = place.run("push", "kit", "train", status=1)
     assert "error: download model.weights.h5: Kaggle finds no such thing" in text
@@ -67,7 +67,7 @@ def test_kernel_saved_by_another(place):
 
 @pytest.mark.parametrize("method", ["CreateDataset", "SaveKernel"])
 def test_change_after_an_interruption(place, method):
-    """A version that an interrupted push made is not taken for one of what has changed since."""
+    """After a change, a version that an interrupted push made of the state before is not taken for the new one."""
     place.kaggle.fault(method, place.kill, after=True)
     place.run("push", "kit", "train", status=None)
     commit_change(place.clone)
@@ -199,7 +199,7 @@ def test_unreachable(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("asked", "pause"), [("7", 7), ("500", 60), ("Wed, 22 Jun 2022 00:00:00 GMT", 1), (None, 1)])
 def test_asked_to_wait(monkeypatch, asked, pause):
-    """Where Kaggle says how long to wait, it is not asked earlier; even a call that changes something is repeated."""
+    """If Kaggle asks to wait, the next attempt comes after that time, even of a call that changes something."""
     import requests
 
     response = requests.Response()
@@ -220,7 +220,7 @@ def test_asked_to_wait(monkeypatch, asked, pause):
 
 
 def test_download_of_another_size(tmp_path):
-    """A file that did not arrive whole is not kept, not even as a part to go on with."""
+    """A file that did not arrive whole is not kept, nor is its unfinished part."""
 
     def download_file(response: Any, outfile: str, *_: Any, **how: Any) -> None:
         Path(outfile).write_bytes(b"half")

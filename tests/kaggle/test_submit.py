@@ -1,4 +1,4 @@
-"""Submit: which version is submitted, and what comes of it."""
+"""Submit: which version is submitted, and how its result is reported."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_submit_without_a_version(place):
 
 
 def test_no_submission_left(place):
-    """When none is left today, nothing is sent."""
+    """If no submission is left today, nothing is sent."""
     pushed(place).kaggle.submissions_left = 0
     assert "no submission is left today; come back after midnight UTC" in place.run("submit", status=1)
     assert place.kaggle.submissions == []
@@ -98,7 +98,7 @@ def test_no_submission_left(place):
 
 
 def test_submit_without_rules(place):
-    """Where the competition's rules are not accepted, the page to do so is named."""
+    """If the competition's rules are not accepted, the error names the page to accept them."""
     pushed(place).kaggle.rules_accepted = False
     assert f"accept the competition's rules at {failures.RULES_PAGE}" in place.run("submit", status=1)
 

@@ -1,4 +1,4 @@
-"""The dataset of weights: what is pushed of a run folder, and how the inference kernel finds it again."""
+"""The dataset of weights: which files of a run folder it holds, and how the inference kernel finds the runs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_folds_in_the_output_of_a_kernel(tmp_path):
 
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_damaged_run(dataset, tmp_path, unpacked):
-    """A file that is not the one of the manifest is refused by name."""
+    """If a file differs from the manifest, the error names it."""
     manifest = json.loads((dataset / MANIFEST).read_text())
     manifest["runs"][1]["files"]["model.weights.h5"] = "0" * 64
     (dataset / MANIFEST).write_text(json.dumps(manifest))
@@ -128,7 +128,7 @@ def test_dataset_is_built_again(dataset, tmp_path):
 
 
 def test_which_runs_are_found(dataset, tmp_path):
-    """Other archives and trainings that are not finished are passed over; a name that two runs have is refused."""
+    """Other archives and unfinished trainings are ignored; a name that two runs have is refused."""
     root = tmp_path / "input"
     unpack(dataset, root)
     (root / "notes.zip").write_bytes(b"no archive")
@@ -142,7 +142,7 @@ def test_which_runs_are_found(dataset, tmp_path):
 
 
 def test_bad_runs(tmp_path):
-    """Unfinished runs, two of one name, none, and names Kaggle does not take are refused."""
+    """Refused are: no run, an unfinished run, two runs of one name, and a name that Kaggle does not allow."""
     good = make_run(tmp_path / "run")
     for runs, rule in (
         ([], "no run folder is given"),
@@ -165,7 +165,7 @@ def test_other_folders_are_kept(tmp_path):
 
 
 def test_unfinished_runs_are_not_used(tmp_path):
-    """A training that goes on elsewhere is no run to predict with."""
+    """An unfinished training is not used for prediction."""
     make_run(tmp_path / "run")
     with pytest.raises(ValueError, match="is not finished; push the training kernel again"):
         find_runs(tmp_path)

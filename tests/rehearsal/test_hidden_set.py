@@ -1,4 +1,4 @@
-"""The rehearsal's hidden test set holds what Kaggle's may."""
+"""The rehearsal's hidden test set has all kinds of images that Kaggle's may have."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_kind_is_there():
 
 
 def test_they_stand_for_kaggles():
-    """Together they stand for all of Kaggle's images, and what is slow for its own sake for itself alone."""
+    """Together they stand for all of Kaggle's images; the first, which pays for the compilation, stands for one."""
     assert sum(image.stands_for for image in HIDDEN) == IMAGES == 550
     assert HIDDEN[0].stands_for == 1, "the first image pays for the compilation"
     assert next(image.stands_for for image in HIDDEN if image.form == CORRUPT) == 0
@@ -48,7 +48,7 @@ def test_they_stand_for_kaggles():
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Folder, truth and table of a hidden set of one small image a form."""
+    """Folder, truth and table of a hidden set with one small image of each form."""
     out = tmp_path_factory.mktemp("hidden")
     images = [HiddenImage("spleen", "Hubmap", SHAPE, form, 10) for form in FORMS]
     return out / "set", out / "truth.csv", write_hidden(out / "set", out / "truth.csv", 3, images)

@@ -61,7 +61,7 @@ print(json.dumps({
 
 @pytest.fixture
 def probe(play, tmp_path, monkeypatch):
-    """Run a script that tries to reach what it should not; returns what came of it."""
+    """Run a script that tries to reach what it should not; returns what it found."""
     monkeypatch.setenv("KAGGLE_KEY", "secret")
     (tmp_path / "data").mkdir()
 
@@ -118,7 +118,7 @@ def assert_ended(text: str):
 
 @both_ways
 def test_a_running_kernel_is_stopped(play, isolated):
-    """A kernel does not go on behind a rehearsal that was interrupted, nor do its children."""
+    """When a rehearsal is interrupted, the kernel and its children end."""
     lines: list[str] = []
 
     def interrupt(line: str) -> None:

@@ -109,7 +109,7 @@ def test_rerun(rehearsed):
 
 @pytest.mark.slow
 def test_smoke_run(rehearsed):
-    """The training kernel takes a step with its own settings; what comes of it predicts the public image only."""
+    """The training kernel takes one step with its own settings; this run predicts the public image only."""
     log = (rehearsed.out / "smoke.log").read_text()
     assert "epoch 1/1" in log
     assert set(rehearsal.SETTINGS["smoke"]) == {"EPOCHS", "STEPS_PER_EPOCH", "ENCODER_WEIGHTS"}
@@ -119,7 +119,7 @@ def test_smoke_run(rehearsed):
 
 @pytest.mark.slow
 def test_verdict(rehearsed):
-    """The verdict tells people and programs what was rehearsed, how, in what time and memory, with what score."""
+    """The verdict says what was rehearsed, how, in what time and memory, and with what score."""
     verdict, out = Verdict.read(rehearsed.out), rehearsed.out
     kernels = ["smoke", "train", "public", "hidden"]
     assert verdict.passed is True
@@ -135,13 +135,13 @@ def test_verdict(rehearsed):
     assert datetime.fromisoformat(verdict.finished_at).utcoffset() == timedelta(0)
     last = rehearsed.text.splitlines()[-1]
     assert last == f"mean Dice {verdict.mean_dice:.4f}"
-    for told in (
+    for part in (
         "valid submissions",
         "peak memory: smoke ",
         "of 9 h, with the network trained here on this machine",
         "bootstrap: ",
     ):
-        assert told in rehearsed.text
+        assert part in rehearsed.text
 
 
 @pytest.mark.slow
@@ -296,7 +296,7 @@ def test_given_data(pretence, tmp_path, demo, capsys):
 
 @pytest.mark.slow
 def test_given_data_without_truth(pretence, tmp_path, demo, capsys):
-    """Where the data has no answers, the score is that of the run's own validation images, and that is said."""
+    """If the data has no answers, the run's own validation images are scored, and the rehearsal says so."""
     data = shutil.copytree(demo, tmp_path / "data", ignore=shutil.ignore_patterns("test_truth.csv"))
     assert pretend(tmp_path / "out", data=data)
     expected = pd.read_csv(pretence.run / "scores.csv").query("split == 'validation'")["dice"].mean()
@@ -356,7 +356,7 @@ def test_bad_predictions(pretence, tmp_path, capsys, meddle, message):
     ],
 )
 def test_killed_kernels(pretence, tmp_path, capsys, outcome, message):
-    """A kernel that was killed is reported with the limit it went over, by how much, and the remedy."""
+    """A kernel that was killed is reported with the limit that it exceeded, by how much, and a remedy."""
     pretence.outcome = outcome
     (log := tmp_path / "out").mkdir()
     assert not pretend(log, runs=[pretence.run], limits=Limits(time_s=1800))
@@ -378,7 +378,7 @@ def test_slow_kernels(pretence, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_wrong_arguments(rehearsed, tmp_path, capsys):
-    """What would delete its own input, has no such setting, or is no run or data ends before anything is replaced."""
+    """Wrong arguments end a rehearsal before it replaces anything."""
     run = rehearsed.out / "runs" / "train"
     for arguments, message in (
         ({"runs": [run]}, "which a rehearsal replaces; copy it elsewhere"),
@@ -441,7 +441,7 @@ def test_settings_must_be_json(capsys):
 
 
 def test_commands_need_a_clone(tmp_path, monkeypatch, capsys):
-    """Outside of a clone a command that needs one says so, and what a clone has."""
+    """Outside of a clone a command says that it needs one, and what a clone has."""
     monkeypatch.chdir(tmp_path)
     for command in ("rehearse", "bundle", "data"):
         assert main([command]) == 1
@@ -461,7 +461,7 @@ def test_sources_follow_the_metadata(tmp_path):
 
 
 def test_versions(monkeypatch):
-    """Of the packages in Kaggle's image those of another version here are named; a patch of 3.12 is 3.12."""
+    """Packages with another version than in Kaggle's image are named; 3.12.11 counts as 3.12."""
     image = image_versions(CLONE)
     here: dict[str, str | None] = {**image, "tensorflow": "2.20.1", "numpy": None}
 

@@ -15,15 +15,15 @@ def _check(address: Any) -> None:
         raise OSError(f"no network in a rehearsal: connection to {address[0]} refused")
 
 
-def connect(self: socket.socket, address: Any) -> None:
+def _connect_here(self: socket.socket, address: Any) -> None:
     _check(address)
     _connect(self, address)
 
 
-def connect_ex(self: socket.socket, address: Any) -> int:
+def _connect_ex_here(self: socket.socket, address: Any) -> int:
     _check(address)
     return _connect_ex(self, address)
 
 
-setattr(socket.socket, "connect", connect)  # noqa: B010, since mypy takes an assignment for a mistake
-setattr(socket.socket, "connect_ex", connect_ex)  # noqa: B010
+setattr(socket.socket, "connect", _connect_here)  # noqa: B010, since mypy takes an assignment for a mistake
+setattr(socket.socket, "connect_ex", _connect_ex_here)  # noqa: B010
