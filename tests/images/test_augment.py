@@ -267,8 +267,8 @@ def test_imitation_needs_looks(section, missing):
 
 def test_unknown_step_is_refused(section):
     """A step that is not in the tables is refused, and those that are are named."""
-    with pytest.raises(ValueError, match=r"no augmentation sharpen; choose among flip, .*cutout"):
-        augmented(section, {"sharpen": 1.0}, 0)
+    with pytest.raises(ValueError, match=r"no augmentation nonsense; choose among flip, .*cutout"):
+        augmented(section, {"nonsense": 1.0}, 0)
 
 
 def test_default_list_runs(section):
