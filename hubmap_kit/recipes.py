@@ -1,4 +1,4 @@
-"""The named training recipes. Each says what it is for, the command, and the time and score that were measured."""
+"""The named training recipes. Each says what it is for, its command, and the time and the score that were measured."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from .config import TrainConfig
 def default() -> TrainConfig:
     """For Kaggle's two T4, within one session.
 
-    ``hubmap-kit train PATCHES RUN``
+    Command: ``hubmap-kit train PATCHES RUN``; up to 60 epochs of one pass over the competition's 1989 patches.
 
-    60 epochs of one pass over the competition's 1989 training patches. Not trained in full yet: no score is claimed.
+    Time and score: not measured; it has not been trained in full.
     """
     return TrainConfig()
 
 
 def seed() -> TrainConfig:
-    """The starting design as far as its facts are known, for comparison.
+    """The starting design as far as it is known, for comparison.
 
-    ``hubmap-kit train PATCHES RUN --recipe seed``
+    Command: ``hubmap-kit train PATCHES RUN --recipe seed``
 
-    EfficientNet-B3, cross-entropy, the prepared grid's patches with rotation and flip, frozen for 10 epochs at 1e-3,
-    then up to 50 at 5e-4, threshold 0.3. Its published table has no full-resolution Dice, so there is no score to
-    compare with. Not trained in full.
+    EfficientNet-B3, cross-entropy, patches of the prepared grid with quarter turns and flips. The encoder is frozen for
+    10 epochs at a learning rate of 1e-3, then trained for up to 50 at 5e-4. The threshold is 0.3.
+
+    Time and score: not measured; it has not been trained in full. The starting design's published table has no
+    full-resolution Dice to compare with.
     """
     return TrainConfig(
         encoder="efficientnetb3",
@@ -41,13 +43,14 @@ def seed() -> TrainConfig:
 
 
 def cpu() -> TrainConfig:
-    """The best of 30 minutes on two cores, without a GPU.
+    """The best network that 30 minutes on two cores train, without a GPU.
 
-    ``hubmap-kit train PATCHES RUN --recipe cpu --encoder-weights FILE``
+    Command: ``hubmap-kit train PATCHES RUN --recipe cpu --encoder-weights FILE``; 1000 steps of 8 patches of 256 px.
 
-    1000 steps of 8 patches, at 256 px: 18 minutes on two cores. On ``real-ftu``, test rows, three seeds, without
-    test-time augmentation: colon glands 0.932 +- 0.003, glomeruli in Masson, which training never saw, 0.913 +- 0.004.
-    README.md has the commands.
+    Time: 18 minutes on two cores.
+
+    Score: mean Dice on the test rows of ``real-ftu``, three seeds, without test-time augmentation: colon glands
+    0.932 ± 0.003; glomeruli in Masson, a stain that training never saw, 0.913 ± 0.004.
     """
     return TrainConfig(
         encoder="efficientnetv2b0",
@@ -63,12 +66,14 @@ def cpu() -> TrainConfig:
 
 
 def fast() -> TrainConfig:
-    """The rehearsal's: a plain U-Net for drawn tissue.
+    """A plain U-Net for drawn tissue, as the rehearsal trains it.
 
-    ``hubmap-kit train PATCHES RUN --recipe fast``, PATCHES prepared with ``--input-size 96``
+    Command: ``hubmap-kit train PATCHES RUN --recipe fast``; PATCHES prepared with ``--input-size 96``.
 
-    5 minutes on two cores; Dice 0.93 on the validation split of the rehearsal's demo. Its length was raised after a
-    rehearsal that fell below its bound. On earlier demos the moving average brought 0.03, and 128 px lost 0.02.
+    Time: 5 minutes on two cores.
+
+    Score: mean Dice 0.93 on the validation split of the rehearsal's demo. The number of steps was raised after a
+    rehearsal that fell below its bound. On earlier demos the moving average gained 0.03, and 128 px lost 0.02.
     """
     return TrainConfig(
         model="unet",
