@@ -163,7 +163,7 @@ def setting(default: Any, help: str, **more: Any) -> Any:
         default: The default.
         help: The flag's help.
         more: ``choices``; the bounds ``least``, ``most`` and ``below`` (exclusive); ``flag``, where it is not the
-            field's name; ``group``, the heading in ``--help``.
+            field's name; ``group``, the heading in ``--help``; ``metavar``, the value's name in ``--help``.
     """
     return field(default=default, metadata={"help": help, **more})
 
@@ -213,14 +213,20 @@ class PrepareConfig:
     """
 
     patch_size: int = setting(
-        1024, f"side of a patch, in pixels of {WORKING_UM} µm; --tile-size counts the same pixels", least=32
+        1024,
+        f"side of a patch, in pixels of {WORKING_UM} um; --tile-size counts the same pixels",
+        least=32,
+        metavar="PX",
     )
-    input_size: int = setting(256, f"side of a patch as the network sees it, in px, a multiple of {STRIDE}", least=32)
+    input_size: int = setting(
+        256, f"side of a patch as the network sees it, in px, a multiple of {STRIDE}", least=32, metavar="PX"
+    )
     context: str | None = setting(
         None,
-        "side of the tissue in a patch, in µm: a number, organ=number by organ (410,kidney=512), or whole for the "
-        f"longest side of any image (default: the patch size times {WORKING_UM} µm); measured as a loss: half the "
+        "side of the tissue in a patch, in um: a number, organ=number by organ (410,kidney=512), or whole for the "
+        f"longest side of any image (default: the patch size times {WORKING_UM} um); measured as a loss: half the "
         "context -0.014 Dice, twice the context -0.019",
+        metavar="UM",
     )
     test_size: int | None = setting(
         None, "test images, 0 for none (default: 65, or 65/351 of a smaller set)", least=0, group="split"
@@ -229,7 +235,9 @@ class PrepareConfig:
         None, "validation images, 0 for none (default: as many as test images)", least=0, group="split"
     )
     folds: int = setting(0, "K folds over the images outside the test split, 0 for none", least=0, group="split")
-    groups: str | None = setting(None, "CSV with columns id,group; a group is never split", group="split")
+    groups: str | None = setting(
+        None, "CSV with columns id,group; a group is never split", group="split", metavar="CSV"
+    )
     seed: int = setting(0, "seed of the split", least=0, group="split")
 
     def __post_init__(self) -> None:
@@ -267,37 +275,43 @@ class TrainConfig:
         "efficientnet-unet",
         "efficientnet-unet: a U-Net with a pretrainable encoder; unet: the plain U-Net",
         choices=MODELS,
-        group="network",
+        group="network and loss",
     )
     encoder: str = setting(
-        "efficientnetb0", "encoder of the efficientnet-unet", choices=tuple(ENCODERS), group="network"
+        "efficientnetb0",
+        f"encoder of the efficientnet-unet: {', '.join(ENCODERS)}",
+        choices=tuple(ENCODERS),
+        group="network and loss",
+        metavar="NAME",
     )
     encoder_weights: str = setting(
         "imagenet",
         "imagenet (a download), none, or the path of a weights file; none measured as a loss: -0.37 Dice",
-        group="network",
+        metavar="NAME",
+        group="network and loss",
     )
     decoder_filters: int = setting(
         256,
         "filters of the efficientnet-unet's first decoder stage; each of 5 stages halves them, down to 16. In the "
         "recipe cpu 256 instead of 128 measured as a loss: -0.007 Dice",
         least=16,
-        group="network",
+        group="network and loss",
     )
     filters: int = setting(
-        64, "filters of the plain U-Net's first stage; each of 4 stages doubles them", least=1, group="network"
+        64, "filters of the plain U-Net's first stage; each of 4 stages doubles them", least=1, group="network and loss"
     )
     auxiliary: float = setting(
         0.0,
         "weight of the losses of two more heads, for organ and pixel size; 0 for none. Measured as a loss: -0.011 Dice",
         least=0.0,
-        group="network",
+        group="network and loss",
     )
     loss: str = setting(
         "bce+dice",
         f"loss: a weighted sum of {', '.join(LOSSES)}, such as bce+0.5*lovasz. bce+tversky measured as a loss: "
         "-0.005 Dice",
-        group="schedule",
+        group="network and loss",
+        metavar="SUM",
     )
     batch_size: int = setting(16, "patches in a step, over all devices", least=1, group="schedule")
     epochs: int = setting(60, "most epochs", least=1, group="schedule")
@@ -345,6 +359,7 @@ class TrainConfig:
         "augmentations, each with the share of patches it is done to (1 where none is given), such as "
         f"flip,stain=0.75: {', '.join(STEPS)}. Measured as losses: hed, colour and brightness in place of "
         "stain -0.018 Dice; elastic, brightness, blur, noise, jpeg and cutout together -0.005",
+        metavar="LIST",
         group="patches",
     )
     scale_range: float = setting(
@@ -358,6 +373,7 @@ class TrainConfig:
         "competition folder; the augmentations reinhard and macenko imitate its test images (default: training images "
         "of the same organ)",
         flag="--looks",
+        metavar="DATA",
         group="patches",
     )
     cutmix: float = setting(
@@ -368,7 +384,7 @@ class TrainConfig:
         group="patches",
     )
     pseudo: str | None = setting(
-        None, "store of soft masks to train on as well; made by hubmap-kit pseudo", group="patches"
+        None, "store of soft masks to train on as well; made by hubmap-kit pseudo", group="patches", metavar="STORE"
     )
     validate_every: int = setting(1, "epochs between validations at full resolution", least=1, group="validation")
     threshold: float = setting(
@@ -411,7 +427,7 @@ class PredictConfig:
 
     split: str = setting("test", "images to predict", choices=("test", "train"))
     tile_size: int | None = setting(
-        None, "tile side, in the units of --patch-size (default: the run's patch size)", least=32
+        None, "tile side, in the units of --patch-size (default: the run's patch size)", least=32, metavar="PX"
     )
     overlap: float | None = setting(
         None, "overlap of neighbouring tiles, as a fraction of a tile (default: the run's)", least=0.0, below=0.95
@@ -421,8 +437,9 @@ class PredictConfig:
     )
     min_region_um2: float | None = setting(
         None,
-        "area in µm² below which a region of a mask is dropped (default: the run's, by organ)",
+        "area in um2 below which a region of a mask is dropped (default: the run's, by organ)",
         flag="--min-region",
+        metavar="UM2",
         least=0.0,
     )
     tta: str = setting(
@@ -431,7 +448,9 @@ class PredictConfig:
         choices=("none", "flips", "d4"),
     )
     scales: str = setting(
-        "1", "factors of size at which each network sees an image, such as 0.8,1,1.25; 1 is its own scale"
+        "1",
+        "factors of size at which each network sees an image, such as 0.8,1,1.25; 1 is its own scale",
+        metavar="LIST",
     )
     stain: str = setting(
         "none",
@@ -453,6 +472,7 @@ class PredictConfig:
         "minutes in which to finish; if they would not do, adaptation, test-time augmentation, scales, overlap and "
         "networks are given up, in this order (default: no limit)",
         flag="--time-limit",
+        metavar="MINUTES",
         least=0.0,
     )
     on_error: str = setting(
@@ -500,10 +520,9 @@ def add_flags(
         if kind is bool:
             groups[heading].add_argument(flag, action=argparse.BooleanOptionalAction, **options)
             continue
-        if "choices" in f.metadata:
-            options["choices"] = f.metadata["choices"]
-        else:
-            options["metavar"] = {int: "N", float: "X", str: "TEXT"}[kind]
+        options["choices"] = choices = f.metadata.get("choices")
+        if not choices or "metavar" in f.metadata:
+            options["metavar"] = f.metadata.get("metavar", {int: "N", float: "X", str: "TEXT"}[kind])
         groups[heading].add_argument(flag, type=kind, **options)
     if config is PrepareConfig:
         for flag in ("--pixel-size", "--whole"):  # they were flags once; `from_flags` says what to write now
@@ -546,5 +565,5 @@ def _refuse_removed_flags(arguments: Mapping[str, Any], given: Mapping[str, Any]
         contexts = {organ: f"{um * side:g}" for organ, um in working.items()}
         common = max(contexts.values(), key=list(contexts.values()).count)
         text = ",".join([common, *(f"{organ}={um}" for organ, um in contexts.items() if um != common)])
-        raise ValueError(f"--pixel-size is now part of --context, the side of a patch in µm: write --context {text}")
+        raise ValueError(f"--pixel-size is now part of --context, the side of a patch in um: write --context {text}")
     raise ValueError("--pixel-size is gone; --context alone says what a patch shows: leave --pixel-size out")
