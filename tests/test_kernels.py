@@ -395,4 +395,5 @@ def test_context_may_be_a_number():
     """CONTEXT is a number of micrometres or a text that names organs."""
     kind, given = settings_of("train")
     for context in (410, 409.6, "410,kidney=512", "whole"):
-        assert apply_changes(kind, given | {"CONTEXT": context}, "{}").CONTEXT == context
+        settings = apply_changes(kind, given | {"CONTEXT": context}, "{}")
+        assert vars(settings)["CONTEXT"] == context

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..files import sha256_of
 from .clone import DATASET_METADATA, commit_of, image_versions
 from .manifest import LIBRARY, MANIFEST, BundledWheel, Manifest
-from .parts import KIT
+from .names import KIT
 
 
 @dataclass(frozen=True)

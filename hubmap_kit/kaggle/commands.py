@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .failures import RERUN
-from .parts import PARTS
+from .push import PARTS
 
 
 def add_parsers(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -54,7 +54,7 @@ def _bundle(arguments: argparse.Namespace) -> int:
     from .bundle import build_bundle
     from .clone import find_clone
     from .manifest import MANIFEST
-    from .parts import KIT
+    from .names import KIT
 
     clone = find_clone()
     out = build_bundle(clone, arguments.out or clone / "dist" / KIT)
@@ -67,7 +67,7 @@ def _push(arguments: argparse.Namespace) -> int:
     from .bundle import build_bundle
     from .clone import find_clone
     from .connection import Connection
-    from .parts import KIT
+    from .names import KIT
     from .push import Push
     from .records import FOLDER, Records
     from .verdict import obstacles

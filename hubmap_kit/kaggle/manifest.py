@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..files import read_json, sha256_of, write_json
-from .parts import KIT
+from .names import KIT
 
 MANIFEST = f"{KIT}.json"
 LIBRARY = "hubmap_kit"  # the module of the library's own wheel, which the manifest lists first

@@ -1,29 +1,34 @@
 """Push datasets and kernels to Kaggle in order, each only if it changed, and wait until the kernels have run.
 
-`hubmap_kit.kaggle.parts.PARTS` is the order. What was done is kept in `hubmap_kit.kaggle.records`, so that an
-interrupted push goes on.
+`PARTS` is the order. What was done is kept in `hubmap_kit.kaggle.records`, so that an interrupted push goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import read_json, size_text
-from ..run import CHECKPOINT, CONFIG, FOLDS, is_finished
-from . import weights
+from ..lazy import Lazy
 from .api_datasets import Datasets
 from .api_kernels import Kernels
 from .clone import DATASET_METADATA, KERNEL_METADATA, commit_of
 from .connection import Connection
 from .failures import KaggleError
 from .manifest import MANIFEST
-from .parts import INFER, KIT, PARTS, TRAIN, WEIGHTS
+from .names import INFER, KIT, TRAIN, WEIGHTS
 from .records import FOLDER, Records
 from .waiting import once, until
+
+if TYPE_CHECKING:
+    from .. import run
+    from . import weights
+else:  # the command line lists the parts without NumPy, which these import
+    run, weights = Lazy("hubmap_kit.run"), Lazy("hubmap_kit.kaggle.weights")
 
 MOST_SESSIONS = 10  # of one training, each going on from the one before
 
@@ -73,7 +78,7 @@ class Push:
         """
         for part in PARTS:
             if part.name in names:
-                getattr(self, part.name)()
+                part.push(self)
 
     def kit(self) -> None:
         """Make or version the dataset hubmap-kit from the bundle."""
@@ -93,7 +98,7 @@ class Push:
             if self._connection.dry_run:
                 return
             version = self._records.get(TRAIN)["version"]
-            if is_finished(self._records.output(TRAIN, version) / "run"):
+            if run.is_finished(self._records.output(TRAIN, version) / "run"):
                 return
             print(f"{TRAIN}: version {version} left an unfinished training; the next version goes on from it")
             before = version
@@ -291,7 +296,7 @@ class Push:
             reason = " ".join(failure.split()) or f"status {status}"
             raise KaggleError(f"{name} version {version} failed on Kaggle: {reason}; its log is {log}")
         self._fetch(f"{name} version {version}", output.files, folder)
-        wanted = (f"run/{CONFIG}", f"run/{FOLDS}") if name == TRAIN else ("submission.csv",)
+        wanted = (f"run/{run.CONFIG}", f"run/{run.FOLDS}") if name == TRAIN else ("submission.csv",)
         if not any((folder / file).is_file() for file in wanted):
             raise KaggleError(
                 f"{name} version {version} ended well but left no {' or '.join(wanted)}; look at {folder}"
@@ -305,10 +310,34 @@ class Push:
                 raise KaggleError(f"{what} has a file {file!r} that would lie outside {folder}; nothing is kept")
         for number, (file, url) in enumerate(sorted(files.items()), start=1):
             path = (folder / file).resolve()
-            if path.name == CHECKPOINT or path.is_file():  # a next session gets the checkpoint from Kaggle itself
+            if path.name == run.CHECKPOINT or path.is_file():  # a next session gets the checkpoint from Kaggle itself
                 continue
             print(f"  {number}/{len(files)} {file}", flush=True)
             self._kernels.download(url, path)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a push.
+
+    Attributes:
+        name: Its name on the command line.
+        slug: Name of the dataset or kernel on Kaggle.
+        push: Pushes it.
+    """
+
+    name: str
+    slug: str
+    push: Callable[[Push], None]
+
+
+# The order of a push. The command line and the checks take the names from here.
+PARTS = (
+    Part("kit", KIT, Push.kit),
+    Part("train", TRAIN, Push.train),
+    Part("weights", WEIGHTS, Push.weights),
+    Part("infer", INFER, Push.infer),
+)
 
 
 def _key(text: str, *facts: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from ..files import read_rows, write_rows
 from .api_competition import Competition
 from .connection import Connection
-from .parts import INFER, WEIGHTS
+from .names import INFER, WEIGHTS
 from .records import SUBMISSIONS, Records, now
 from .waiting import once, until
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..files import read_json, sha256_of, write_json
 from ..run import CONFIG, WEIGHTS, Run, expand
 from .clone import DATASET_METADATA
-from .parts import WEIGHTS as WEIGHTS_DATASET
+from .names import WEIGHTS as WEIGHTS_DATASET
 
 MANIFEST = f"{WEIGHTS_DATASET}.json"
 

@@ -29,7 +29,7 @@ from ..files import sha256_of, size_text
 from ..kaggle.bundle import WHEELS, build_bundle
 from ..kaggle.clone import image_versions
 from ..kaggle.manifest import MANIFEST, Manifest
-from ..kaggle.parts import KIT, WEIGHTS
+from ..kaggle.names import KIT, WEIGHTS
 from ..kaggle.records import now
 from ..kaggle.verdict import Verdict
 from ..kaggle.weights import build_weights, unpack
