@@ -15,11 +15,18 @@ from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction.ensemble import Member
+from hubmap_kit.recipes import recipe
 from hubmap_kit.run import WEIGHTS, RunConfig
 from hubmap_kit.tables import Image
 from hubmap_kit.tiles import Predictor
 
 GEOMETRY = PrepareConfig(patch_size=128, input_size=64)
+# A training of three epochs of two steps, and the flags of the command that does it.
+TINY = recipe("fast", filters=2, batch_size=4, epochs=3, steps_per_epoch=2, validate_every=2)
+TINY_FLAGS = "--recipe fast --filters 2 --batch-size 4 --epochs 3 --steps-per-epoch 2 --validate-every 2".split()
+
+# A run folder that hubmap-kit 0.3 trained, and the masks that it predicted of `tissue` in test_run.py.
+FORMAT_2 = Path(__file__).parent / "data" / "run-format2"
 
 
 def an_image(image_id: int, path: Path, organ: str, pixel_size_um: float, shape: tuple[int, int]) -> Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,28 @@ def store(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     prepare(demo, folder, PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished training with the settings `builders.TINY`; shared, so tests only read it."""
+    from builders import TINY
+
+    from hubmap_kit.training.train import train
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert train(store, folder, TINY, recipe="fast", time_limit_s=3600)
+    return folder
+
+
+@pytest.fixture
+def old_run(tmp_path: Path) -> Path:
+    """A run folder of format 2: a plain U-Net with a working pixel size, thresholds and a least region by organ."""
+    from builders import FORMAT_2
+
+    with zipfile.ZipFile(FORMAT_2 / "run.zip") as archive:
+        archive.extractall(tmp_path / "old")
+    return tmp_path / "old"
 
 
 @pytest.fixture

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from builders import GEOMETRY, write_run
+from builders import FORMAT_2, GEOMETRY, write_run
 
 from hubmap_kit.cli import main
 from hubmap_kit.config import PrepareConfig, TrainConfig, organ_values
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.run import FORMAT, FoldsConfig, Run, RunConfig, is_finished
-
-# A run folder that hubmap-kit 0.3 trained, and the masks that it predicted of `tissue`.
-FORMAT_2 = Path(__file__).parent / "data" / "run-format2"
-
-
-@pytest.fixture
-def old_run(tmp_path) -> Path:
-    """A run folder of format 2: a plain U-Net with a working pixel size, thresholds and a least region by organ."""
-    with zipfile.ZipFile(FORMAT_2 / "run.zip") as archive:
-        archive.extractall(tmp_path / "old")
-    return tmp_path / "old"
 
 
 def tissue() -> np.ndarray:

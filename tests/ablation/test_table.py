@@ -70,6 +70,7 @@ def finished_run(out: Path, name: str) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_table(done):
     """There is a row for each change in the order of `ROWS`, as a CSV and as Markdown, the base first."""
     table = pd.read_csv(done / "out" / "ablation.csv")
@@ -85,6 +86,7 @@ def test_table(done):
     assert [line[4].strip()[0] in "+-" for line in lines[2:]] == [True] * len(DONE)
 
 
+@pytest.mark.slow
 def test_scores_of_the_base(done):
     """The base is scored on the validation fold at threshold 0.5, nearly as the training did from its store."""
     scores = pd.read_csv(done / "out" / "scores" / "base-seed0.csv")
@@ -97,6 +99,7 @@ def test_scores_of_the_base(done):
     assert list(scores["organ"]) == list(plain.loc[scores["id"], "organ"])
 
 
+@pytest.mark.slow
 def test_pseudo_labels_of_the_validation_images(done):
     """A network is trained with the base's settings on soft masks of the validation images too; no maps are kept."""
     base, pseudo = (Run.open(done / "out" / "runs" / f"{name}-seed0") for name in ("base", "pseudo"))
@@ -124,6 +127,7 @@ def test_trainings_differ_by_the_row_alone(demo, tmp_path, trained, write_scores
     assert PatchStore.open(tmp_path / "out" / "stores" / store).config == ROWS[name].geometry(GEOMETRY)
 
 
+@pytest.mark.slow
 def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
     """On another computer further rows are predicted with the runs that are there; nothing is done again."""
     shutil.copytree(done, tmp_path / "moved", symlinks=True)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from builders import TINY, TINY_FLAGS
 
 from hubmap_kit.cli import main
 from hubmap_kit.competition import SLUG
@@ -28,8 +29,6 @@ from hubmap_kit.training import train as training
 from hubmap_kit.training.time_limit import needed_s
 
 CLONE = Path(__file__).resolve().parents[2]
-TINY = recipe("fast", filters=2, batch_size=4, epochs=3, steps_per_epoch=2, validate_every=2)
-FLAGS = "--recipe fast --filters 2 --batch-size 4 --epochs 3 --steps-per-epoch 2 --validate-every 2".split()
 SETTINGS = {"RECIPE": "fast", "ENCODER_WEIGHTS": "none", "EPOCHS": 2, "STEPS_PER_EPOCH": 1, "INPUT_SIZE": 64}
 UNFINISHED = {"config.json", "model.weights.h5", "history.csv", "checkpoint.npz"}
 FINISHED = {"config.json", "model.weights.h5", "history.csv", "scores.csv", "results.csv", "results.txt"}
@@ -60,14 +59,6 @@ def assert_same_training(found: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(store, tmp_path_factory) -> Path:
-    """A training of three epochs that nothing ended early."""
-    folder = tmp_path_factory.mktemp("unbroken") / "run"
-    assert training.train(store, folder, TINY, time_limit_s=3600) is True
-    return folder
-
-
-@pytest.fixture(scope="module")
 def stopped_once(store, tmp_path_factory) -> Path:
     """The same training, ended by its time limit after the first epoch; tests only read it."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
@@ -81,6 +72,7 @@ def stopped(stopped_once, tmp_path) -> Path:
     return shutil.copytree(stopped_once, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_stopped_training(stopped):
     """A time limit that is over ends a training after one epoch, with weights, history and checkpoint, unfinished."""
     assert names(stopped) == UNFINISHED
@@ -89,17 +81,19 @@ def test_stopped_training(stopped):
     assert len(weights(stopped)) > 10
 
 
-def test_stopped_training_goes_on_to_the_same_result(stopped, unbroken, store, capsys):
+@pytest.mark.slow
+def test_stopped_training_goes_on_to_the_same_result(stopped, trained, store, capsys):
     """Session by session, one epoch each, a training ends as one that was not stopped."""
     assert training.train(store, stopped, TINY, resume=True, time_limit_s=0) is False
     assert "stopped after epoch 2 of 3" in capsys.readouterr().out
     assert names(stopped) == UNFINISHED
     assert training.train(store, stopped, TINY, resume=True, time_limit_s=0) is True
-    assert names(stopped) == names(unbroken) == FINISHED
-    assert_same_training(stopped, unbroken)
+    assert names(stopped) == names(trained) == FINISHED
+    assert_same_training(stopped, trained)
     assert training.train(store, stopped, TINY, resume=True, time_limit_s=0) is True
 
 
+@pytest.mark.slow
 def test_an_epoch_that_would_not_fit_is_not_begun(store, tmp_path, monkeypatch):
     """The time gone by and what this session's slowest epoch takes are compared with the limit together."""
     epoch = loop.train_epoch
@@ -123,15 +117,16 @@ def test_time_needed():
     assert needed_s(rows[1:2], ids | {"validation": []}, evaluator) == pytest.approx(7 + 0.05 * 4, rel=0.05)
 
 
-def test_time_limit_on_the_command_line(store, unbroken, tmp_path, capsys):
+@pytest.mark.slow
+def test_time_limit_on_the_command_line(store, trained, tmp_path, capsys):
     """A training ended by --time-limit is no failure, and its last line says how to go on."""
-    command = ["train", str(store), str(tmp_path / "run"), *FLAGS]
+    command = ["train", str(store), str(tmp_path / "run"), *TINY_FLAGS]
     assert main([*command, "--time-limit", "0.0001"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("stopped after epoch 1 of 3")
     assert last.endswith(f"{tmp_path / 'run'} is kept, go on with --resume")
     assert main([*command, "--time-limit", "60", "--resume"]) == 0
-    assert_same_training(tmp_path / "run", unbroken)
+    assert_same_training(tmp_path / "run", trained)
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "an hour"])
@@ -143,6 +138,7 @@ def test_no_time_is_wrong_usage(minutes, capsys):
     assert "--time-limit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(stopped, store):
     """A checkpoint of other settings or another split is refused, with the remedy for a Kaggle kernel too."""
     with pytest.raises(ValueError, match=r"another filters, seed; resume with the same, .*kernel_sources"):
@@ -155,6 +151,7 @@ def test_other_settings_are_refused(stopped, store):
         training.train(store, stopped, TINY, resume=True)
 
 
+@pytest.mark.slow
 def test_another_computer_may_go_on(stopped, capsys):
     """Paths, processes and versions that differ between sessions do not stop a resume; versions are told."""
     config = RunConfig.read(stopped)
@@ -170,6 +167,7 @@ def test_another_computer_may_go_on(stopped, capsys):
     assert "numpy" not in out
 
 
+@pytest.mark.slow
 def test_encoder_weights_may_lie_elsewhere(stopped):
     """The encoder's weights file may be mounted at another place, but not be another file."""
     config = RunConfig.read(stopped)
@@ -185,6 +183,41 @@ def test_encoder_weights_may_lie_elsewhere(stopped):
         checkpoints.read(stopped, other)
 
 
+def write_checkpoint_of_format_2(run: Path, min_mask_share: float = 0.05, **train) -> None:
+    """Write the checkpoint of an earlier version to a run folder of format 2, with these settings changed."""
+    old = json.loads((run / "config.json").read_text())
+    settings = {part: old[part] for part in ("train", "prepare", "network", "splits")}
+    settings["prepare"]["min_mask_share"] = min_mask_share
+    settings["train"] |= train
+    state = {"history": [{"epoch": 1}], "settings": settings, "versions": {}}
+    np.savez(run / "checkpoint.npz", state=np.array(json.dumps(state)), model_00000=np.zeros(3))
+
+
+def test_a_training_of_format_2_goes_on(old_run):
+    """A checkpoint that an earlier version wrote is read, though it has settings that no longer exist."""
+    write_checkpoint_of_format_2(old_run)
+    checkpoint = checkpoints.read(old_run, RunConfig.read(old_run))
+    assert checkpoint.history == [{"epoch": 1}]
+    assert list(checkpoint.arrays) == ["model_00000"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"min_mask_share": 0.01}, r"with min_mask_share 0.01 \(now 0.05\), which are constants now"),
+        ({"clip_norm": 1.0}, r"with clip_norm 1.0 \(now 0.0\), which are constants now; resume with that version, or"),
+        ({"pseudo_share": 0.5, "warmup_steps": 9}, r"warmup_steps 9 \(now 0\), pseudo_share 0.5 \(now 0.25\)"),
+        ({"filters": 3, "looks": "/data"}, "another filters, looks_from; resume with the same"),
+    ],
+)
+def test_a_training_of_format_2_with_other_settings(old_run, changes, rule):
+    """It is refused where a setting that has become a constant had another value, or where another setting differs."""
+    write_checkpoint_of_format_2(old_run, **changes)
+    with pytest.raises(ValueError, match=rule):
+        checkpoints.read(old_run, RunConfig.read(old_run))
+
+
+@pytest.mark.slow
 def test_a_network_built_otherwise_is_refused(stopped):
     """Values that do not fit the network, as after a change of the library, are refused, not put where they fit."""
     config = RunConfig.read(stopped)
@@ -259,6 +292,7 @@ def one_session(demo, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_first_session(first_session):
     """A training kernel at its time limit succeeds, leaves all that a later one needs, and says how to go on."""
     working, text = first_session
@@ -268,6 +302,7 @@ def test_first_session(first_session):
     assert "kernel_sources" in text.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["hubmap-train", "notebooks/someone/hubmap-train"])
 def test_next_session(place, attached, first_session, one_session, tmp_path):
     """With its earlier output attached, in either layout, the kernel goes on and ends as if in one session."""

@@ -74,6 +74,7 @@ def assert_same_training(run: Path, single: Path) -> None:
     assert config.finished
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(store, single, tmp_path):
     """Mirrored over two devices, the global batch gives a single device's losses."""
     process = start(store, tmp_path / "run", "mirrored")
@@ -83,6 +84,7 @@ def test_two_devices_train_as_one(store, single, tmp_path):
     assert_same_training(tmp_path / "run", single)
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one(store, single, tmp_path):
     """Two processes joined by TF_CONFIG, each with its part of the batch, give a single process's losses."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]

@@ -39,6 +39,7 @@ def runs(folded, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_each_image_is_predicted_by_the_fold_that_did_not_see_it(folded, runs):
     """The folds' validation images are all images, each once, and none of them was trained on."""
     opened = [Run.open(run) for run in expand([runs])]
@@ -49,6 +50,7 @@ def test_each_image_is_predicted_by_the_fold_that_did_not_see_it(folded, runs):
         assert not set(run.config.splits["validation"]) & set(run.config.splits["train"])
 
 
+@pytest.mark.slow
 def test_thresholds_are_chosen_on_all_folds(runs):
     """Every fold's run has the thresholds that the sweeps of all folds together choose."""
     opened = [Run.open(run) for run in expand([runs])]
@@ -58,24 +60,26 @@ def test_thresholds_are_chosen_on_all_folds(runs):
     assert [run.config.rule for run in opened] == [chosen] * 2
 
 
+@pytest.mark.slow
 def test_out_of_fold_masks(demo, runs, tmp_path):
-    """The out-of-fold masks are a valid file of masks, whose scores are those that are told."""
+    """The out-of-fold masks are a valid file of masks, whose scores are the reported ones."""
     table_of(read_images(demo, "train")).to_csv(tmp_path / "truth.csv", index=False)
     scored = score(runs / "oof.csv", tmp_path / "truth.csv").set_index("id")["dice"]
-    told = pd.read_csv(runs / "oof_scores.csv").set_index("id")
-    assert sorted(told.index) == sorted(scored.index)
-    assert list(told["dice"]) == pytest.approx(list(scored[told.index]), abs=1e-5)
+    reported = pd.read_csv(runs / "oof_scores.csv").set_index("id")
+    assert sorted(reported.index) == sorted(scored.index)
+    assert list(reported["dice"]) == pytest.approx(list(scored[reported.index]), abs=1e-5)
     # Kept in 8 bits, maps give nearly the masks of the sweep.
     sweep = pd.concat([pd.read_csv(run / "sweep.csv") for run in expand([runs])])
     rule = FoldsConfig.read(runs).rule
     organs = sweep.drop_duplicates("id").set_index("id")["organ"]
-    for image_id, row in told.iterrows():
+    for image_id, row in reported.iterrows():
         at = sweep[(sweep["id"] == image_id) & (sweep["threshold"].round(6) == rule.thresholds[organs[image_id]])]
         at = at[at["min_region_um2"] == rule.min_region_um2[organs[image_id]]]
         assert row["dice"] == pytest.approx(float(at["dice"].iloc[0]), abs=0.05)
     assert "mean Dice" in (runs / "results.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_finished_fold_is_not_trained_again(folded, runs):
     """Resuming, folds that are finished keep their weights; without resuming, the folder is refused."""
     before = {run: (run / "model.weights.h5").stat().st_mtime_ns for run in expand([runs])}
@@ -85,26 +89,29 @@ def test_a_finished_fold_is_not_trained_again(folded, runs):
         train(folded, runs, TINY, all_folds=True)
 
 
-def test_a_time_limit_ends_between_folds(folded, tmp_path):
-    """A limit that only the first fold fits leaves a folder that is not finished, and goes on when resumed."""
-    assert not train(folded, tmp_path / "cv", TINY, time_limit_s=0.001, all_folds=True)
-    assert FoldsConfig.read(tmp_path / "cv") == FoldsConfig(2)
-    assert not (tmp_path / "cv" / "fold1").exists()
-    assert train(folded, tmp_path / "cv", TINY, resume=True, all_folds=True)
-    assert FoldsConfig.read(tmp_path / "cv").finished
-
-
 def test_a_store_without_folds(store, tmp_path):
     """A store without folds is refused with the remedy."""
     with pytest.raises(ValueError, match="--folds 5"):
         train(store, tmp_path / "cv", replace(TINY), all_folds=True)
 
 
+@pytest.mark.slow
 def test_command_line(folded, tmp_path, capsys):
-    """--all-folds trains them all, and is wrong usage together with --fold."""
-    settings = "--recipe fast --filters 2 --batch-size 4 --epochs 1 --steps-per-epoch 1".split()
-    assert main(["train", str(folded), str(tmp_path / "cv"), *settings, "--all-folds"]) == 0
+    """--all-folds ends between folds at a time limit that only the first one fits, and goes on when resumed."""
+    settings = "--recipe fast --filters 2 --batch-size 4 --epochs 1 --steps-per-epoch 1 --all-folds".split()
+    command = ["train", str(folded), str(tmp_path / "cv"), *settings]
+    assert main([*command, "--time-limit", "0.02"]) == 0
+    assert "stopped before fold 1: the time limit is over" in capsys.readouterr().out
+    assert FoldsConfig.read(tmp_path / "cv") == FoldsConfig(2)
+    assert not (tmp_path / "cv" / "fold1").exists()
+    assert main([*command, "--resume"]) == 0
     assert "out of 2 folds" in capsys.readouterr().out
+    assert FoldsConfig.read(tmp_path / "cv").finished
+
+
+def test_all_folds_and_one_fold_are_wrong_usage(capsys):
+    """--all-folds is wrong usage together with --fold."""
     with pytest.raises(SystemExit) as stop:
-        main(["train", str(folded), str(tmp_path / "cv2"), *settings, "--all-folds", "--fold", "1"])
+        main(["train", "patches", "cv", "--all-folds", "--fold", "1"])
     assert stop.value.code == 2
+    assert "leave out --fold" in capsys.readouterr().err

@@ -50,6 +50,7 @@ def test_phases():
     assert phases(recipe("seed", epochs=4)) == [Phase(0, 4, 1e-3, True)]
 
 
+@pytest.mark.slow
 def test_freezing(rng):
     """A frozen encoder keeps its weights through a step, those of its BatchNormalization too."""
     config = recipe("default", encoder="efficientnetb0", freeze_epochs=1, auxiliary=0.0)
@@ -75,6 +76,7 @@ def test_learning_rate(schedule, expected):
     assert [float(rate(step)) for step in (0, 50, 100)] == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_average_of_the_weights(rng):
     """The moving average is that of the weights after each step; taking it and going back changes nothing."""
     config = tiny(ema=0.6)
@@ -90,6 +92,7 @@ def test_average_of_the_weights(rng):
     assert np.array_equal(weights(model), before)
 
 
+@pytest.mark.slow
 def test_half_precision_trains(rng):
     """In float16 with a scaled loss the loss is near float32's and falls."""
     data = batch(rng)
@@ -102,6 +105,7 @@ def test_half_precision_trains(rng):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_are_trained(rng):
     """With auxiliary heads the loss is larger by their weighted losses, and they learn."""
     config = tiny(auxiliary=0.5)

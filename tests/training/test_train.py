@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from builders import TINY, TINY_FLAGS
 
 from hubmap_kit.config import TrainConfig
 from hubmap_kit.masks import MaskRule
@@ -18,17 +19,8 @@ from hubmap_kit.run import MAPS, SWEEP, Run
 from hubmap_kit.training import train as training
 from hubmap_kit.training.thresholds import choose, dice_at
 
-TINY = recipe("fast", filters=2, batch_size=4, epochs=3, steps_per_epoch=2, validate_every=1)
 
-
-@pytest.fixture(scope="module")
-def trained(store, tmp_path_factory):
-    """A finished training of three epochs of two steps."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    training.train(store, folder, TINY, recipe="fast")
-    return folder
-
-
+@pytest.mark.slow
 def test_run_folder(trained, store):
     """A finished run holds weights, settings, history, scores and results that agree with each other."""
     run = Run.open(trained)
@@ -46,6 +38,7 @@ def test_run_folder(trained, store):
     assert run.config.network == TINY.network()
 
 
+@pytest.mark.slow
 def test_thresholds_are_those_of_the_validation_images(trained):
     """A run's thresholds and least region sizes are what its own sweep chooses, and its scores are by them."""
     run = Run.open(trained)
@@ -59,6 +52,7 @@ def test_thresholds_are_those_of_the_validation_images(trained):
     assert {path.stem for path in (trained / MAPS).iterdir()} == {str(i) for i in validation.index}
 
 
+@pytest.mark.slow
 def test_without_tuning_the_threshold_stays(store, tmp_path):
     """A training that is not to choose keeps its threshold, and scores with it."""
     training.train(store, tmp_path / "run", replace(TINY, epochs=1, tune=False, threshold=0.37))
@@ -66,6 +60,7 @@ def test_without_tuning_the_threshold_stays(store, tmp_path):
     assert run.config.rule == MaskRule.uniform(0.37)
 
 
+@pytest.mark.slow
 def test_run_says_what_the_network_saw(trained):
     """A run states the context and pixel size in um and the look of its training images, by organ."""
     config = Run.open(trained).config
@@ -75,6 +70,7 @@ def test_run_says_what_the_network_saw(trained):
     assert len(config.looks["macenko"]["lung"]) == 8
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten(trained, store):
     """A second training into the same folder is refused, and resuming a finished one changes nothing."""
     before = (trained / "model.weights.h5").read_bytes()
@@ -84,10 +80,10 @@ def test_a_run_is_not_overwritten(trained, store):
     assert (trained / "model.weights.h5").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_killed_training_resumes_to_the_same_result(trained, store, tmp_path):
     """A training killed after its first epoch goes on and ends with the history of one that was not."""
-    settings = "--recipe fast --filters 2 --batch-size 4 --epochs 3 --steps-per-epoch 2 --validate-every 1".split()
-    command = [sys.executable, "-m", "hubmap_kit", "train", str(store), str(tmp_path / "run"), *settings]
+    command = [sys.executable, "-m", "hubmap_kit", "train", str(store), str(tmp_path / "run"), *TINY_FLAGS]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not (tmp_path / "run" / "checkpoint.npz").exists():
@@ -104,6 +100,7 @@ def test_killed_training_resumes_to_the_same_result(trained, store, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_learns(store, tmp_path):
     """Two hundred steps on six images lower the loss by more than a third: gradients reach the weights."""
     config = replace(TINY, filters=8, epochs=8, steps_per_epoch=25, validate_every=8)
