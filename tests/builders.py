@@ -70,7 +70,8 @@ def write_images(folder: Path, rng: np.random.Generator) -> list[Image]:
 
 def smooth(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """A predictor that sees more than one pixel: foreground is where a pixel and its surroundings are light."""
-    return np.stack([cv2.blur(tile[..., 1], (9, 9)) for tile in batch]).astype(np.float32) / 255
+    blurred = np.stack([cv2.blur(tile[..., 1], (9, 9)) for tile in batch]).astype(np.float32)
+    return blurred / np.float32(255)
 
 
 def slow(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -81,7 +82,7 @@ def slow(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 def pixelwise(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """A predictor that sees single pixels: foreground is white."""
-    return (batch.min(axis=-1) / 255).astype(np.float32)
+    return np.asarray(batch.min(axis=-1) / 255, np.float32)
 
 
 def a_member(um: float = 0.5, predict: Predictor = smooth, **changes: Any) -> Member:

@@ -8,7 +8,7 @@ tiles is held, and the edges of its mask.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -88,7 +88,7 @@ class _Batch:
 
 def predict_masks(
     images: Iterable[Image], members: Sequence[Member], *, budget: Budget | None = None, skip_background: bool = False
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Predict images. Each result comes as soon as its image is finished, not always in the order of the images.
 
     An ensemble averages its members' probability maps at the image's own size, and their rules for masks.

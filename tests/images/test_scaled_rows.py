@@ -182,6 +182,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 def test_memory_does_not_grow_with_the_area(tmp_path: Path) -> None:
     """An image of 108 Mpx (309 MB) is read at its own scale and at half of it in less than 120 MB."""

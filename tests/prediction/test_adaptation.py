@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,6 +27,7 @@ from hubmap_kit.prediction import adaptation, networks
 from hubmap_kit.prediction import predict as inference
 from hubmap_kit.prediction.adaptation import adapted, reestimate, sample_tiles, self_train
 from hubmap_kit.prediction.ensemble import Member
+from hubmap_kit.prediction.journal import Journal
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.recipes import recipe
 from hubmap_kit.tables import Image
@@ -62,8 +64,8 @@ def state(model: keras.Model) -> list[np.ndarray]:
     return [np.array(variable) for variable in model.variables]
 
 
-def settings(model: keras.Model) -> list[tuple]:
-    """What of the layers may be changed for a while."""
+def settings(model: keras.Model) -> list[tuple[Any, ...]]:
+    """The settings of the layers that an adaptation may change for a while."""
     names = ("name", "trainable", "momentum", "rate")
     return [tuple(getattr(layer, name, None) for name in names) for layer in model._flatten_layers()]
 
@@ -87,14 +89,14 @@ def member_of(network: keras.Model, **changes) -> Member:
 
 @pytest.fixture
 def tiles(rng) -> np.ndarray:
-    """Two batches of tiles, of one colour each and some noise."""
+    """Two batches of tiles; each tile is one colour with some noise."""
     colours = rng.integers(40, 216, (11, 1, 1, 3))
-    return (colours + rng.integers(-40, 40, (11, TILE, TILE, 3))).astype(np.uint8)
+    return np.asarray(colours + rng.integers(-40, 40, (11, TILE, TILE, 3)), np.uint8)
 
 
 @pytest.fixture
-def write_job(tmp_path, rng):
-    """Write an image of random stripes, and what is to be predicted."""
+def write_striped_image(tmp_path, rng):
+    """A function that writes an image of random stripes and returns its record."""
 
     def write(image_id: int, shape: tuple[int, int]) -> Image:
         path = tmp_path / f"{image_id}.tiff"
@@ -106,14 +108,14 @@ def write_job(tmp_path, rng):
 
 
 @pytest.fixture
-def jobs(write_job) -> list[Image]:
-    """Images of a few tiles each, of sides that are prime; the second is smaller than a tile."""
-    return [write_job(i, shape) for i, shape in enumerate([(127, 211), (31, 59), (197, 101)])]
+def images(write_striped_image) -> list[Image]:
+    """Images of a few tiles each, with prime sides; the second is smaller than a tile."""
+    return [write_striped_image(i, shape) for i, shape in enumerate([(127, 211), (31, 59), (197, 101)])]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_statistics_are_mixed_with_the_mean_over_batches(tiles, share):
-    """BatchNormalization gets the mean over batches of what it normalises, in its share, the trained one the rest."""
+    """The statistics are a weighted mean: `share` of the mean over batches of the layer's input, the rest trained."""
     model = tiny()
     reestimate(model, tiles, share)
     batches = [batch / 255 for batch in (tiles[:6], tiles[6:])]
@@ -127,7 +129,7 @@ def test_statistics_are_mixed_with_the_mean_over_batches(tiles, share):
 
 
 def test_only_statistics_are_reestimated(tiles):
-    """All other weights, and what the layers do in training and are named, are as they were; frozen layers too."""
+    """All other weights, and the names and training settings of the layers, stay as they were; frozen layers too."""
     model = tiny()
     norms = norms_of(model)
     norms[0].trainable = False
@@ -139,7 +141,7 @@ def test_only_statistics_are_reestimated(tiles):
 
 
 def test_layers_are_as_before_after_an_error(tiles, monkeypatch):
-    """An adaptation that fails half-way leaves no layer frozen, without dropout or with another momentum."""
+    """An adaptation that fails half-way leaves each layer's dropout, momentum and freezing as they were."""
     model = tiny()
     norms_of(model)[0].trainable = False
     set_to = settings(model)
@@ -153,58 +155,65 @@ def test_layers_are_as_before_after_an_error(tiles, monkeypatch):
 
 
 @pytest.mark.parametrize("looks", [{}, {"lung": LOOK}], ids=["as they are", "in the training's colours"])
-def test_tiles_are_such_as_the_network_sees(jobs, looks):
-    """Of each image there are a few different tiles, as they are predicted, small images mirrored; always the same."""
-    seen = []
+def test_tiles_are_such_as_the_network_sees(images, looks):
+    """A sample holds a few different tiles of each image, as they are predicted, and always the same ones."""
+    seen: list[np.ndarray] = []
     member = member_of(tiny(), looks=looks)
-    watched = replace(member, predict=lambda batch: seen.extend(batch.copy()) or member.predict(batch))
-    for number, job in enumerate(jobs):
+
+    def spy(batch):
+        seen.extend(batch.copy())
+        return member.predict(batch)
+
+    watched = replace(member, predict=spy)
+    for number, image in enumerate(images):
         seen.clear()
-        assert all(result.rle is not None for result in predict_masks([job], [watched]))
+        assert all(result.rle is not None for result in predict_masks([image], [watched]))
         kinds = {tile.tobytes() for tile in seen}
-        sampled = sample_tiles(member, [job])
+        sampled = sample_tiles(member, [image])
         assert sampled.shape == ((4, 1, 4)[number], TILE, TILE, 3)
         assert {tile.tobytes() for tile in sampled} <= kinds
         assert len({tile.tobytes() for tile in sampled}) == len(sampled) <= len(kinds)
-        assert np.array_equal(sampled, sample_tiles(member, [job]))
+        assert np.array_equal(sampled, sample_tiles(member, [image]))
 
 
-def test_images_are_spread_over_all_and_unreadable_ones_left_out(jobs, tmp_path, monkeypatch):
-    """Of many images some are taken, from the first to the last; one that is missing, damaged or mis-sized is not."""
+def test_images_are_spread_over_all_and_unreadable_ones_left_out(images, tmp_path, monkeypatch):
+    """Of many images some are taken, from the first to the last; missing, damaged and mis-sized ones are left out."""
     monkeypatch.setattr(adaptation, "IMAGES", 3)
     member = member_of(tiny())
     (tmp_path / "damaged").write_bytes(b"II*\0 broken")
-    bad = [replace(jobs[0], path=tmp_path / "missing"), replace(jobs[0], path=tmp_path / "damaged")]
-    bad.append(replace(jobs[0], shape=(127, 210)))
+    bad = [replace(images[0], path=tmp_path / "missing"), replace(images[0], path=tmp_path / "damaged")]
+    bad.append(replace(images[0], shape=(127, 210)))
     assert sample_tiles(member, bad).shape == (0, TILE, TILE, 3)
     assert sample_tiles(member, []).shape == (0, TILE, TILE, 3)
-    many = [jobs[1], *bad[:2], jobs[1], *bad[:2], jobs[1]]  # the first, the middle and the last
+    many = [images[1], *bad[:2], images[1], *bad[:2], images[1]]  # the first, the middle and the last
     assert len(sample_tiles(member, many)) == 3
     assert len(sample_tiles(member, [*many[:-1], bad[0]])) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapt", ["batchnorm", "self-training"])
-def test_networks_are_restored(jobs, adapt, monkeypatch):
-    """Within the block every network predicts otherwise; behind it its variables are the same to the bit."""
+def test_networks_are_restored(images, adapt, monkeypatch):
+    """Inside the block every network predicts differently; after it all variables are the same to the bit."""
     members = [member_of(tiny()), member_of(tiny())]
     before = [state(member.network) for member in members]
     config = PredictConfig(adapt=adapt)
     monkeypatch.setattr(adaptation, "STEPS", 2)
-    batch = sample_tiles(members[0], jobs)[:2]
+    batch = sample_tiles(members[0], images)[:2]
     plain = members[0].predict(batch)
-    with adapted(members, jobs, config):
+    with adapted(members, images, config):
         for member, values in zip(members, before, strict=True):
             assert not same(state(member.network), values)
             assert np.abs(member.predict(batch) - plain).max() > 1e-4
     assert all(same(state(member.network), values) for member, values in zip(members, before, strict=True))
-    with pytest.raises(KeyError, match="inside"), adapted(members, jobs, config):
+    with pytest.raises(KeyError, match="inside"), adapted(members, images, config):
         raise KeyError("inside")
     assert all(same(state(member.network), values) for member, values in zip(members, before, strict=True))
     assert np.array_equal(members[0].predict(batch), plain)
 
 
-def test_networks_are_restored_after_an_adaptation_that_failed(jobs, monkeypatch):
-    """Where the second network cannot be adapted the first is as before, and so is what was changed of the second."""
+@pytest.mark.slow
+def test_networks_are_restored_after_an_adaptation_that_failed(images, monkeypatch):
+    """If the second network cannot be adapted, both networks are as before."""
     members = [member_of(tiny()), member_of(tiny())]
     before = [state(member.network) for member in members]
 
@@ -214,29 +223,29 @@ def test_networks_are_restored_after_an_adaptation_that_failed(jobs, monkeypatch
             raise MemoryError
 
     monkeypatch.setattr(adaptation, "reestimate", half)
-    with pytest.raises(MemoryError), adapted(members, jobs, PredictConfig(adapt="batchnorm")):
+    with pytest.raises(MemoryError), adapted(members, images, PredictConfig(adapt="batchnorm")):
         pytest.fail("not reached")
     assert all(same(state(member.network), values) for member, values in zip(members, before, strict=True))
 
 
-def test_a_network_is_adapted_once_for_all_scales(jobs):
-    """One that sees images at several scales is adapted to those nearest to its training's."""
+def test_a_network_is_adapted_once_for_all_scales(images):
+    """A network with several scales is adapted at the scale nearest to its training's."""
     member, other = member_of(tiny()), member_of(tiny())
-    with adapted([member], jobs, PredictConfig(adapt="batchnorm")):
+    with adapted([member], images, PredictConfig(adapt="batchnorm")):
         expected = state(member.network)
     for scales in ((0.5, 1.0, 2.0), (2.0, 1.0), (1.0,)):
         members = [each.at_scale(scale) for each in (member, other) for scale in scales]
-        with adapted(members, jobs, PredictConfig(adapt="batchnorm")):
+        with adapted(members, images, PredictConfig(adapt="batchnorm")):
             assert same(state(member.network), expected)
             assert same(state(other.network), expected)
 
 
 @pytest.mark.parametrize("adapt", ["batchnorm", "self-training"])
-def test_nothing_happens_without_tiles(jobs, adapt):
-    """Where no image can be read the networks stay as they are."""
+def test_nothing_happens_without_tiles(images, adapt):
+    """If no image can be read, the networks stay as they are."""
     member = member_of(tiny())
     before = state(member.network)
-    with adapted([member], [replace(jobs[0], shape=(1, 1))], PredictConfig(adapt=adapt)):
+    with adapted([member], [replace(images[0], shape=(1, 1))], PredictConfig(adapt=adapt)):
         assert same(state(member.network), before)
 
 
@@ -246,8 +255,9 @@ def entropy(network: keras.Model, tiles: np.ndarray, masks: np.ndarray) -> float
     return float(np.mean(np.array(value)[~np.isnan(masks)]))
 
 
+@pytest.mark.slow
 def test_self_training_sharpens_what_is_sure(tiles, tmp_path):
-    """Of its pixels a network, in float16 here, gets surer of those it was sure of; BatchNormalization stays."""
+    """A network (here in float16) gets surer of the pixels that it was sure of; BatchNormalization does not change."""
     keras.utils.set_random_seed(3)
     model, _ = build_model(NETWORK)
     *_, kernel, _ = model.trainable_variables
@@ -266,8 +276,9 @@ def test_self_training_sharpens_what_is_sure(tiles, tmp_path):
     assert settings(network) == set_to
 
 
+@pytest.mark.slow
 def test_a_network_that_is_sure_of_nothing_learns_nothing(tiles):
-    """Pixels whose probability is between 0.1 and 0.9 are not learned from; a few sure ones are enough to learn."""
+    """A network does not learn from pixels with a probability between 0.1 and 0.9; a few sure pixels are enough."""
     network = tiny()
     *_, kernel, bias = network.trainable_variables
     kernel.assign(kernel * 0.01)
@@ -280,9 +291,10 @@ def test_a_network_that_is_sure_of_nothing_learns_nothing(tiles):
     assert not same(network.trainable_variables, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapt", ["batchnorm", "self-training"])
 def test_prediction(demo, tmp_path, monkeypatch, adapt):
-    """Adapted a submission is valid, other than a plain one, and the same when it was killed and goes on."""
+    """A submission by adapted networks is valid, differs from a plain one, and is the same after an interruption."""
     data = tmp_path / "data"
     shutil.copytree(demo, data, ignore=shutil.ignore_patterns("train*"))
     table = pd.read_csv(data / "test.csv", dtype=str).assign(data_source="HPA")
@@ -294,19 +306,19 @@ def test_prediction(demo, tmp_path, monkeypatch, adapt):
         monkeypatch.setattr(models, "load_model", lambda *_, compute_dtype: tiny())
     monkeypatch.setattr(adaptation, "STEPS", 2)
     config = PredictConfig(adapt=adapt, threshold=0.5)
-    out, whole, real = tmp_path / "out.csv", tmp_path / "whole.csv", inference.Journal.add
+    out, whole, real = tmp_path / "out.csv", tmp_path / "whole.csv", Journal.add
     inference.predict(data, [run], whole, config)
     assert not [problem for problem in submission.validate(whole, data) if problem.severity == "error"]
     inference.predict(data, [run], tmp_path / "plain.csv", replace(config, adapt="none"))
     assert masks_of(whole) != masks_of(tmp_path / "plain.csv")
 
-    def killed(journal, job, mask):
-        real(journal, job, mask)
+    def killed(journal, image, mask):
+        real(journal, image, mask)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inference.Journal, "add", killed)
+    monkeypatch.setattr(Journal, "add", killed)
     with pytest.raises(KeyboardInterrupt):
         inference.predict(data, [run], out, config)
-    monkeypatch.setattr(inference.Journal, "add", real)
+    monkeypatch.setattr(Journal, "add", real)
     inference.predict(data, [run], out, config)
     assert masks_of(out) == masks_of(whole)

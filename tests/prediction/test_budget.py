@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from builders import a_member, slow, smooth, write_images
 
-from hubmap_kit.prediction import budget
 from hubmap_kit.prediction.budget import Budget, levels, work_of
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.tables import Image
@@ -24,6 +23,7 @@ def many(images: list[Image], count: int) -> list[Image]:
     return [replace(images[0], id=number) for number in range(count)]
 
 
+@pytest.mark.slow
 def test_budget_is_kept(images, capsys):
     """When the limit is near, augmentation goes first, then overlap, then networks; every image has its mask."""
     every = many(images, 40)
@@ -44,47 +44,47 @@ def test_budget_is_kept(images, capsys):
 
 
 def test_what_a_budget_gives_up():
-    """Augmentation goes first, then scales but the nearest to the network's own, then overlap, then networks."""
+    """Augmentation goes first, then all scales but the one nearest to the training's, then overlap, then networks."""
     ensemble = [
         m.at_scale(f) for m in (a_member(predict=lambda b: smooth(b), tta="d4"), a_member()) for f in (0.6, 1.2)
     ]
-    steps = levels(ensemble)
-    assert [name for name, _ in steps] == [
+    found = levels(ensemble)
+    assert [name for name, _ in found] == [
         "all settings",
         "no test-time augmentation",
         "no test-time augmentation, one scale",
         "no test-time augmentation, one scale, no overlap of tiles",
         "no test-time augmentation, one scale, no overlap of tiles, 1 of 2 networks",
     ]
-    assert [len(using) for _, using in steps] == [4, 4, 2, 2, 1]
-    assert {m.tta for _, using in steps[1:] for m in using} == {"none"}
-    assert {m.scale for _, using in steps[2:] for m in using} == {1.2}
-    assert [{m.overlap for m in using} for _, using in steps] == [{0.25}] * 3 + [{0.0}] * 2
+    assert [len(using) for _, using in found] == [4, 4, 2, 2, 1]
+    assert {m.tta for _, using in found[1:] for m in using} == {"none"}
+    assert {m.scale for _, using in found[2:] for m in using} == {1.2}
+    assert [{m.overlap for m in using} for _, using in found] == [{0.25}] * 3 + [{0.0}] * 2
 
 
 def test_budget_that_suffices(images):
-    """With time enough, nothing is given up."""
+    """With enough time nothing is given up."""
     networks = [a_member(tta="flips")]
     results = predict_masks(images, networks, budget=Budget(600, images, networks))
     assert {result.members[0].tta for result in results} == {"flips"}
 
 
 def test_pauses_are_taken_out_of_the_limit(images, monkeypatch):
-    """A pause, in which networks are adapted, is no part of the pace, and there is none that the images would pay."""
+    """A pause does not count for the pace, and there is no pause that would leave too little time for the images."""
     now = [100.0]
-    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     every = many(images, 40)
     networks = [a_member(overlap=0.0, tta="flips")]
     limit = Budget(100.0, every, networks)
     works = [work_of(image, networks) for image in every]
 
-    def predict(first, stop):  # a million pixels a second
+    def predict(first, stop):  # a million pixels per second
         for image, work in zip(every[first:stop], works[first:stop], strict=True):
             assert limit.choose(image) is networks
             now[0] += work / 1e6
             limit.count(work)
 
-    assert limit.pause_fits()  # the first one, of which nothing is known
+    assert limit.pause_fits()  # always before the first pause
     with limit.pause():
         now[0] += 30
     predict(0, 10)
@@ -93,14 +93,14 @@ def test_pauses_are_taken_out_of_the_limit(images, monkeypatch):
     with limit.pause():
         now[0] += 30
     assert limit.needed_s() == pytest.approx(sum(works[10:]) / 1e6)
-    assert not limit.pause_fits()  # 40 s less those of ten images, a tenth to spare, are no 30 and those of thirty
+    assert not limit.pause_fits()  # 40 s less ten images' time is too little for 30 s and thirty images
     predict(10, 11)
     now[0] += 100
     assert not limit.pause_fits()
 
 
 def test_limit_that_is_over(images):
-    """Images that do not fit at all are told as such, and the rest is not lost."""
+    """Images for which no time is left have an error that says so; the others have their masks."""
     every = many(images, 30)
     networks = [a_member(predict=slow, overlap=0.0, batch_size=1)]
     results = list(predict_masks(every, networks, budget=Budget(0.3, every, networks)))

@@ -16,7 +16,7 @@ PALE = Look("reinhard", (0.3, 0.02, 0.01, 0.05, 0.02, 0.02))
 
 @pytest.mark.parametrize(("kind", "count"), [("none", 1), ("flips", 4), ("d4", 8)])
 def test_augmentation_is_undone(kind, count, rng):
-    """Each pose is taken once and turned back: a pixelwise predictor gives the same with and without."""
+    """Each copy is different, and its map is turned back: the answer of a pixelwise predictor does not change."""
     seen = set()
 
     def spy(batch):
@@ -30,7 +30,7 @@ def test_augmentation_is_undone(kind, count, rng):
 
 
 def test_members_of_different_looks_share_no_tiles():
-    """Tiles are shared where scale, tiles and look are the same; the look counts for its own organ alone."""
+    """Members share tiles if scale, tile size, overlap and look are the same; a look counts for its own organ only."""
     networks = [a_member(), a_member(looks={"lung": PALE}), a_member(looks={"lung": replace(PALE)}), a_member(0.4)]
     assert [len(sharing) for sharing in tilings_of(networks, "lung").values()] == [1, 2, 1]
     assert [len(sharing) for sharing in tilings_of(networks, "kidney").values()] == [3, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager
+from typing import Any
 
 import builders
 import numpy as np
@@ -20,6 +21,7 @@ from hubmap_kit.images.stain import Look, average
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction import adaptation, networks
 from hubmap_kit.prediction import predict as inference
+from hubmap_kit.prediction.journal import Journal
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import Run, expand
@@ -94,7 +96,7 @@ def test_predict_command(data, real_run, tmp_path, capsys):
 
 
 def test_timings(data, run, tmp_path):
-    """Beside the submission stands what each image took, and with which settings."""
+    """A table beside the submission has the time of each image, and its settings."""
     ids = pd.read_csv(data / "test.csv")["id"].tolist()
     (data / "test_images" / f"{ids[3]}.tiff").write_bytes(b"II*\0 broken")
     config = PredictConfig(on_error="empty", tta="flips", scales="1,0.8,1.25")
@@ -127,14 +129,14 @@ def test_a_submission_from_the_start(data, run, tmp_path, monkeypatch):
 
 
 def test_a_killed_prediction_goes_on(data, run, tmp_path, monkeypatch, capsys):
-    """What was predicted is not predicted again; the result is that of an unbroken prediction."""
+    """Masks that are done are not predicted again; the submission is that of an uninterrupted prediction."""
     config = PredictConfig(threshold=0.45)
     inference.predict(data, [run], tmp_path / "whole.csv", config)
     out, done = tmp_path / "out.csv", []
 
-    def broken(jobs, *arguments, **options):
-        done.append(len(jobs))
-        for count, result in enumerate(predict_masks(jobs, *arguments, **options)):
+    def broken(images, *arguments, **options):
+        done.append(len(images))
+        for count, result in enumerate(predict_masks(images, *arguments, **options)):
             if len(done) == 1 and count == 3:
                 raise KeyboardInterrupt
             yield result
@@ -153,12 +155,12 @@ def test_a_killed_prediction_goes_on(data, run, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("change", ["settings", "image"])
 def test_what_changed_is_predicted_again(data, run, tmp_path, monkeypatch, change):
-    """After other settings, or of an image that changed, an earlier prediction is not taken over."""
+    """A mask that was predicted with other settings, or of an image that has changed, is predicted again."""
     out, done = tmp_path / "out.csv", []
 
-    def broken(jobs, *arguments, **options):
-        done.append(len(jobs))
-        yield from predict_masks(jobs, *arguments, **options)
+    def broken(images, *arguments, **options):
+        done.append(len(images))
+        yield from predict_masks(images, *arguments, **options)
         if len(done) == 1:
             raise KeyboardInterrupt
 
@@ -181,8 +183,9 @@ def test_time_limit(data, run, tmp_path):
     assert not [p for p in submission.validate(tmp_path / "out.csv", data) if p.severity == "error"]
 
 
+@pytest.mark.slow
 def test_half_precision(real_run):
-    """Computed in half precision the map is nearly the same, and the next network is float32 again."""
+    """In half precision the map is nearly the same, and the next network is float32 again."""
     member = networks.load_member(Run.open(real_run), PredictConfig(precision="mixed"))
     batch = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
     plain = networks.load_member(Run.open(real_run), PredictConfig(precision="float32")).predict(batch)
@@ -193,7 +196,7 @@ def test_half_precision(real_run):
 
 @pytest.mark.parametrize(("on_error", "status"), [("stop", 1), ("empty", 0)])
 def test_unreadable_images(data, run, tmp_path, capsys, on_error, status):
-    """A corrupt, a missing and a mis-sized image are named, the rest is predicted, and the status is as chosen."""
+    """A damaged, a missing and a mis-sized image are named; the rest is predicted; the status is the one chosen."""
     ids = pd.read_csv(data / "test.csv")["id"].tolist()
     (data / "test_images" / f"{ids[0]}.tiff").write_bytes(b"II*\0 broken")
     (data / "test_images" / f"{ids[2]}.tiff").unlink()
@@ -212,7 +215,7 @@ def test_unreadable_images(data, run, tmp_path, capsys, on_error, status):
 
 
 def test_bad_row_of_the_table(data, run, tmp_path):
-    """A row of test.csv that makes no sense costs only its own image, which still has its row."""
+    """A bad row of test.csv costs only its own image, which still has a row in the submission."""
     table = pd.read_csv(data / "test.csv", dtype=str)
     table.loc[1, "pixel_size"] = "nan"
     table.to_csv(data / "test.csv", index=False)
@@ -226,8 +229,9 @@ def test_bad_row_of_the_table(data, run, tmp_path):
 def test_ids_written_with_leading_zeros(data, run, tmp_path):
     """An id such as 0077 in test.csv is image 77, whose problem is reported with its row like any other's."""
     table = pd.read_csv(data / "test.csv", dtype=str)
-    (data / "test_images" / f"{table.loc[2, 'id']}.tiff").write_bytes(b"II*\0 broken")
-    table.loc[2, "id"] = "00" + table.loc[2, "id"]
+    ids = table["id"].tolist()
+    (data / "test_images" / f"{ids[2]}.tiff").write_bytes(b"II*\0 broken")
+    table["id"] = [*ids[:2], "00" + ids[2], *ids[3:]]
     table.to_csv(data / "test.csv", index=False)
     problems = inference.predict(data, [run], tmp_path / "out.csv", PredictConfig())
     assert [(p.severity, p.row) for p in problems] == [("error", 4)]
@@ -252,7 +256,7 @@ def test_tile_size_is_in_working_pixels(run):
 
 
 def test_folders_that_are_no_run(data, tmp_path, capsys):
-    """A folder without weights or with a damaged config is named, with status 1."""
+    """A folder without weights, or with a damaged config.json, is an error that names it, with status 1."""
     (tmp_path / "run").mkdir()
     arguments = ["predict", str(data), str(tmp_path / "run"), "--out", str(tmp_path / "x.csv")]
     assert main(arguments) == 1
@@ -298,7 +302,7 @@ def test_looks_of_a_run(tmp_path, free_networks):
 
 
 def test_least_regions_and_scales_reach_the_masks(data, tmp_path, free_networks, capsys):
-    """By the command, regions below --min-region are dropped, --scales averaged, and --stain changes what is seen."""
+    """--min-region drops regions, --scales averages maps, and --stain changes the colours that the network sees."""
     darker = {"reinhard": {organ: [0.8, 0.03, 0.02, 0.1, 0.04, 0.05] for organ in ORGANS}}  # than any image of the demo
     run = write_run(tmp_path / "run", looks=darker)
     flags = {"plain": [], "region": ["--min-region", "1e9"], "scales": ["--scales", "1,0.5"]}
@@ -338,20 +342,20 @@ def test_a_folder_of_unfinished_folds(data, tmp_path, capsys):
 
 
 class Adaptation:
-    """Records what networks are adapted to, and which images are predicted meanwhile."""
+    """Records the images that networks are adapted to, and the images that are predicted meanwhile."""
 
     def __init__(self, monkeypatch):
-        self.groups: list[dict] = []
-        self.now: dict | None = None
+        self.groups: list[dict[str, set[Any]]] = []
+        self.now: dict[str, set[Any]] | None = None
         monkeypatch.setattr(inference, "predict_masks", self.watch)
         monkeypatch.setattr(adaptation, "adapted", self.adapted)
 
     @contextmanager
-    def adapted(self, members, jobs, config):
+    def adapted(self, members, images, config):
         assert self.now is None
         self.now = {
-            "ids": {job.id for job in jobs},
-            "of": {(job.organ, job.source) for job in jobs},
+            "ids": {image.id for image in images},
+            "of": {(image.organ, image.source) for image in images},
             "predicted": set(),
         }
         self.groups.append(self.now)
@@ -367,7 +371,7 @@ class Adaptation:
 
 @pytest.fixture
 def sources(data):
-    """The images by organ and source, of which there are two each, mixed."""
+    """The ids of the images by organ and source: two organs and two sources, mixed."""
     table = pd.read_csv(data / "test.csv", dtype=str)
     table["organ"], table["data_source"] = ["lung", "kidney"] * 2 + ["lung"], ["HPA"] * 3 + ["Hubmap"] * 2
     table.to_csv(data / "test.csv", index=False)
@@ -375,7 +379,7 @@ def sources(data):
 
 
 def test_networks_are_adapted_by_organ_and_source(data, sources, tmp_path, free_networks, monkeypatch):
-    """Images of an organ and source are predicted together, while the networks are adapted to just these."""
+    """Images of an organ and source are predicted together, while the networks are adapted to exactly these."""
     spy, config = Adaptation(monkeypatch), PredictConfig(adapt="batchnorm")
     runs = [write_run(tmp_path / "run")]
     inference.predict(data, runs, tmp_path / "out.csv", config)
@@ -387,18 +391,18 @@ def test_networks_are_adapted_by_organ_and_source(data, sources, tmp_path, free_
 
 
 def test_a_prediction_that_goes_on_adapts_to_all(data, sources, tmp_path, free_networks, monkeypatch):
-    """Networks are adapted to images that were predicted before too, so that the masks are those of an unbroken one."""
+    """Networks are adapted to images that are done too, so that the masks are those of an uninterrupted prediction."""
     spy, runs = Adaptation(monkeypatch), [write_run(tmp_path / "run")]
     config = PredictConfig(adapt="batchnorm")
-    real, added = inference.Journal.add, []
+    real, added = Journal.add, []
 
-    def killed(journal, job, mask):
-        real(journal, job, mask)
-        added.append(job.id)
+    def killed(journal, image, mask):
+        real(journal, image, mask)
+        added.append(image.id)
         if len(added) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(inference.Journal, "add", killed)
+    monkeypatch.setattr(Journal, "add", killed)
     with pytest.raises(KeyboardInterrupt):
         inference.predict(data, runs, tmp_path / "out.csv", config)
     spy.groups, spy.now = [], None
@@ -408,7 +412,7 @@ def test_a_prediction_that_goes_on_adapts_to_all(data, sources, tmp_path, free_n
 
 
 def test_no_adaptation_when_the_time_is_over(data, sources, tmp_path, free_networks, monkeypatch):
-    """Once a time limit is over nothing is spent on adapting either."""
+    """After the time limit networks are not adapted."""
     spy = Adaptation(monkeypatch)
     config = PredictConfig(adapt="batchnorm", time_limit_min=0.0, on_error="empty")
     problems = inference.predict(data, [write_run(tmp_path / "run")], tmp_path / "out.csv", config)

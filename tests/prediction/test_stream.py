@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tifffile
 from builders import a_member, an_image, pixelwise, slow, smooth, write_images
@@ -16,12 +19,13 @@ from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.images import read_image
 from hubmap_kit.images.scaling import resize, scaled_shape
-from hubmap_kit.images.stain import Look, measure, transfer
+from hubmap_kit.images.stain import Look, measure
 from hubmap_kit.masks import MaskRule
-from hubmap_kit.prediction.ensemble import Member, predict_augmented
+from hubmap_kit.prediction.ensemble import Member, tilings_of
+from hubmap_kit.prediction.networks import probability_map
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.tables import Image
-from hubmap_kit.tiles import pad_to_tile, predict_tiled
+from hubmap_kit.tiles import Predictor
 
 PALE = Look("reinhard", (0.3, 0.02, 0.01, 0.05, 0.02, 0.02))
 
@@ -32,19 +36,14 @@ def images(tmp_path, rng) -> list[Image]:
     return write_images(tmp_path, rng)
 
 
-def plain_map(image: Image, network: Member) -> np.ndarray:
-    """The probability map at the image's own size, the plain way."""
-    small = resize(
-        read_image(image.path), scaled_shape(image.shape, image.pixel_size_um, network.network_um[image.organ])
-    )
-    if look := network.looks.get(image.organ):
-        small = transfer(small, measure(pad_to_tile(small, network.tile_size), look.method), look)
-    settings = {"tile_size": network.tile_size, "overlap": network.overlap, "batch_size": network.batch_size}
-    return resize(predict_tiled(small, lambda batch: predict_augmented(network, batch), **settings), image.shape)
+def plain_map(image: Image, network: Member) -> npt.NDArray[np.float32]:
+    """The probability map at the image's own size, by whole arrays."""
+    shape = scaled_shape(image.shape, image.pixel_size_um, network.network_um[image.organ])
+    return resize(probability_map(resize(read_image(image.path), shape), network, image.organ), image.shape)
 
 
-def assert_mask(text: str | None, image: Image, probability: np.ndarray, threshold: float = 0.5) -> None:
-    """The mask is the map's; where the map is at the threshold, as near as float32 tells, either answer is right."""
+def assert_mask(text: str | None, image: Image, probability: npt.NDArray[Any], threshold: float = 0.5) -> None:
+    """The mask is that of the map; a pixel whose value is the threshold, within float32, may be either."""
     assert text is not None
     mask = rle.decode(text, image.shape).astype(bool)
     assert ((mask == (probability >= threshold)) | (np.abs(probability - threshold) < 2e-5)).all()
@@ -54,7 +53,7 @@ def assert_mask(text: str | None, image: Image, probability: np.ndarray, thresho
 @pytest.mark.parametrize("um", [0.5, 0.31, 1.7])
 @pytest.mark.parametrize("tta", ["none", "d4"])
 def test_stream_is_the_plain_way(images, um, tta):
-    """Masks are those of reading, tiling, blending and growing each image whole, at any scale."""
+    """Masks are those of reading, tiling, blending and resizing each image as a whole, at any scale."""
     network = a_member(um, tta=tta)
     results = {result.id: result for result in predict_masks(images, [network])}
     for image in images:
@@ -81,7 +80,7 @@ def test_a_network_at_several_scales(images):
 
 @pytest.mark.parametrize("method", ["reinhard", "macenko"])
 def test_images_take_on_the_look_of_the_training(images, method, rng):
-    """Each image is given its organ's look by its own, measured on the whole; a network without looks sees it as is."""
+    """Each image is changed from its own look to that of its organ; a network without looks sees it as it is."""
     looks = dict.fromkeys(["kidney", "prostate"], PALE)
     if method == "macenko":
         stained = np.clip(rng.normal((150, 90, 160), (30, 40, 10), (97, 101, 3)), 0, 255).astype(np.uint8)
@@ -112,38 +111,39 @@ def test_small_regions_are_dropped(tmp_path, um, least):
     assert result.rle == rle.encode(image)
 
 
+def answering(value: float) -> Predictor:
+    """A predictor that answers one value everywhere."""
+    return lambda batch: np.full(batch.shape[:3], value, np.float32)
+
+
 def test_an_ensemble_averages_maps_and_thresholds(images):
-    """Two members that answer 0.2 and 0.6 are together at 0.4, whether or not they share their tiles."""
+    """The mean of two members that answer 0.2 and 0.6 is 0.4, whether or not they share their tiles."""
     for um in (0.5, 1.0):
         for threshold, foreground in ((0.39, True), (0.41, False)):
             rule = MaskRule.uniform(threshold)
-            networks = [
-                a_member(scale, predict=lambda b, v=v: np.full(b.shape[:3], v, np.float32), rule=rule)
-                for v, scale in ((0.2, 0.5), (0.6, um))
-            ]
+            networks = [a_member(0.5, predict=answering(0.2), rule=rule), a_member(um, answering(0.6), rule=rule)]
             for result in predict_masks(images, networks):
                 assert bool(result.rle) is foreground
 
 
 def test_batches_are_filled_across_images(images):
-    """Batches have one shape and are full, but for the last: small images do not waste them."""
+    """All batches have one shape, and only the last one is not full: small images fill them together."""
     shapes = []
 
     def spy(batch):
         shapes.append(batch.shape)
         return smooth(batch)
 
-    alone = [sum(1 for _ in count_batches(image)) for image in images]
+    alone = [count_tiles(image) for image in images]
     list(predict_masks(images, [a_member(predict=spy, batch_size=5)]))
     assert set(shapes) == {(5, 64, 64, 3)}
     assert len(shapes) == -(-sum(alone) // 5)
 
 
-def count_batches(image: Image):
-    """The tiles of a image, one batch each."""
-    seen: list[int] = []
-    list(predict_masks([image], [a_member(predict=lambda b: seen.append(0) or smooth(b), batch_size=1)]))
-    return seen
+def count_tiles(image: Image) -> int:
+    """Number of tiles of an image."""
+    (tiling,) = tilings_of([a_member()], image.organ)
+    return tiling.count(image)
 
 
 def test_an_organ_that_a_network_does_not_know(images):
@@ -156,7 +156,7 @@ def test_an_organ_that_a_network_does_not_know(images):
 
 
 def test_bad_images_cost_only_themselves(images):
-    """A damaged and a missing image have an error, the others their masks, though they share batches."""
+    """A damaged, a missing and a mis-sized image have an error; the others have their masks, in the same batches."""
     images[1].path.write_bytes(b"II*\0 broken")
     images[3].path.unlink()
     images[2] = replace(images[2], shape=(64, 65))
@@ -180,17 +180,16 @@ def test_values_that_are_not_finite(images):
 
 
 def test_a_predictor_of_another_shape(images):
-    """A network that breaks its contract ends the prediction with an error that says so."""
+    """A network whose answer has another shape ends the prediction with an error that says so."""
     with pytest.raises(ValueError, match="the predictor gave"):
-        list(predict_masks(images, [a_member(predict=lambda batch: batch)]))
+        list(predict_masks(images, [a_member(predict=lambda batch: batch.astype(np.float32))]))
 
 
 def test_stopping_early_leaves_no_threads(images):
-    """Whoever stops listening ends the stages that run ahead."""
+    """Closing the results ends the threads of the stages."""
     before = threading.active_count()
-    results = predict_masks(images, [a_member()])
-    next(results)
-    results.close()
+    with closing(predict_masks(images, [a_member()])) as results:
+        next(results)
     assert threading.active_count() == before
 
 
@@ -198,7 +197,7 @@ def test_seconds(images):
     """Each image's seconds count its own work, and its share of the batches that it shares."""
     slowly = a_member(predict=slow, batch_size=2, overlap=0.0)
     results = {result.id: result for result in predict_masks(images, [slowly])}
-    tiles = [len(count_batches(image)) for image in images]
+    tiles = [count_tiles(image) for image in images]
     assert results[0].seconds > results[2].seconds > 0
     assert sum(result.seconds for result in results.values()) >= 0.004 * sum(tiles) / 2 * 0.5
 
@@ -229,10 +228,11 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 @pytest.mark.parametrize(("um", "most"), [("1.0", 200), ("2.5", 200), ("1.0 2.5", 400)])
 def test_memory_does_not_grow_with_the_area(tmp_path, um, most):
-    """An image of 72 Mpx, 216 MB, and 288 MB a float map, takes little more memory than one of 1 Mpx."""
+    """An image of 72 Mpx (216 MB; a float map of it has 288 MB) takes little more memory than one of 1 Mpx."""
     for name, height, width in (("small", 1000, 1000), ("large", 9000, 8001)):
         wave = np.sin(np.arange(width) / 60)[None, :, None] * np.ones((1, 1, 3))
         bands = (((wave * np.sin(y / 60) + 1) * 127).astype(np.uint8) for y in range(0, height))
