@@ -44,7 +44,7 @@ def predict_all(files: list[Path], table: pd.DataFrame, member: Member) -> dict[
         table: Their rows, in the same order, with ``test.csv``'s columns.
         member: The network.
     """
-    jobs = []
+    jobs: list[Image] = []
     for file, (_, row) in zip(files, table.iterrows(), strict=True):
         shape = (int(row["img_height"]), int(row["img_width"]))
         jobs.append(

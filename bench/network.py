@@ -237,8 +237,8 @@ def predict_case(
         first = slice(0, 2)
         made = kit.predict_all(files["none"][first], table[first], member)
         for text, image, small in zip(made.values(), images[first], scaled[first], strict=True):
-            small = predict_tiled(small, predict, tile_size=tile, overlap=kit.OVERLAP, batch_size=batch)
-            wanted = rle.encode(resize(small, image.shape[:2]) >= 0.5)
+            map_ = predict_tiled(small, predict, tile_size=tile, overlap=kit.OVERLAP, batch_size=batch)
+            wanted = rle.encode(resize(map_, image.shape[:2]) >= 0.5)
             assert wanted, "an empty mask compares nothing"
             assert rle.dice(text, wanted, image.shape[:2]) > 0.999, "the pipeline's mask is another"
 
@@ -281,7 +281,7 @@ def native(setting: Setting) -> Case:
     if not (torch and inferers):
         return case
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float()
-    constant = torch.from_numpy(free(np.empty((batch, 0)))[:, None])
+    constant = torch.from_numpy(free(np.empty((batch, 0), np.uint8))[:, None])
 
     def monai(predict: Callable[[Any], Any] = lambda tiles: constant[: len(tiles)]) -> Any:
         with torch.inference_mode():

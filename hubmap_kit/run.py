@@ -97,8 +97,8 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json`` as JSON values."""
-        values = {"format": FORMAT, **asdict(self)}
-        rule = values.pop("rule")
+        values: dict[str, Any] = {"format": FORMAT, **asdict(self)}
+        rule: dict[str, Any] = values.pop("rule")
         return values | rule
 
     @classmethod
