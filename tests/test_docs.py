@@ -1,0 +1,83 @@
+"""Tests of the pages: links lead somewhere, flags exist, every file is on the map."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from hubmap_kit.cli import _parser
+from hubmap_kit.kaggle.verdict import Verdict
+from hubmap_kit.masks import MaskRule
+from hubmap_kit.models.network_config import NetworkConfig
+from hubmap_kit.preparation.store import StoreInfo, Written
+from hubmap_kit.run import FoldsConfig, RunConfig
+from hubmap_kit.submission import Timing
+from hubmap_kit.tables import Problem
+
+CLONE = Path(__file__).parents[1]
+PAGES = [*CLONE.glob("*.md"), *CLONE.glob("docs/*.md")]
+ARCHITECTURE = CLONE / "docs" / "architecture.md"
+# Flags of pip and of the benchmarks.
+OF_OTHERS = {"--editable", "--only", "--pip", "--python", "--quick", "--without-pip"}
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """A link to a file or a heading of this repository leads to one that exists."""
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def flags(parser: argparse.ArgumentParser) -> set[str]:
+    """The flags of a parser and of all its commands."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found = found.union(*map(flags, action.choices.values()))
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_flags_exist(page):
+    """A flag that a page names is one of the command line's."""
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))
+    assert not named - flags(_parser()) - OF_OTHERS
+
+
+def test_every_file_is_on_the_map():
+    """The page about the architecture describes each folder and each file of the package."""
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    package = CLONE / "hubmap_kit"
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).as_posix()
+        if path.name == "__init__.py":
+            name = name.removesuffix("__init__.py") or "__init__.py"
+        assert f"`{name}`" in text, f"docs/architecture.md does not describe {name}"
+    for name in re.findall(r"^\| (?:\*\*)?`([\w/]+(?:\.py|/))`", text, re.MULTILINE):
+        assert (package / name).exists(), f"docs/architecture.md describes {name}, which does not exist"
+
+
+@pytest.mark.parametrize(
+    "kind", [StoreInfo, Written, RunConfig, NetworkConfig, MaskRule, FoldsConfig, Problem, Timing, Verdict]
+)
+def test_every_field_is_described(kind):
+    """The page about the architecture names each field of the files that one stage writes and another reads."""
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    written = {"rule": "thresholds"}  # the two fields of a `MaskRule` stand in config.json and folds.json themselves
+    missing = [field.name for field in fields(kind) if f"`{written.get(field.name, field.name)}`" not in text]
+    assert not missing
