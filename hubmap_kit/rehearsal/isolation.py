@@ -113,8 +113,9 @@ def run(
         watch.start()
         try:
             assert process.stdout is not None
-            for line in process.stdout:
-                on_line(line.rstrip("\n"))
+            with process.stdout as output:
+                for line in output:
+                    on_line(line.rstrip("\n"))
             status = process.wait()
         finally:
             watch.end()
