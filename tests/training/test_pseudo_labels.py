@@ -130,9 +130,9 @@ def test_a_soft_mask_is_what_predict_thresholds(data, store, runs, tmp_path, sta
     config = PredictConfig(overlap=0.25, batch_size=2, stain=stain, threshold=0.5, min_region_um2=0.0)
     soft, _ = pseudo_label(data, store, tmp_path / "soft", runs[:1], config)
     assert not predict(data, runs[:1], tmp_path / "out.csv", config)
-    masks = dict(pd.read_csv(tmp_path / "out.csv", keep_default_na=False).itertuples(index=False))
+    masks = pd.read_csv(tmp_path / "out.csv", keep_default_na=False).set_index("id")["rle"]
     for image in read_images(data, "test"):
-        mask = rle.decode(masks[image.id], image.shape)
+        mask = rle.decode(masks.loc[image.id], image.shape)
         probability = soft.read(image.id)[: image.shape[0], : image.shape[1], 3].astype(float)
         assert 0 < mask.mean() < 1
         assert ((mask == (probability >= 128)) | (np.abs(probability - 127.5) < 1)).all()
