@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,7 @@ def done(demo, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def trained(monkeypatch) -> list[tuple]:
+def trained(monkeypatch) -> list[tuple[Any, ...]]:
     """Trainings that an ablation begins: store, run, settings, whether it goes on; each is interrupted at once."""
     calls = []
 
@@ -207,7 +208,9 @@ def test_what_is_predicted_with_which_runs(demo, tmp_path, trained, write_scores
     table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["ensemble", "flips"], seeds=2).set_index("row")
     flips = replace(PLAIN, tta="flips")
     assert calls == [(["base-seed0"], flips), (["base-seed1"], flips), (["base-seed0", "base-seed1"], PLAIN)]
-    assert table.loc["ensemble", ["dice", "spread", "gain", "seeds"]].tolist() == pytest.approx([0.55, 0, 0.475, 2])
+    assert [table[column]["ensemble"] for column in ("dice", "spread", "gain", "seeds")] == pytest.approx(
+        [0.55, 0, 0.475, 2]
+    )
     calls.clear()
     ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["ensemble"], seeds=3)
     ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["ensemble"], seeds=2)
@@ -250,7 +253,7 @@ def test_other_settings_are_refused(demo, tmp_path, write_scores):
     again(config=replace(config, encoder_weights="/there/weights.h5", looks_from="/there/looks", seed=4))
     begun = (out / "ablation.json").read_text()
     assert json.loads(begun)["epochs"] == 1
-    refused = [
+    refused: list[tuple[str, dict[str, Any]]] = [
         ("groups", {"geometry": replace(geometry, groups=str(tmp_path / "other.csv"))}),
         ("groups", {"geometry": GEOMETRY}),
         ("folds, split seed", {"geometry": replace(geometry, folds=3, seed=1)}),

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,12 +51,12 @@ def assert_same_training(found: Path, expected: Path) -> None:
     """The histories, save the times, the best weights and the results of two trainings are the same."""
     histories = [pd.read_csv(folder / "history.csv") for folder in (found, expected)]
     assert list(histories[0].columns) == list(histories[1].columns)
-    histories = [table[[name for name in table if not name.endswith("seconds")]] for table in histories]
-    np.testing.assert_allclose(*histories, rtol=1e-3, atol=1e-4)
+    histories = [table[[name for name in table if not str(name).endswith("seconds")]] for table in histories]
+    np.testing.assert_allclose(histories[0], histories[1], rtol=1e-3, atol=1e-4)
     for here, there in zip(weights(found), weights(expected), strict=True):
         np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-4)
     scores = [pd.read_csv(folder / "scores.csv")["dice"] for folder in (found, expected)]
-    np.testing.assert_allclose(*scores, atol=1e-3)
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,13 @@ def test_time_needed():
     """Another epoch is judged by the slowest, and scoring by the slowest image, measured where none was validated."""
     ids = {"train": [1, 2, 3], "validation": [4, 5], "test": [6]}
     rows = [{"seconds": 10.0, "validation_seconds": 4.0}, {"seconds": 7.0}, {"seconds": 8.0, "validation_seconds": 6.0}]
-    scored = []
-    evaluator = SimpleNamespace(score=lambda given: (scored.extend(given), time.sleep(0.05)))
+    scored: list[int] = []
+
+    def score(image_ids: list[int]) -> None:
+        scored.extend(image_ids)
+        time.sleep(0.05)
+
+    evaluator: Any = SimpleNamespace(score=score)
     assert needed_s(rows, ids, evaluator) == 10 + 3 * (2 + 6)
     assert not scored
     assert needed_s(rows[1:2], ids, evaluator) == pytest.approx(7 + 0.05 * (2 + 6), rel=0.05)
@@ -138,6 +144,13 @@ def test_no_time_is_wrong_usage(minutes, capsys):
     assert "--time-limit" in capsys.readouterr().err
 
 
+def the_checkpoint(run: Path, config: RunConfig) -> checkpoints.Checkpoint:
+    """The checkpoint of a run, which there must be."""
+    checkpoint = checkpoints.read(run, config)
+    assert checkpoint is not None
+    return checkpoint
+
+
 @pytest.mark.slow
 def test_other_settings_are_refused(stopped, store):
     """A checkpoint of other settings or another split is refused, with the remedy for a Kaggle kernel too."""
@@ -145,7 +158,7 @@ def test_other_settings_are_refused(stopped, store):
         training.train(store, stopped, replace(TINY, filters=3, seed=1), resume=True)
     config = RunConfig.read(stopped)
     with pytest.raises(ValueError, match="another test split"):
-        checkpoints.read(stopped, replace(config, splits=config.splits | {"test": []}))
+        checkpoints.read(stopped, replace(config, splits={**config.splits, "test": []}))
     (stopped / "checkpoint.npz").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"checkpoint.npz cannot be read .*kernel_sources"):
         training.train(store, stopped, TINY, resume=True)
@@ -155,12 +168,12 @@ def test_other_settings_are_refused(stopped, store):
 def test_another_computer_may_go_on(stopped, capsys):
     """Paths, processes and versions that differ between sessions do not stop a resume; versions are told."""
     config = RunConfig.read(stopped)
-    assert checkpoints.read(stopped, config).history
+    assert the_checkpoint(stopped, config).history
     assert capsys.readouterr().out == ""
     prepare = replace(config.prepare, groups="/elsewhere/groups.csv")
-    versions = config.versions | {"keras": "9.9"}
+    versions = {**config.versions, "keras": "9.9"}
     later = replace(config, prepare=prepare, versions=versions, created="later", kit="later")
-    assert checkpoints.read(stopped, later).history
+    assert the_checkpoint(stopped, later).history
     out = capsys.readouterr().out
     assert out.startswith("warning: ")
     assert "(here 9.9)" in out
@@ -196,7 +209,7 @@ def write_checkpoint_of_format_2(run: Path, min_mask_share: float = 0.05, **trai
 def test_a_training_of_format_2_goes_on(old_run):
     """A checkpoint that an earlier version wrote is read, though it has settings that no longer exist."""
     write_checkpoint_of_format_2(old_run)
-    checkpoint = checkpoints.read(old_run, RunConfig.read(old_run))
+    checkpoint = the_checkpoint(old_run, RunConfig.read(old_run))
     assert checkpoint.history == [{"epoch": 1}]
     assert list(checkpoint.arrays) == ["model_00000"]
 
@@ -223,7 +236,7 @@ def test_a_network_built_otherwise_is_refused(stopped):
     config = RunConfig.read(stopped)
     other, _ = build_model(replace(config.network, filters=3))
     with pytest.raises(ValueError, match="checkpoint's model does not have the layout that it has here"):
-        checkpoints.read(stopped, config).restore(other, None)
+        the_checkpoint(stopped, config).restore(other, None)
 
 
 def make_run(folder: Path, *files: str) -> Path:
@@ -261,7 +274,7 @@ def run_kernel(working: Path, inputs: dict[str, Path], **changes) -> tuple[int, 
         on_line=lines.append,
         isolated=isolation.obstacle() is None,
     )
-    return getattr(result, "status", result), "\n".join(lines)
+    return result.status, "\n".join(lines)
 
 
 @pytest.fixture(scope="module")

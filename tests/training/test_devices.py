@@ -33,7 +33,7 @@ train(Path(store), Path(run), config)
 """
 
 
-def start(store: Path, run: Path, devices: str, cluster: dict | None = None) -> subprocess.Popen:
+def start(store: Path, run: Path, devices: str, cluster: dict[str, object] | None = None) -> subprocess.Popen[str]:
     """Train in a process of its own: devices are set up once a process."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment.pop("TF_CONFIG", None)

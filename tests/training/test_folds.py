@@ -71,11 +71,13 @@ def test_out_of_fold_masks(demo, runs, tmp_path):
     # Kept in 8 bits, maps give nearly the masks of the sweep.
     sweep = pd.concat([pd.read_csv(run / "sweep.csv") for run in expand([runs])])
     rule = FoldsConfig.read(runs).rule
+    assert rule is not None
     organs = sweep.drop_duplicates("id").set_index("id")["organ"]
-    for image_id, row in reported.iterrows():
-        at = sweep[(sweep["id"] == image_id) & (sweep["threshold"].round(6) == rule.thresholds[organs[image_id]])]
-        at = at[at["min_region_um2"] == rule.min_region_um2[organs[image_id]]]
-        assert row["dice"] == pytest.approx(float(at["dice"].iloc[0]), abs=0.05)
+    for image_id, dice in reported["dice"].items():
+        organ = organs.to_dict()[image_id]
+        at = sweep[(sweep["id"] == image_id) & (sweep["threshold"].round(6) == rule.thresholds[organ])]
+        at = at[at["min_region_um2"] == rule.min_region_um2[organ]]
+        assert dice == pytest.approx(float(at["dice"].iloc[0]), abs=0.05)
     assert "mean Dice" in (runs / "results.txt").read_text(encoding="utf-8")
 
 

@@ -60,7 +60,7 @@ def data(demo, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(demo / "test_images", folder / "test_images")
     table = pd.read_csv(demo / "test.csv", dtype=str)
-    path = folder / "test_images" / f"{table.loc[1, 'id']}.tiff"
+    path = folder / "test_images" / f"{table['id'][1]}.tiff"
     tifffile.imwrite(path, read_image(path)[:97, :83].copy(), photometric="rgb")
     table.loc[1, ["img_height", "img_width"]] = ["97", "83"]
     table.to_csv(folder / "test.csv", index=False)
@@ -130,9 +130,9 @@ def test_a_soft_mask_is_what_predict_thresholds(data, store, runs, tmp_path, sta
     config = PredictConfig(overlap=0.25, batch_size=2, stain=stain, threshold=0.5, min_region_um2=0.0)
     soft, _ = pseudo_label(data, store, tmp_path / "soft", runs[:1], config)
     assert not predict(data, runs[:1], tmp_path / "out.csv", config)
-    masks = pd.read_csv(tmp_path / "out.csv", keep_default_na=False).set_index("id")["rle"]
+    masks = pd.read_csv(tmp_path / "out.csv", keep_default_na=False, index_col="id")["rle"].to_dict()
     for image in read_images(data, "test"):
-        mask = rle.decode(masks.loc[image.id], image.shape)
+        mask = rle.decode(masks[image.id], image.shape)
         probability = soft.read(image.id)[: image.shape[0], : image.shape[1], 3].astype(float)
         assert 0 < mask.mean() < 1
         assert ((mask == (probability >= 128)) | (np.abs(probability - 127.5) < 1)).all()
@@ -148,10 +148,11 @@ def test_tables_are_those_of_a_prepared_store(data, store, runs, tmp_path):
     assert soft.ids("train") == [image.id for image in read_images(data, "test")]
     assert set(soft.patches["id"]) == set(soft.images)
     assert 0 < soft.patches["mask_share"].mean() < 1
-    for patch in soft.patches.itertuples():
-        view = soft.read(patch.id)[patch.y : patch.y + 64, patch.x : patch.x + 64]
+    for patch in soft.patches.to_dict("records"):
+        y, x = patch["y"], patch["x"]
+        view = soft.read(patch["id"])[y : y + 64, x : x + 64]
         assert view.shape == (64, 64, 4)
-        assert patch.mask_share == pytest.approx((view[..., 3] / 255 >= 0.5).mean(), abs=1e-6)
+        assert patch["mask_share"] == pytest.approx((view[..., 3] / 255 >= 0.5).mean(), abs=1e-6)
 
 
 def test_command(data, store, runs, tmp_path, capsys):
@@ -254,7 +255,7 @@ def test_whole_images_are_one_tile(demo, tmp_path):
     member = networks.load_member(Run.open(make_run(tmp_path / "run", 0, store.config)), PredictConfig())
     assert member.tile_size == 96
     for shape, tiles in ((next(iter(store.images.values())).shape, 1), ((96, 83), 1), ((97, 83), 2)):
-        seen = []
+        seen: list[np.ndarray] = []
         member.__dict__["predict"] = lambda batch, seen=seen: seen.extend(batch) or batch[..., 0] / np.float32(255)
         member.__dict__["batch_size"] = 1
         networks.probability_map(np.zeros((*shape, 3), np.uint8), member, "lung")

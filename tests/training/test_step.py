@@ -56,7 +56,7 @@ def test_freezing(rng):
     config = recipe("default", encoder="efficientnetb0", freeze_epochs=1, auxiliary=0.0)
     model, encoder = build_model(config.network())
     freeze_encoder(encoder, True)
-    optimizer = make_optimizer(phases(config)[0], config, 1, False)
+    optimizer = make_optimizer(phases(config)[0], config, 1, None)
     before = {id(layer): layer.get_weights() for layer in encoder}
     make_step(model, optimizer, config, ONE, make_loss(config.loss))(*batch(rng))
     for layer in encoder:
@@ -72,7 +72,7 @@ def test_freezing(rng):
 )
 def test_learning_rate(schedule, expected):
     """The rate stays, or falls along a cosine to a hundredth."""
-    rate = make_optimizer(PHASE, tiny(schedule=schedule), 10, False)._learning_rate
+    rate = make_optimizer(PHASE, tiny(schedule=schedule), 10, None)._learning_rate
     assert [float(rate(step)) for step in (0, 50, 100)] == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 

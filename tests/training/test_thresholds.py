@@ -78,7 +78,7 @@ def test_a_table_has_a_row_for_each_image_and_pair():
     assert list(table.columns) == ["id", "organ", "threshold", "min_region_um2", "dice"]
     assert len(table) == dice.size
     assert table["id"].unique().tolist() == [7, 3]
-    row = table.query("id == 3 and threshold == 0.25 and min_region_um2 == 500").squeeze()
+    (row,) = table.query("id == 3 and threshold == 0.25 and min_region_um2 == 500").to_dict("records")
     assert (row["organ"], row["dice"]) == ("spleen", dice[1, 3, 2])
 
 
@@ -89,8 +89,8 @@ def test_the_best_mean_over_images_is_chosen():
         table_of((2, "lung", peak(0.5, 500.0, height=0.7))),
     ]
     choice = choose(pd.concat(folds), DEFAULTS)
-    assert choice.thresholds == DEFAULTS.thresholds | {"lung": 0.4, "spleen": 0.65}
-    assert choice.min_region_um2 == DEFAULTS.min_region_um2 | {"lung": 500.0, "spleen": 0.0}
+    assert choice.thresholds == {**DEFAULTS.thresholds, "lung": 0.4, "spleen": 0.65}
+    assert choice.min_region_um2 == {**DEFAULTS.min_region_um2, "lung": 500.0, "spleen": 0.0}
 
 
 def test_dice_of_the_choice():
