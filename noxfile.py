@@ -17,12 +17,12 @@ nox.options.sessions = ["lint", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
-# Those of the requirements that mypy reads types from. TensorFlow, the largest by far, has none.
+# The requirements from which mypy reads types. TensorFlow, the largest by far, has none.
 TYPED = ("imagecodecs", "jinja2", "matplotlib", "numpy", "opencv-python-headless", "tifffile")
 
 
 def declared(*names: str) -> list[str]:
-    """Those of the project's own requirements, with their bounds."""
+    """The project's requirements of these names, with their version bounds."""
     lines: list[str] = PROJECT["dependencies"]
     return [line for line in lines if re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() in names]
 
@@ -44,7 +44,7 @@ def tests(session: nox.Session) -> None:
 
     Without arguments all tests run, and coverage is measured.
     """
-    shutil.rmtree("build", ignore_errors=True)  # modules deleted since would come back in the wheel
+    shutil.rmtree("build", ignore_errors=True)  # else the wheel would still hold modules that were deleted
     session.install(".[tests]")
     arguments = session.posargs or ["--cov=hubmap_kit"]
     session.run("python", "-P", "-m", "pytest", "--numprocesses=logical", "--dist=worksteal", *arguments)

@@ -17,14 +17,14 @@ import tempfile
 import time
 from pathlib import Path
 
-# Read when TensorFlow and albumentations are imported: no start-up notes, no look for updates.
+# TensorFlow and albumentations read these on import: no start-up notes, no check for updates.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from . import codec, network, pixels, process
 from .harness import HEADER, Result, Setting, judge, markdown_table, take_turns, text_table
 
-# TensorFlow is first imported by the pipeline; what stands above it is measured without its threads.
+# The case `pipeline` is the first to import TensorFlow; the cases before it are measured without its threads.
 CASES = {
     "encode": codec.encode,
     "decode": codec.decode,
@@ -46,7 +46,7 @@ LIBRARIES = (
 
 
 def machine(quick: bool, rounds: int) -> list[str]:
-    """Lines on what was measured where."""
+    """Lines that describe the machine, the versions of the libraries and the number of rounds."""
     import cv2
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -64,8 +64,8 @@ def machine(quick: bool, rounds: int) -> list[str]:
     return [
         f"{name}, {cores} cores{load}; {platform.system()}, Python {platform.python_version()}",
         ", ".join(versions),
-        f"Threads: OpenCV {cv2.getNumThreads()}, PyTorch and TensorFlow their default, one a core.",
-        f"{rounds} rounds in turn after one that is not counted; a value is the median over the rounds."
+        f"Threads: OpenCV {cv2.getNumThreads()}, PyTorch and TensorFlow their default, one per core.",
+        f"{rounds} rounds after one that is not counted, the calls in turn; a value is the median over the rounds."
         + (" --quick: small inputs, the figures mean nothing." if quick else ""),
     ]
 
@@ -81,7 +81,7 @@ def write(out: Path, notes: list[str], results: list[Result], turns: list[tuple[
 
 
 def main() -> None:
-    """Run the cases one after the other; what is done is written after each."""
+    """Run the cases one after the other; the tables are written anew after each."""
     parser = argparse.ArgumentParser(prog="bench", description="The kit against its peers, in one table.")
     parser.add_argument("--quick", action="store_true", help="small inputs and 2 rounds, to see that it runs")
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=CASES, default=list(CASES), help=", ".join(CASES))

@@ -24,7 +24,7 @@ def notebook_encode(mask: np.ndarray) -> str:
 
 
 def notebook_decode(text: str, shape: tuple[int, int]) -> np.ndarray:
-    """The usual way in notebooks: set one slice a run."""
+    """The usual way in notebooks: set one slice per run."""
     numbers = np.asarray(text.split(), dtype=int)
     flat = np.zeros(shape[0] * shape[1], np.uint8)
     for start, length in zip(numbers[::2] - 1, numbers[1::2], strict=True):
@@ -38,7 +38,7 @@ def _load(setting: Setting) -> tuple[str, list[str], list[tuple[int, int]]]:
 
 
 def encode(setting: Setting) -> Case:
-    """Masks as a prediction gives them, row-major, to RLE; pycocotools wants them column-major."""
+    """Row-major masks, as a prediction makes them, to RLE; pycocotools gets them column-major, as it requires."""
     kind, texts, shapes = _load(setting)
     pixels = [np.ascontiguousarray(rle.decode(text, shape)) for text, shape in zip(texts, shapes, strict=True)]
     coco = peer("pycocotools.mask")
@@ -61,7 +61,7 @@ def encode(setting: Setting) -> Case:
 
 
 def decode(setting: Setting) -> Case:
-    """RLE to masks, column-major for all. pycocotools starts from its own compressed runs, not from text."""
+    """RLE to column-major masks. pycocotools starts from its own compressed runs, not from text."""
     kind, texts, shapes = _load(setting)
     coco = peer("pycocotools.mask")
     packed = (
@@ -98,7 +98,7 @@ def decode(setting: Setting) -> Case:
 
 
 def shifted(text: str, shape: tuple[int, int], by: int) -> str:
-    """An RLE moved down by some pixels, into the next column where a column ends; what leaves the mask is cut."""
+    """An RLE whose runs start `by` pixels later, in column-major order; pixels beyond the mask's end are dropped."""
     runs = np.minimum(rle.parse(text, shape) + by, shape[0] * shape[1])
     runs = runs[runs[:, 0] < runs[:, 1]]
     return " ".join(map(str, np.column_stack((runs[:, 0] + 1, runs[:, 1] - runs[:, 0])).ravel().tolist()))

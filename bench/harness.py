@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-# How a row's value of one round comes from the figures of that round: ours and the peer's.
+# A row's value in one round, from our figure and the peer's in that round and the number of items.
 MEASURES: dict[str, Callable[[float, float, int], float]] = {
     "faster": lambda ours, peer, items: peer / ours,
     "share": lambda ours, peer, items: ours / peer,
@@ -22,17 +22,17 @@ MEASURES: dict[str, Callable[[float, float, int], float]] = {
     "rate": lambda ours, peer, items: items / ours,
 }
 AT_LEAST = {"faster", "rate"}
-Call = Callable[[], Any]  # what is measured; few look at what it returns
+Call = Callable[[], Any]  # a call to measure; only some cases use its result
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a case is told.
+    """The arguments of a case.
 
     Attributes:
-        folder: An empty folder of its own, deleted after it.
+        folder: An empty folder for the case's files, deleted after the case.
         quick: Small inputs, to see that it runs.
-        out: Where the results go.
+        out: Folder of the results.
     """
 
     folder: Path
@@ -50,8 +50,8 @@ class Row:
         peer: Name of the call that it is compared with; "" for none.
         measure: One of `MEASURES`: ``faster`` peer's time / ours, ``share`` ours / peer's, ``above`` ours - peer's,
             ``total`` ours, ``rate`` items / our time.
-        aim: What is aimed at; None where nothing is.
-        unit: Of the value, where it is no ratio; ``%`` multiplies a share by 100.
+        aim: The value aimed at; None for no aim.
+        unit: Unit of a value that is no ratio; ``%`` multiplies a share by 100.
     """
 
     work: str
@@ -63,7 +63,7 @@ class Row:
 
     @property
     def value_unit(self) -> str:
-        """What stands behind the value; for a ratio it says which way round it is."""
+        """The unit to print after the value; for a ratio, its direction."""
         return self.unit or {"faster": "× as fast", "share": "× the time"}[self.measure]
 
 
@@ -75,8 +75,8 @@ class Turn:
         call: Its name.
         round: Counted from 1.
         figure: What was measured.
-        cpu_seconds: Of all threads of this process meanwhile. Where others use the machine too, this is steadier
-            than the wall time.
+        cpu_seconds: CPU time of all threads of this process during the call. On a shared machine it is steadier than
+            the wall time.
     """
 
     call: str
@@ -90,14 +90,14 @@ class Case:
     """Calls that do the same work, and the rows made of them.
 
     Attributes:
-        calls: By name, in the order of their turns. A peer that is not installed has no call.
+        calls: The calls by name, in the order of their turns. A peer that is not installed has no call.
         rows: Rows of the table.
-        items: What one call goes through; figures are shown for one of them.
-        item: What an item is called.
-        check: Asserts, before anything is timed, that the calls give the same.
-        measure: Makes a figure of a call: its seconds, or what the call says itself.
-        unit: Of the figures.
-        rounds: Overrides the number of rounds, where a round is no matter of noise.
+        items: Number of items that one call processes; figures are shown per item.
+        item: Name of an item.
+        check: Asserts, before anything is timed, that the calls give the same result.
+        measure: Runs a call and returns its figure: by default its wall time in seconds.
+        unit: Unit of the figures.
+        rounds: Number of rounds, instead of the command's, for figures without noise.
         needs: The library without which there is no call at all.
         after: Called with all turns at the end.
     """
@@ -121,9 +121,9 @@ class Result:
     Attributes:
         row: What is compared.
         ours: Median of our figure, as text.
-        theirs: Median of the peer's.
-        values: The row's value in every round; none where it was skipped.
-        missing: The library that it was skipped for.
+        theirs: Median of the peer's figure, as text.
+        values: The row's value in every round; none if it was skipped.
+        missing: Name of the missing library for which it was skipped.
     """
 
     row: Row
@@ -140,7 +140,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """``met``, ``missed by`` so much, ``skipped``, or nothing where there is no aim."""
+        """``met``, ``missed by`` so much, ``skipped``, or nothing if there is no aim."""
         if not self.values:
             return f"skipped: {self.missing} is not installed"
         if self.row.aim is None:
@@ -166,7 +166,7 @@ HEADER = ("work", "ours", "peer", "peer's", "value", "quartiles", "aim", "result
 
 
 def peer(name: str) -> ModuleType | None:
-    """A peer's module, or None where it is not installed."""
+    """A peer's module, or None if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -190,7 +190,7 @@ def take_turns(case: Case, rounds: int) -> list[Turn]:
 
     Args:
         case: The calls.
-        rounds: Turns of each.
+        rounds: Number of turns of each call.
 
     Returns:
         All turns, in their order.
@@ -230,7 +230,7 @@ def judge(case: Case, turns: list[Turn]) -> list[Result]:
 
 
 def figure(value: float, unit: str, item: str) -> str:
-    """A figure for people: seconds become ms or µs where they are small."""
+    """A figure for people: small times are in ms or µs."""
     for smaller in ("ms", "µs"):
         if unit in ("s", "ms") and value < 0.5:
             value, unit = value * 1e3, smaller

@@ -1,4 +1,4 @@
-"""What is measured on: the competition's own masks where ``HUBMAP_DATA`` names them, drawn tissue for the rest."""
+"""Inputs of the benchmarks: the competition's masks if ``HUBMAP_DATA`` names their folder, else drawn tissue."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ COMPRESSIONS = {"none": None, "LZW": "lzw", "deflate": "zlib", "JPEG tiles": "jp
 
 @functools.cache
 def masks(count: int | None) -> tuple[str, pd.DataFrame]:
-    """What kind of masks they are, and columns ``id``, ``rle``, ``img_height``, ``img_width``.
+    """A name for the masks, and their table with columns ``id``, ``rle``, ``img_height``, ``img_width``.
 
-    They are those of the competition's ``train.csv`` below the folder that ``HUBMAP_DATA`` names, the first `count`;
-    without it 20 drawn ones of 3000².
+    They are the first `count` masks of ``competition/train.csv`` in the folder that ``HUBMAP_DATA`` names; without
+    that variable, at most 20 drawn masks of 3000 x 3000 px.
     """
     csv.field_size_limit(2**31 - 1)
     root = os.environ.get("HUBMAP_DATA")
@@ -38,7 +38,7 @@ def masks(count: int | None) -> tuple[str, pd.DataFrame]:
     def draw_mask(seed: int) -> str:
         organ = list(ORGANS)[seed % len(ORGANS)]
         mask = draw(organ, "HPA", (1000, 1000), 1.2, 4, np.random.default_rng(seed))[1]
-        # Edges of a smooth outline at three times the resolution, not of a staircase.
+        # Blurred before the threshold, so that the enlarged outline is smooth and not a staircase.
         large = cv2.GaussianBlur(cv2.resize(mask * 255, (3000, 3000), interpolation=cv2.INTER_LINEAR), (0, 0), 3)
         return rle.encode(large > 127)
 
@@ -51,7 +51,7 @@ def masks(count: int | None) -> tuple[str, pd.DataFrame]:
 
 @functools.cache
 def drawn(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """A square of drawn tissue, ``(side, side, 3)`` uint8, and its mask; beyond 1500 px it is mirrored."""
+    """A square of drawn tissue, ``(side, side, 3)`` uint8, and its mask; beyond 1500 px both are mirrored."""
     core = min(side, 1500)
     image, mask = draw("largeintestine", "HPA", (core, core), 0.4, 4, np.random.default_rng(0))
     pad = (0, side - core)
@@ -67,7 +67,7 @@ def write_tiff(path: Path, image: np.ndarray, kind: str = "none") -> Path:
 
 
 def write_large_tiff(path: Path, side: int, tile: int = 512) -> None:
-    """Write a tiled TIFF with JPEG compression of any size, tile by tile: in memory it is never whole."""
+    """Write a tiled TIFF with JPEG compression of any size, tile by tile, without ever holding all of it in memory."""
     texture = drawn(2048)[0]
 
     def tiles() -> Iterator[np.ndarray]:

@@ -1,7 +1,7 @@
-"""All that the benchmarks ask of the kit's prediction, in one place.
+"""The kit's prediction, as the benchmarks call it.
 
-``python -m bench.kit DATA RUN OUT`` is ``hubmap-kit predict`` with a network that costs nothing, so that what
-is seen is the kit's own time and memory.
+``python -m bench.kit DATA RUN OUT`` is ``hubmap-kit predict`` with a network that costs nothing, so that it
+measures the kit's own time and memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def predict_all(files: list[Path], table: pd.DataFrame, member: Member) -> dict[
     """Predict images to RLE by id, with the kit's pipeline.
 
     Args:
-        files: One an image.
+        files: One file per image.
         table: Their rows, in the same order, with ``test.csv``'s columns.
         member: The network.
     """

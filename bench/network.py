@@ -1,4 +1,4 @@
-"""What feeds the network and what comes after it, as shares of the network's own time.
+"""The steps before and after the network, each as a share of the network's own time.
 
 The network is the EfficientNet-B0 U-Net with random weights; TensorFlow runs it on all cores, as in the kit.
 """
@@ -46,8 +46,8 @@ def make_store(setting: Setting, input_size: int) -> PatchStore:
 def pipeline(setting: Setting) -> Case:
     """Batches of 16 patches of 256² with the default augmentation, as training takes them.
 
-    albumentations gets the same patches and stands where it usually does, in PyTorch's DataLoader with a process for
-    each core; these are started before anything is timed. In threads, as in the kit's pipeline, it is slower.
+    albumentations gets the same patches and runs as usual in PyTorch's DataLoader, with one process per core; the
+    processes are started before anything is timed. In threads, as in the kit's pipeline, it is slower.
     """
     from hubmap_kit.training.dataset import PatchSampler
     from hubmap_kit.training.devices import open_devices
@@ -86,9 +86,9 @@ def pipeline(setting: Setting) -> Case:
 
 
 def train(setting: Setting) -> Case:
-    """An epoch of few steps on batches of the pipeline, against as many on one batch in memory.
+    """A few training steps on batches of the pipeline, against as many steps on one batch in memory.
 
-    The peer of the latter is the same network with Keras's own BatchNormalization.
+    The steps in memory are also compared with those of the same network with Keras's own BatchNormalization.
     """
     import keras
     import tensorflow as tf
@@ -138,7 +138,7 @@ def train(setting: Setting) -> Case:
 
 
 def describe_network(quick: bool) -> NetworkConfig:
-    """The EfficientNet-B0 U-Net; a small plain U-Net, which is built in a second, where figures mean nothing."""
+    """The EfficientNet-B0 U-Net; for `quick`, whose figures mean nothing, a plain U-Net that is built in a second."""
     return (TrainConfig(model="unet", filters=4) if quick else TrainConfig(encoder="efficientnetb0")).network()
 
 
@@ -146,8 +146,8 @@ def describe_network(quick: bool) -> NetworkConfig:
 def make_network(quick: bool) -> tuple[Any, Predictor]:
     """The network, as a Keras model of probabilities and as the kit's predictor.
 
-    Random weights give noise, and masks of a hundred times the runs that real ones have. So the network's answer is
-    made small, and added to it is how much darker than most an area of 16 px is.
+    The output of random weights is noise, and its masks have a hundred times as many RLE runs as real masks. So the
+    output is scaled down, and the darkness of each 16 x 16 px area, relative to the median, is added to it.
     """
     import keras
 
@@ -165,13 +165,13 @@ def make_network(quick: bool) -> tuple[Any, Predictor]:
     )
     model = keras.Model(unet.input, logits)
     probabilities = keras.Model(unet.input, keras.ops.sigmoid(logits))
-    # Keras would turn XLA on, which is several times slower on a CPU; the idiom is spared that.
+    # Keras would turn on XLA, which is several times slower on a CPU and would make the comparison unfair.
     probabilities.compile(jit_compile=False)
     return probabilities, make_predictor(model)
 
 
 def loop_over_tiles(images: list[np.ndarray], model: Any, tile: int, stride: int) -> list[str]:
-    """The usual way in notebooks: ``model.predict`` on one tile after the other, the mean where they overlap."""
+    """The usual way in notebooks: ``model.predict`` on one tile after the other, averaged where they overlap."""
     texts = []
     for image in images:
         padded = pad_to_tile(image, tile)
@@ -199,18 +199,18 @@ def predict_case(
 ) -> Case:
     """Image files to RLE against the bare forward time of the tiles.
 
-    The files are not compressed, so that reading them is a copy. The tiles of the bare forward pass lie in memory, in
+    The files are not compressed, so reading them is a copy. The bare forward pass takes its tiles from memory, in
     full batches across images.
 
     Args:
         setting: The setting.
-        name: Of the work.
-        images: ``(H, W, 3)`` uint8 of `PIXEL_UM`.
+        name: Name of the work in the table.
+        images: ``(H, W, 3)`` uint8 RGB with pixels of `PIXEL_UM`.
         tile: Side of a tile in px.
-        network_um: Pixel size at which the network sees them.
-        aim: Most that ours may take of the bare time.
-        loop: Whether the idiom of notebooks runs too.
-        packed: Whether the same with LZW files runs too.
+        network_um: Pixel size at which the network sees them, in µm.
+        aim: Largest allowed ratio of the kit's time to the bare time.
+        loop: Whether `loop_over_tiles` runs too.
+        packed: Whether the kit runs on LZW files too.
     """
     from hubmap_kit.models.hardware import default_batch_size
 
@@ -233,7 +233,7 @@ def predict_case(
             predict(tiles)
 
     def check() -> None:
-        """The pipeline gives what its parts give one by one, but for rounding."""
+        """The pipeline's masks equal those of its parts called one by one, except for rounding."""
         first = slice(0, 2)
         made = kit.predict_all(files["none"][first], table[first], member)
         for text, image, small in zip(made.values(), images[first], scaled[first], strict=True):
@@ -258,9 +258,9 @@ def predict_case(
 
 
 def native(setting: Setting) -> Case:
-    """A 3000² image at its own scale; and with a predictor that costs nothing, tiling and blending alone.
+    """A 3000² image at its own scale; also tiling and blending alone, with a predictor that costs nothing.
 
-    MONAI gets the image as the float tensor it wants, made beforehand.
+    MONAI gets the image as a float tensor that is made before the timing.
     """
     side, tile = (500, 128) if setting.quick else (3000, 512)
     image = drawn(side)[0]
@@ -292,7 +292,7 @@ def native(setting: Setting) -> Case:
     check_prediction = case.check
 
     def check() -> None:
-        """Both give an image back where the predictor hands on what it sees, in as many batches."""
+        """With a predictor that returns its input, both return the image, and in equally many batches."""
         check_prediction()
         batches = {"kit": 0, "monai": 0}
 
@@ -314,7 +314,7 @@ def native(setting: Setting) -> Case:
 
 
 def small(setting: Setting) -> Case:
-    """Images of 300 to 500 px at their own scale, each a single tile: what a batch wastes shows here."""
+    """Images of 300 to 500 px at their own scale, each a single tile: shows the cost of batches that are not full."""
     count, tile = (3, 128) if setting.quick else (40, 512)
     rng = np.random.default_rng(1)
     source = drawn(500 if setting.quick else 3000)[0]
@@ -328,7 +328,7 @@ def small(setting: Setting) -> Case:
 
 
 def reduced(setting: Setting) -> Case:
-    """Images of 3000² that the network sees at a quarter of their scale, as the kit's default is."""
+    """Images of 3000² that the network sees at a quarter of their scale, as with the kit's default settings."""
     side, count, tile = (500, 2, 64) if setting.quick else (3000, 6, 256)
     image = drawn(side)[0]
     images = [np.roll(image, 97 * i, axis=1) for i in range(count)]

@@ -28,7 +28,7 @@ from .inputs import COMPRESSIONS, drawn, table_of, write_tiff
 CORES = os.cpu_count() or 1
 PATCH = 256
 Augment = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-# What `albumentations_list` comes nearest to.
+# The kit's augmentation that is closest to `albumentations_list`.
 AUGMENT = "flip,turn,scale,stain=0.75,coarse=0.25"
 SHARES, SCALE = TrainConfig(augment=AUGMENT).augment_shares(), 1.33
 DISTINCT = 10  # files to prepare; the others are links to them
@@ -42,7 +42,7 @@ def opencv_read(path: Path) -> np.ndarray:
 
 
 def tiff(setting: Setting) -> Case:
-    """A 3000² image to RGB, with all cores for everyone: tifffile is told to, OpenCV's decoder takes one."""
+    """A 3000² image to RGB, tifffile is given all cores, as the kit is; OpenCV's decoder uses one."""
     image = drawn(700 if setting.quick else 3000)[0]
     calls: dict[str, Call] = {}
     rows = []
@@ -64,7 +64,7 @@ def tiff(setting: Setting) -> Case:
 
 
 def prepare(setting: Setting) -> Case:
-    """Folder to patch store, against decoding the same files, one a thread on all cores; cv2 does not check them."""
+    """Folder to patch store, against decoding the same files, one per thread on all cores; cv2 does not check files."""
     side, count = (700, 2) if setting.quick else (3000, 40)
     image, mask = drawn(side)
     calls: dict[str, Call] = {}
@@ -85,7 +85,7 @@ def prepare(setting: Setting) -> Case:
         files = sorted((data / "train_images").iterdir())
 
         def ours(data: Path = data) -> object:
-            # A new folder each time: what an earlier round made would be left as it is.
+            # A new folder each time, because images that an earlier round prepared would be skipped.
             return prepare_store(
                 data, setting.folder / f"store-{next(numbers)}", PrepareConfig(test_size=0, val_size=0)
             )
@@ -108,16 +108,15 @@ def prepare(setting: Setting) -> Case:
 
 
 def albumentations_list(stain: str) -> Augment | None:
-    """The default augmentation with albumentations, as near as it goes; None where that is not installed.
+    """The default augmentation with albumentations, as closely as it can; None if it is not installed.
 
-    What differs: it gets the patch cut out, and turns it about its own middle, so that corners are mirrored patch
-    where the kit shows the tissue there; its scale is uniform, not log-uniform; each of channel shuffle, grey and gamma
-    is drawn for itself at its share of all patches, not within the share that is stained; gamma works on the colours,
-    not on their density.
+    The differences: it turns a patch that is already cut out, so that corners show mirrored tissue where the kit shows
+    the tissue itself; its scale is uniform, not log-uniform; channel shuffle, grey and gamma are each drawn for a share
+    of all patches, not only of the stained ones; and gamma changes the colours, not their density.
 
     Args:
-        stain: ``HEStain``, its own change of stain in optical density; or ``ColorJitter``, which is no stain but costs
-            least of what is used in its place.
+        stain: ``HEStain``, its change of stain in optical density; or ``ColorJitter``, which changes colours, not the
+            stain, and is the cheapest substitute in use.
     """
     library = peer("albumentations")
     if not library:
@@ -183,13 +182,13 @@ class AlbumentationsPatches:
 
 
 def one_thread(_: int) -> None:
-    """What each process of a DataLoader begins with: there is one for each core already."""
+    """Limit a process of the DataLoader to one thread, because there is one process per core."""
     cv2.setNumThreads(1)
     threadpoolctl.threadpool_limits(1)
 
 
 def augment(setting: Setting) -> Case:
-    """Patches of 256² augmented one after the other, without a pipeline round them."""
+    """Patches of 256² augmented one after the other, without a pipeline."""
     image, mask = drawn(700 if setting.quick else 1500)
     pixels = np.dstack((image, mask))
     count = 20 if setting.quick else 200

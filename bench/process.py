@@ -1,4 +1,4 @@
-"""What only a process of its own shows: start-up, and peak memory as images grow."""
+"""Measurements that need a new process: start-up time, and peak memory by image size."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def peak_and_seconds(arguments: list[str]) -> tuple[float, float]:
     status = Path(f"/proc/{process.pid}/status")
     peak = 0
     while process.poll() is None:
-        # A look every 10 ms may miss a short peak; Linux keeps the highest itself. Not ru_maxrss, which a child
-        # inherits from the process that started it.
+        # A look every 10 ms may miss a short peak, so on Linux the kernel's own peak (VmHWM) counts too. It is not
+        # ru_maxrss, which a child inherits from the process that started it.
         try:
             own = psutil.Process(process.pid)
             now = sum(one.memory_info().rss for one in (own, *own.children(recursive=True)))

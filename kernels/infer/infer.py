@@ -21,8 +21,8 @@ STAIN = "none"  # match each image's colours to the training images: none, reinh
 ADAPT = "none"  # adapt networks to the images of each organ and source: none, batchnorm or self-training
 THRESHOLD = None  # probability from which a pixel is foreground; None: the run's, by organ
 MIN_REGION = None  # area in um2 below which a region is dropped; None: the run's, by organ
-BATCH_SIZE = None  # tiles a batch; None: 16 on a GPU, 2 on a CPU
-SKIP_BACKGROUND = False  # whether the network is not run on tiles without tissue
+BATCH_SIZE = None  # tiles per batch; None: 16 on a GPU, 2 on a CPU
+SKIP_BACKGROUND = False  # True: do not run the network on tiles without tissue
 TIME_LIMIT = 8.5  # hours from the kernel's start; if time runs short, ADAPT, TTA, SCALES, OVERLAP and runs are cut
 ON_ERROR = "empty"  # for an image that cannot be predicted: empty (an empty mask), or stop (status 1 after the rest)
 
@@ -30,7 +30,7 @@ SETTINGS = {name: value for name, value in dict(globals()).items() if name.isupp
 
 
 def find_kit(attached: Path) -> Path:
-    """Find the dataset hubmap-kit, and make the library in it importable as the wheel that it is."""
+    """Find the dataset hubmap-kit, and put the library's wheel on sys.path, a zip file that Python imports from."""
     places = "datasets/*/hubmap-kit", "hubmap-kit", "**"  # in newer sessions, in others, and anywhere else
     files = (glob(f"{place}/hubmap-kit.json", root_dir=attached, recursive=True) for place in places)
     manifest = attached / min(next(filter(None, files), [""]))

@@ -30,7 +30,7 @@ SETTINGS = {name: value for name, value in dict(globals()).items() if name.isupp
 
 
 def find_kit(attached: Path) -> Path:
-    """Find the dataset hubmap-kit, and make the library in it importable as the wheel that it is."""
+    """Find the dataset hubmap-kit, and put the library's wheel on sys.path, a zip file that Python imports from."""
     places = "datasets/*/hubmap-kit", "hubmap-kit", "**"  # in newer sessions, in others, and anywhere else
     files = (glob(f"{place}/hubmap-kit.json", root_dir=attached, recursive=True) for place in places)
     manifest = attached / min(next(filter(None, files), [""]))
