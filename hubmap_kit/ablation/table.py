@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ..metrics import dice_by_organ, mean_dice
 from ..prediction.predict import predict_images
 from ..preparation.prepare import prepare
 from ..preparation.store import PatchStore
-from ..run import MAPS, SWEEP, Run, is_finished
+from ..run import CONSTANTS, MAPS, SWEEP, Run, is_finished, read_prepare, read_train
 from ..tables import read_images, table_of
 from ..training.pseudo_labels import pseudo_label
 from ..training.thresholds import choose, dice_at
@@ -99,11 +99,36 @@ def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainCo
         facts[name] = Path(facts[name]).name if facts[name] else None
     facts = json.loads(json.dumps(facts))
     path = out / "ablation.json"
-    begun = read_json(path) if path.is_file() else facts
+    begun = _convert(read_json(path)) if path.is_file() else facts
     changed = sorted(name for name in facts.keys() | begun.keys() if facts.get(name) != begun.get(name))
     if changed:
         raise ValueError(f"{out} was begun with other {', '.join(changed)}; give the same, or name another folder")
     write_json(path, facts)
+
+
+def _convert(begun: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an ``ablation.json`` that an earlier version wrote, under the names that they have now.
+
+    A setting that has become a constant stays if it had another value; the folder is then refused by its name.
+    """
+    if "pixel_size_um" not in begun:
+        return begun
+    of_geometry = {
+        "pixel_size_um",
+        "context_um",
+        "whole",
+        "min_mask_share",
+        *(each.name for each in fields(PrepareConfig)),
+    }
+    facts = {name: begun[name] for name in ("split seed", "training images")}
+    prepare = read_prepare({name: value for name, value in begun.items() if name in of_geometry})
+    if begun["whole"]:
+        prepare = replace(prepare, context="whole")
+    train = read_train({name: value for name, value in begun.items() if name not in of_geometry | facts.keys()})
+    settings = asdict(prepare) | asdict(train)
+    del settings["seed"]
+    other = {name: begun[name] for name, value in CONSTANTS.items() if begun.get(name, value) != value}
+    return settings | facts | other
 
 
 @dataclass(frozen=True)

@@ -269,6 +269,24 @@ def test_other_settings_are_refused(demo, tmp_path, write_scores):
     assert (out / "ablation.json").read_text() == begun
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_folder_of_an_earlier_version_goes_on(demo, tmp_path, write_scores, whole):
+    """Settings that an earlier version kept are understood; a constant that had another value is refused by name."""
+    write_scores("base", 0, (0.5, 0.7))
+    geometry = replace(GEOMETRY, context="whole" if whole else None)
+    ablation(demo, tmp_path / "out", geometry, CONFIG, rows=[], seeds=1)
+    path = tmp_path / "out" / "ablation.json"
+    old = json.loads(path.read_text())
+    old["looks"] = old.pop("looks_from")
+    del old["context"]
+    old |= {"pixel_size_um": "0.4", "context_um": None, "whole": whole, "min_mask_share": 0.05, "clip_norm": 0.0}
+    path.write_text(json.dumps(old))
+    ablation(demo, tmp_path / "out", geometry, CONFIG, rows=[], seeds=1)
+    path.write_text(json.dumps(old | {"clip_norm": 1.0, "epochs": 2}))
+    with pytest.raises(ValueError, match="begun with other clip_norm, epochs;"):
+        ablation(demo, tmp_path / "out", geometry, CONFIG, rows=[], seeds=1)
+
+
 def test_rows_that_change_nothing(demo, tmp_path, write_scores, trained, capsys):
     """A row that does not differ from the base is reported and left out."""
     write_scores("base", 0, (0.5, 0.7))
