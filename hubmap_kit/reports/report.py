@@ -1,4 +1,4 @@
-"""A page about one or more runs: settings, curves, scores. One file that opens without a network."""
+"""A page about one or more runs: settings, curves and scores, in one HTML file that needs no other file or host."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def write_report(runs: list[Path], out: Path) -> None:
 
     Args:
         runs: Run folders.
-        out: HTML file; pictures are inside of it.
+        out: HTML file to write; it holds the pictures too.
 
     Raises:
-        ValueError: A folder is not a run.
+        ValueError: A folder is no run folder.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = importlib.resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Training batches from the patch store, and from one of soft masks beside it."""
+"""Training batches from a patch store, and from a second one of soft masks if the setting ``pseudo`` names it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from ..preparation.store import MIN_MASK_SHARE, PatchStore
 from ..tables import read_images
 from .devices import Devices
 
-FOREGROUND_SHARE = 0.7  # of random squares that are laid over a foreground patch
-PSEUDO_SHARE = 0.25  # of patches that come from the store of soft masks, where there is one
+FOREGROUND_SHARE = 0.7  # share of random squares that are laid over a foreground patch
+PSEUDO_SHARE = 0.25  # share of patches from the store of soft masks, if there is one
 
-# Drawn per patch beside the seed, epoch and place: the patch itself, or the one that cutmix pastes into it.
+# Last part of a patch's seed, after seed, epoch and place: for the patch itself, and for one that cutmix pastes.
 _OWN, _PASTED = 0, 1
 
 
 class Batch(NamedTuple):
-    """What a device trains on in one step.
+    """The patches on which a device trains in one step.
 
     Attributes:
         images: ``(B, S, S, 3)`` uint8 RGB.
         masks: ``(B, S, S)`` uint8, 255 times the probability of foreground; 0 or 255 where the masks are true.
-        organs: ``(B,)`` int32, the organ's place in `ORGANS`.
+        organs: ``(B,)`` int32, position of the organ in `ORGANS`.
         log2_um: ``(B,)`` float32, binary logarithm of the pixel size in µm at which the tissue is shown.
     """
 
@@ -60,7 +60,7 @@ class _Source:
 
 
 def _open_source(store: PatchStore, ids: list[int]) -> tuple[_Source, str]:
-    """Make a store's images ready; also a line that says where they are read from."""
+    """Open a store's images. The second value is a line for the user that says where they are read from."""
     size = store.config.input_size
     patches = store.patches[store.patches["id"].isin(ids)]
     foreground = patches[patches["mask_share"] >= MIN_MASK_SHARE]
@@ -87,7 +87,7 @@ def _open_source(store: PatchStore, ids: list[int]) -> tuple[_Source, str]:
 
 
 class PatchSampler:
-    """Chooses and makes the training patches of every epoch, from the seed alone.
+    """Chooses and makes the training patches of every epoch. They depend on the settings and the seed only.
 
     Args:
         store: The patch store.
@@ -158,7 +158,7 @@ class PatchSampler:
         return image_id, int(corner[0]), int(corner[1])
 
     def _patch(self, row: np.ndarray, seed: list[int]) -> tuple[np.ndarray, np.ndarray, float]:
-        """Cut and augment a chosen patch: image, mask in 0 to 255, and the pixel size in µm at which it is shown."""
+        """Cut and augment a chosen patch; returns image, mask in 0 to 255, and the pixel size in µm of the result."""
         number, image_id, y, x = row.tolist()
         source = self._sources[number]
         organ = source.organs[image_id]
@@ -185,7 +185,7 @@ class PatchSampler:
         images = np.empty((len(places), self.size, self.size, 3), np.uint8)
         masks = np.empty(images.shape[:3], np.uint8)
         um = np.empty(len(places), np.float32)
-        # Only cutmix looks at all of the epoch.
+        # Only cutmix needs the organs of the whole epoch.
         of_organ = self._organs(chosen) if self.config.cutmix else None
         organs = self._organs(chosen[places])
         for slot, place in enumerate(places):
@@ -200,7 +200,7 @@ class PatchSampler:
         return images, masks, organs, np.log2(um)
 
     def _organs(self, chosen: np.ndarray) -> np.ndarray:
-        """The places in `ORGANS` of chosen patches' organs: ``(n,)`` int32."""
+        """Positions in `ORGANS` of the organs of chosen patches: ``(n,)`` int32."""
         names = list(ORGANS)
         organs = [names.index(self._sources[number].organs[i]) for number, i in chosen[:, :2].tolist()]
         return np.array(organs, np.int32)
@@ -222,7 +222,7 @@ class PatchSampler:
             shapes = ((*side, 3), side, (part,), (part,))
             return Batch(*(tf.ensure_shape(value, shape) for value, shape in zip(made, shapes, strict=True)))
 
-        # Whole batches, because each call of Python from TensorFlow costs as much as a patch does.
+        # Python makes whole batches, because each call from TensorFlow costs as much time as a patch.
         def dataset(_: tf.distribute.InputContext) -> tf.data.Dataset:
             numbers = tf.data.Dataset.range(self.steps * devices.local_replicas)
             return numbers.map(shaped, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(2)
@@ -236,7 +236,11 @@ def rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def _open_soft(folder: Path, store: PatchStore) -> _Source:
-    """The store of soft masks, all its images; it must show them as `store` does."""
+    """Open all images of a store of soft masks.
+
+    Raises:
+        ValueError: The store has no soft masks, or another geometry than `store`.
+    """
     soft = PatchStore.open(folder)
     if not soft.info.soft:
         raise ValueError(f"{folder} does not hold soft masks; make it with: hubmap-kit pseudo")
@@ -248,7 +252,7 @@ def _open_soft(folder: Path, store: PatchStore) -> _Source:
 
 
 def _looks_of(folder: Path, store: PatchStore) -> dict[tuple[str, str], list[Look]]:
-    """Looks of a competition folder's test images by method and organ; of all of them for an organ without."""
+    """Looks of a competition folder's test images, by method and organ; an organ without images has all of them."""
     found: dict[tuple[str, str], list[Look]] = {}
     for image in read_images(folder, "test"):
         um = store.config.network_um()[image.organ]

@@ -1,4 +1,4 @@
-"""Pseudo-labels: what an ensemble makes of images without masks, as a patch store of soft masks to train on."""
+"""Pseudo-labels: an ensemble predicts images without masks into a patch store of soft masks, to train on them too."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ def pseudo_label(
 ) -> tuple[PatchStore, list[Problem]]:
     """Predict a competition folder's images into a store of soft masks.
 
-    Each image is stored at the pixel size and in the patches of another store, to be trained on together
-    with it (Lee 2013, "Pseudo-Label", ICML workshop; soft as in Xie et al. 2020, arXiv 1911.04252); its
-    mask is the mean of the networks' probability maps. An image in which no pixel reaches 0.5 is left
-    out, since every image holds at least one functional tissue unit. One that cannot be read does not
-    stop the others. Images that the same runs have predicted with the same settings are left as they are.
+    Each image is stored at the pixel size and in the patches of another store, so that both can be trained on together
+    (Lee 2013, "Pseudo-Label", ICML workshop; soft masks as in Xie et al. 2020, arXiv 1911.04252). Its mask is the mean
+    of the networks' probability maps. An image in which no pixel reaches 0.5 is left out, since every image of the
+    competition holds at least one functional tissue unit. An image that cannot be read does not stop the others. Images
+    that the same runs have predicted with the same settings are not predicted again.
 
     Args:
         data: Competition folder.
-        patches: The patch store whose geometry is taken.
+        patches: The patch store whose pixel sizes and patch size are copied.
         out: Folder of the store to write.
         runs: Run folders, and folders of folds.
-        config: Settings, of which those count that a probability map depends on.
+        config: Settings; those that only change masks or the order of work are not used.
 
     Returns:
         The store, opened; and the problems: errors of the table and the images, and a warning for each
         image that is left out.
 
     Raises:
-        DataError: A table that as a whole cannot be read, or no image with a mask.
+        DataError: The table cannot be read at all, or no image has a mask.
         ValueError: A store or run that cannot be opened; `out` holds another kind of store; or the images
             are those with true masks in `patches`.
     """
@@ -131,6 +131,6 @@ def _predict_image(
 
 
 def _digest(run: Run, config: PredictConfig) -> str:
-    """By which it is known that a mask was made by the same run with the same settings."""
+    """Fingerprint of a run and the settings; equal fingerprints mean equal masks."""
     facts = [asdict(config), run.config.to_json(), sha256_of(run.weights)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

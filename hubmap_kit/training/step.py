@@ -13,7 +13,7 @@ from ..config import TrainConfig
 from ..models.losses import Loss, auxiliary_loss
 from .devices import Devices
 
-FINETUNE_LEARNING_RATE = 5e-4  # once the encoder is unfrozen
+FINETUNE_LEARNING_RATE = 5e-4  # after the encoder is unfrozen
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,15 @@ def freeze_encoder(encoder: list[keras.Layer], frozen: bool) -> None:
         layer.trainable = not frozen
 
 
-def make_optimizer(phase: Phase, config: TrainConfig, steps: int, half: str | None) -> keras.optimizers.Optimizer:
+def make_optimizer(phase: Phase, config: TrainConfig, steps: int, dtype: str | None) -> keras.optimizers.Optimizer:
     """Adam for a phase.
 
     Args:
         phase: The phase.
         config: Settings.
-        steps: Steps an epoch.
-        half: What the network computes in besides float32; in float16 the loss must be enlarged.
+        steps: Steps in an epoch.
+        dtype: See `hubmap_kit.models.hardware.compute_dtype`. With ``float16`` the loss is scaled up before gradients
+            are taken, since small ones would become 0.
     """
     rate = keras.optimizers.schedules.CosineDecay(
         phase.learning_rate,
@@ -73,7 +74,7 @@ def make_optimizer(phase: Phase, config: TrainConfig, steps: int, half: str | No
         alpha=0.01 if config.schedule == "cosine" else 1.0,  # share of the rate that is left at the end
     )
     optimizer = keras.optimizers.Adam(rate, use_ema=config.ema > 0, ema_momentum=config.ema or 0.99)
-    return keras.optimizers.LossScaleOptimizer(optimizer) if half == "float16" else optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer) if dtype == "float16" else optimizer
 
 
 def make_step(
@@ -90,7 +91,7 @@ def make_step(
             value = loss(tf.cast(masks, tf.float32) / 255, logits)
             if config.auxiliary:
                 value += config.auxiliary * auxiliary_loss(organs, log2_um, outputs)
-            # On each device this is the loss of the whole batch, and the gradients of all will be added.
+            # Each device has the loss of the whole batch, and the gradients of all devices are added up.
             scaled = optimizer.scale_loss(value / replicas)
         optimizer.apply(tape.gradient(scaled, variables), variables)
         return value
@@ -104,7 +105,7 @@ def make_step(
 
 
 def average_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[np.ndarray]:
-    """Put the moving average of the weights in their place; returns the weights."""
+    """Replace the weights of a model by their moving average; returns the weights before."""
     raw = [np.array(variable) for variable in model.trainable_variables]
     optimizer.finalize_variable_values(model.trainable_variables)
     return raw

@@ -42,7 +42,7 @@ def test_more_or_less_tissue_at_the_same_pixel_size(geometry, name, factor):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_changes_are_settings(name):
-    """Every row's settings are such as exist, within their bounds, also of the smallest patches and of whole images."""
+    """Every row's settings exist and are within their bounds, with the smallest patches and with whole images too."""
     row = ROWS[name]
     for geometry in (PrepareConfig(input_size=32), PrepareConfig(context="whole")):
         assert row.geometry(geometry).input_size % 32 == 0
@@ -79,6 +79,6 @@ def test_rows_that_change_nothing_are_left_out():
     ],
 )
 def test_rows_and_folds_that_there_are_not(folds, fold, rows, rule):
-    """Unknown rows and a fold that there is not are named, with the remedy."""
+    """Unknown rows and an unknown fold are named, with the remedy."""
     with pytest.raises(ValueError, match=rule):
         plan(PrepareConfig(folds=folds), TrainConfig(fold=fold), rows)

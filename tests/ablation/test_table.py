@@ -219,7 +219,7 @@ def test_what_is_predicted_with_which_runs(demo, tmp_path, trained, write_scores
 
 
 def test_thresholds_are_chosen_on_the_other_half(demo, tmp_path):
-    """Each image is judged at what is best for images of its organ in the other half; few choose nothing: 0.5."""
+    """Each image is scored with the best pair for its organ in the other half; with too few images there, at 0.5."""
     # Sorted by organ and id, images go to the halves in turn: lung 0.2 to one and 0.8 to the other.
     best = {i: (0.2, 0.8)[i % 2] for i in range(1, 11)} | {i: (0.3, 0.9)[i % 2] for i in range(11, 15)}
     organs = ["lung"] * 10 + ["spleen"] * 4
@@ -307,7 +307,7 @@ def test_rows_that_change_nothing(demo, tmp_path, write_scores, trained, capsys)
     ],
 )
 def test_wrong_usage(demo, tmp_path, capsys, flags, rule):
-    """Rows, folds and numbers of seeds that cannot be are wrong usage, and nothing is written."""
+    """Impossible rows, folds and numbers of seeds are wrong usage, and nothing is written."""
     with pytest.raises(SystemExit) as stop:
         main(["ablation", str(demo), str(tmp_path / "out"), *flags])
     assert stop.value.code == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,9 +24,8 @@ from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.recipes import recipe
 from hubmap_kit.rehearsal import isolation
 from hubmap_kit.run import Run, RunConfig
-from hubmap_kit.training import checkpoints, loop
+from hubmap_kit.training import checkpoints, loop, time_limit
 from hubmap_kit.training import train as training
-from hubmap_kit.training.time_limit import needed_s
 
 CLONE = Path(__file__).resolve().parents[2]
 SETTINGS = {"RECIPE": "fast", "ENCODER_WEIGHTS": "none", "EPOCHS": 2, "STEPS_PER_EPOCH": 1, "INPUT_SIZE": 64}
@@ -48,7 +46,7 @@ def weights(folder: Path) -> list[np.ndarray]:
 
 
 def assert_same_training(found: Path, expected: Path) -> None:
-    """The histories, save the times, the best weights and the results of two trainings are the same."""
+    """Check that two trainings have the same history except for times, the same best weights and the same scores."""
     histories = [pd.read_csv(folder / "history.csv") for folder in (found, expected)]
     assert list(histories[0].columns) == list(histories[1].columns)
     histories = [table[[name for name in table if not str(name).endswith("seconds")]] for table in histories]
@@ -84,7 +82,7 @@ def test_stopped_training(stopped):
 
 @pytest.mark.slow
 def test_stopped_training_goes_on_to_the_same_result(stopped, trained, store, capsys):
-    """Session by session, one epoch each, a training ends as one that was not stopped."""
+    """A training that is stopped after every epoch ends with the result of one that was not stopped."""
     assert training.train(store, stopped, TINY, resume=True, time_limit_s=0) is False
     assert "stopped after epoch 2 of 3" in capsys.readouterr().out
     assert names(stopped) == UNFINISHED
@@ -96,7 +94,7 @@ def test_stopped_training_goes_on_to_the_same_result(stopped, trained, store, ca
 
 @pytest.mark.slow
 def test_an_epoch_that_would_not_fit_is_not_begun(store, tmp_path, monkeypatch):
-    """The time gone by and what this session's slowest epoch takes are compared with the limit together."""
+    """The training stops if the time spent so far plus the slowest epoch of this session exceeds the limit."""
     epoch = loop.train_epoch
     monkeypatch.setattr(loop, "train_epoch", lambda *given: epoch(*given) | {"seconds": 5000.0})
     assert training.train(store, tmp_path / "long", TINY, time_limit_s=4000) is False
@@ -105,22 +103,23 @@ def test_an_epoch_that_would_not_fit_is_not_begun(store, tmp_path, monkeypatch):
     assert training.train(store, tmp_path / "long", TINY, resume=True, time_limit_s=4000) is True
 
 
-def test_time_needed():
-    """Another epoch is judged by the slowest, and scoring by the slowest image, measured where none was validated."""
+def test_time_needed(monkeypatch):
+    """The estimate uses the slowest epoch and the slowest validation; without a validation, scoring is measured."""
     ids = {"train": [1, 2, 3], "validation": [4, 5], "test": [6]}
     rows = [{"seconds": 10.0, "validation_seconds": 4.0}, {"seconds": 7.0}, {"seconds": 8.0, "validation_seconds": 6.0}]
-    scored: list[int] = []
+    now_s, scored = [0.0], list[int]()
 
     def score(image_ids: list[int]) -> None:
+        now_s[0] += 0.5 if scored else 9.0  # the first time compiles
         scored.extend(image_ids)
-        time.sleep(0.05)
 
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     evaluator: Any = SimpleNamespace(score=score)
-    assert needed_s(rows, ids, evaluator) == 10 + 3 * (2 + 6)
+    assert time_limit.needed_s(rows, ids, evaluator) == 10 + 3 * (2 + 6)
     assert not scored
-    assert needed_s(rows[1:2], ids, evaluator) == pytest.approx(7 + 0.05 * (2 + 6), rel=0.05)
+    assert time_limit.needed_s(rows[1:2], ids, evaluator) == 7 + 0.5 * (2 + 6)
     assert scored == [1, 1]
-    assert needed_s(rows[1:2], ids | {"validation": []}, evaluator) == pytest.approx(7 + 0.05 * 4, rel=0.05)
+    assert time_limit.needed_s(rows[1:2], ids | {"validation": []}, evaluator) == 7 + 0.5 * 4
 
 
 @pytest.mark.slow
@@ -166,7 +165,7 @@ def test_other_settings_are_refused(stopped, store):
 
 @pytest.mark.slow
 def test_another_computer_may_go_on(stopped, capsys):
-    """Paths, processes and versions that differ between sessions do not stop a resume; versions are told."""
+    """Paths and versions that differ between sessions do not stop a resume; other versions give a warning."""
     config = RunConfig.read(stopped)
     assert the_checkpoint(stopped, config).history
     assert capsys.readouterr().out == ""
@@ -224,7 +223,7 @@ def test_a_training_of_format_2_goes_on(old_run):
     ],
 )
 def test_a_training_of_format_2_with_other_settings(old_run, changes, rule):
-    """It is refused where a setting that has become a constant had another value, or where another setting differs."""
+    """It is refused if a setting that has become a constant had another value, or if another setting differs."""
     write_checkpoint_of_format_2(old_run, **changes)
     with pytest.raises(ValueError, match=rule):
         checkpoints.read(old_run, RunConfig.read(old_run))
@@ -232,7 +231,7 @@ def test_a_training_of_format_2_with_other_settings(old_run, changes, rule):
 
 @pytest.mark.slow
 def test_a_network_built_otherwise_is_refused(stopped):
-    """Values that do not fit the network, as after a change of the library, are refused, not put where they fit."""
+    """A checkpoint whose values do not fit the network is refused as a whole."""
     config = RunConfig.read(stopped)
     other, _ = build_model(replace(config.network, filters=3))
     with pytest.raises(ValueError, match="checkpoint's model does not have the layout that it has here"):

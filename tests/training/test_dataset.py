@@ -165,7 +165,7 @@ def soft(store, tmp_path):
 
 @pytest.mark.parametrize("crops", ["grid", "random"])
 def test_soft_masks_are_mixed_in(store, soft, crops):
-    """The share of patches of the store of soft masks is as set, and their masks are its probabilities."""
+    """The share of patches from the store of soft masks is as set, and their masks are its probabilities."""
     opened = PatchStore.open(store)
     config = recipe("fast", crops=crops, batch_size=50, steps_per_epoch=8, pseudo=str(soft))
     sampler = PatchSampler(opened, opened.ids("train"), config)
@@ -206,7 +206,7 @@ def test_nothing_to_train_on(store):
 
 
 def test_room_is_that_of_the_stored_images(store):
-    """The room for a patch, known from the table, is that of the stored image."""
+    """The positions for a patch, computed from the table, are those of the stored image."""
     opened = PatchStore.open(store)
     ids = opened.ids("train")
     sampler = PatchSampler(opened, ids, recipe("fast"))

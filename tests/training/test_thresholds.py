@@ -59,14 +59,14 @@ def peak(at: float, size: float, *, height: float = 0.9) -> np.ndarray:
 
 
 def table_of(*images: tuple[int, str, np.ndarray], copies: int = LEAST_IMAGES) -> pd.DataFrame:
-    """The table of images: id, organ, Dice; of each as many copies as it takes to choose by."""
+    """The sweep table of images, given as id, organ and Dice. Each comes several times, enough to choose on."""
     many = [(10 * i + copy, organ, dice) for i, organ, dice in images for copy in range(copies)]
     ids, organs, dice = zip(*many, strict=True)
     return sweep_table(ids, organs, np.stack(dice))
 
 
 def chosen_of(dice: np.ndarray) -> tuple[float, float]:
-    """What is chosen by images that are all alike."""
+    """The pair that is chosen on images that are all alike."""
     choice = choose(table_of((1, "lung", dice)), DEFAULTS)
     return choice.thresholds["lung"], choice.min_region_um2["lung"]
 
@@ -112,7 +112,7 @@ def test_organs_without_images():
 
 
 def test_few_images_choose_nothing():
-    """With fewer images than it takes, the organ keeps what it had, however much better another pair is."""
+    """An organ with too few images keeps its pair, however much better another one is."""
     for copies, threshold in ((LEAST_IMAGES - 1, 0.45), (LEAST_IMAGES, 0.8)):
         choice = choose(table_of((1, "lung", peak(0.8, 500.0)), copies=copies), DEFAULTS)
         assert choice.thresholds["lung"] == threshold
@@ -121,7 +121,7 @@ def test_few_images_choose_nothing():
 
 @pytest.mark.parametrize(("against", "threshold"), [(1, 0.3), (4, 0.45)])
 def test_images_that_disagree_choose_nothing(against, threshold):
-    """A gain of some images that others lose most of is within its error, and the organ keeps what it had."""
+    """An organ keeps its pair if some images gain and others lose, so that the mean gain is within its error."""
     images = [(i, "lung", peak(0.3, 0.0)) for i in range(1, 7)]
     images += [(i, "lung", peak(0.55, 0.0)) for i in range(11, 11 + against)]
     choice = choose(table_of(*images, copies=1), DEFAULTS)
@@ -151,7 +151,7 @@ def test_a_small_gain_drops_nothing(gain, size):
 
 
 def test_the_middle_of_a_plateau():
-    """Of thresholds that are as good as each other, the middle one is taken, the lower of two."""
+    """The middle one of equally good thresholds is taken, or the lower of the two in the middle."""
     for low, high, middle in ((0.3, 0.7, 0.5), (0.3, 0.65, 0.45)):
         dice = np.zeros(SHAPE)
         plateau = slice(THRESHOLDS.index(low), THRESHOLDS.index(high) + 1)

@@ -40,7 +40,7 @@ def test_run_folder(trained, store):
 
 @pytest.mark.slow
 def test_thresholds_are_those_of_the_validation_images(trained):
-    """A run's thresholds and least region sizes are what its own sweep chooses, and its scores are by them."""
+    """A run's thresholds and least region sizes are those that its own sweep chooses; its scores use them."""
     run = Run.open(trained)
     sweep = pd.read_csv(trained / SWEEP)
     assert set(sweep["id"]) == set(run.config.splits["validation"])
@@ -54,7 +54,7 @@ def test_thresholds_are_those_of_the_validation_images(trained):
 
 @pytest.mark.slow
 def test_without_tuning_the_threshold_stays(store, tmp_path):
-    """A training that is not to choose keeps its threshold, and scores with it."""
+    """With tune off, a training keeps its threshold and scores with it."""
     training.train(store, tmp_path / "run", replace(TINY, epochs=1, tune=False, threshold=0.37))
     run = Run.open(tmp_path / "run")
     assert run.config.rule == MaskRule.uniform(0.37)
