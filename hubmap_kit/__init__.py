@@ -12,7 +12,7 @@ The public interface, which keeps its names and their meaning:
 ``hubmap_kit.submission.score``           its Dice, image by image
 ========================================  ==========================================================
 
-The command line and the sessions of nox keep theirs too, and a later version reads the run folders of an earlier one.
+The names of commands, flags and nox sessions are kept too, and a later version reads the run folders of an earlier one.
 Everything else may change with any version. Nothing is imported here, so that ``import hubmap_kit`` costs nothing.
 """
 

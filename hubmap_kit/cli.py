@@ -20,8 +20,8 @@ from .tables import DataError, Problem
 
 OK, BAD_INPUT, INTERRUPTED = 0, 1, 130
 RECIPE_NOTE = (
-    "A setting without a flag is the recipe's; the defaults shown are those of the recipe default. Losses were "
-    "measured by the project's own ablation, on real tissue."
+    "A setting that is not given is taken from the recipe; the defaults shown are those of the recipe default. "
+    "'Measured as a loss' is a result of the project's own ablation, on real tissue."
 )
 # Prediction settings that change a soft mask, or the time it takes.
 PSEUDO_SETTINGS = ("split", "tile_size", "overlap", "tta", "scales", "stain", "batch_size", "precision")
@@ -57,7 +57,7 @@ def entry() -> None:
     try:
         sys.exit(main())
     except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to say to it.
+        # The program that reads our output, such as head, has ended; exit quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         """Add a command; `stopped` is what to say if Ctrl-C stops it."""
         description = help[0].upper() + help[1:] + "."
-        # An abbreviation may become another flag with the next version.
+        # Abbreviated flags are refused: a later version may give the abbreviation another meaning.
         sub = commands.add_parser(name, help=help, description=description, allow_abbrev=False)
         sub.set_defaults(command=command, parser=sub, stopped=stopped)
         return sub
@@ -263,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("ablation", "measure what each part of a recipe brings, on a validation fold", _ablation)
     sub.add_argument("data", metavar="DATA", type=Path, help="competition folder; its test images are not used")
-    sub.add_argument("out", metavar="OUT", type=Path, help="folder to write; rows that it holds are not computed again")
+    sub.add_argument("out", metavar="OUT", type=Path, help="folder to write; rows already in it are not computed again")
     sub.add_argument(
         "--recipe", choices=tuple(RECIPES), default="cpu", help="settings of the base (default: %(default)s)"
     )

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from . import __version__
 
-CONNECT_S = 5  # a scheduler without an answer is unreachable after this time; one without workers after it once more
-# Evaluated on the workers by the built-in `eval`. A function of this package could not be sent to workers without it.
+CONNECT_S = 5  # time to wait for the scheduler's answer, and again for its first worker
+# Evaluated on the workers by the built-in `eval`. Workers without this package could not run a function of it.
 _VERSION_THERE = "__import__('hubmap_kit').__version__"
 
 Job = TypeVar("Job")
@@ -30,14 +30,14 @@ def spread(
     Without a scheduler, threads of this process do the jobs. With one, the workers of a Dask cluster do them; each
     worker does as many at once as it has threads, and the jobs of a worker that is lost are given to the others.
     Scheduler and workers need this version of the kit. Files must lie under the same paths on a file system that the
-    workers share; name them absolutely. Leaving the loop early cancels the jobs that have not begun.
+    workers share; use absolute paths. Leaving the loop early cancels the jobs that have not begun.
 
     Args:
         function: Does one job. For a cluster it must be importable (or a `functools.partial` of an importable one),
-            and function, jobs, results and exceptions must be picklable. It keeps state between jobs itself, if at all.
-        jobs: Its arguments.
+            and function, jobs, results and exceptions must be picklable. It must itself keep any state between jobs.
+        jobs: The arguments of `function`, one per call.
         scheduler: Address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``; None for threads.
-        jobs_at_once: Number of threads; one per core by default. The workers of a cluster have their own number.
+        jobs_at_once: Number of threads; one per core by default. Ignored with a cluster, whose workers set it.
 
     Yields:
         The job, and its result or the exception that ended it: an ``OSError`` if it killed its workers.
@@ -85,7 +85,7 @@ def _on_cluster(
         ) from error
     with client:
         _check_versions(client, address)
-        # Not pure: the same job may have another result later, because files change.
+        # Not pure, because files change: the result of an equal earlier job must not be used again.
         job_of = {(future := client.submit(function, job, pure=False)): job for job in jobs}
         try:
             for future in distributed.as_completed(list(job_of), loop=client.loop):
@@ -119,7 +119,7 @@ def _check_versions(client: Any, address: str) -> None:
         if version != __version__:
             found = version if isinstance(version, Exception) else f"hubmap-kit {version}"
             raise ValueError(
-                f"Dask at {where} has another kit than {__version__}, the one here ({found}); "
+                f"Dask at {where} has another version of hubmap-kit ({found}) than this process ({__version__}); "
                 "install the same version for the scheduler and all workers"
             )
 

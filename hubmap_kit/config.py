@@ -1,6 +1,6 @@
-"""Settings: one frozen dataclass a stage, and the command-line flags made from its fields.
+"""Settings: one frozen dataclass per stage, and the command-line flags made from its fields.
 
-The kernels give these settings by name, and a patch store and a run folder keep them as JSON.
+Patch stores and run folders keep these settings as JSON.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .models.network_config import MODELS, NetworkConfig
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-STRIDE = 32  # px; the networks halve an image five times, so the sides of what they see are multiples of it
-WORKING_UM = 0.4  # pixel size in µm of the competition's training images; --patch-size and --tile-size count these
+STRIDE = 32  # px; the networks halve their input five times, so its sides are multiples of this
+WORKING_UM = 0.4  # pixel size in µm of the competition's training images; the unit of --patch-size and --tile-size
 WHOLE = "whole"  # context: each image is one patch
 
 Config = TypeVar("Config", bound="DataclassInstance")
@@ -101,12 +101,12 @@ def organ_text(values: Mapping[str, float]) -> str:
 
 
 def named_shares(text: str, names: Collection[str], what: str) -> dict[str, float]:
-    """Parse a list of names, each with a share from 0 to 1 or alone for a share of 1.
+    """Parse a comma-separated list of names, each with a share from 0 to 1; a name without one has share 1.
 
     Args:
-        text: The list; ``none`` or nothing is an empty one.
+        text: The list; ``none`` and ``""`` are empty lists.
         names: The names that it may hold.
-        what: What a name is called in an error.
+        what: Word for a name in errors, such as ``augmentation``.
 
     Returns:
         Name to share, in the order of `names`.
@@ -139,7 +139,7 @@ def scale_factors(text: str) -> tuple[float, ...]:
     """Parse a list of scales.
 
     Raises:
-        ValueError: No number, or one that is not above 0 or comes twice.
+        ValueError: An item is no number, is not above 0 or comes twice.
 
     >>> scale_factors("0.8,1,1.25")
     (0.8, 1.0, 1.25)
@@ -157,13 +157,13 @@ def scale_factors(text: str) -> tuple[float, ...]:
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:
-    """A dataclass field with what its flag needs.
+    """A dataclass field with the metadata for its flag.
 
     Args:
         default: The default.
         help: The flag's help.
-        more: ``choices``; the bounds ``least``, ``most`` and ``below`` (exclusive); ``flag``, where it is not the
-            field's name; ``group``, the heading in ``--help``; ``metavar``, the value's name in ``--help``.
+        more: ``choices``; the bounds ``least``, ``most`` and ``below`` (exclusive); ``flag``, if it is not named
+            like the field; ``group``, the heading in ``--help``; ``metavar``, the value's name in ``--help``.
     """
     return field(default=default, metadata={"help": help, **more})
 
@@ -252,10 +252,10 @@ class PrepareConfig:
             raise SettingError("folds", "is 1; use 0 for none or at least 2")
 
     def contexts_um(self) -> dict[str, float]:
-        """Organ to the side of the tissue in a patch, in µm.
+        """Side of the tissue in a patch, in µm, by organ.
 
         Raises:
-            ValueError: The context is ``whole``, which only the images can tell; the settings of their store know it.
+            ValueError: The context is ``whole``, so it depends on the images; the patch store's settings have it.
         """
         if self.context == WHOLE:
             raise ValueError("context is whole, so it depends on the images; take the settings of their patch store")
@@ -263,7 +263,7 @@ class PrepareConfig:
         return default if self.context is None else organ_values(self.context, default)
 
     def network_um(self) -> dict[str, float]:
-        """Organ to the pixel size in µm at which the network sees it; raises as `contexts_um`."""
+        """Pixel size at which the network sees each organ, in µm, by organ; raises as `contexts_um` does."""
         return {organ: um / self.input_size for organ, um in self.contexts_um().items()}
 
 
@@ -292,13 +292,16 @@ class TrainConfig:
     )
     decoder_filters: int = setting(
         256,
-        "filters of the efficientnet-unet's first decoder stage; each of 5 stages halves them, down to 16. In the "
-        "recipe cpu 256 instead of 128 measured as a loss: -0.007 Dice",
+        "filters of the efficientnet-unet's first decoder stage; each later stage has half as many, at least 16. In "
+        "the recipe cpu 256 instead of 128 measured as a loss: -0.007 Dice",
         least=16,
         group="network and loss",
     )
     filters: int = setting(
-        64, "filters of the plain U-Net's first stage; each of 4 stages doubles them", least=1, group="network and loss"
+        64,
+        "filters of the plain U-Net's first stage; the next 4 each have twice as many",
+        least=1,
+        group="network and loss",
     )
     auxiliary: float = setting(
         0.0,
@@ -313,13 +316,13 @@ class TrainConfig:
         group="network and loss",
         metavar="SUM",
     )
-    batch_size: int = setting(16, "patches in a step, over all devices", least=1, group="schedule")
+    batch_size: int = setting(16, "patches in a step, on all devices together", least=1, group="schedule")
     epochs: int = setting(60, "most epochs", least=1, group="schedule")
     steps_per_epoch: int | None = setting(
         None, "steps in an epoch (default: one pass over the patches)", least=1, group="schedule"
     )
     learning_rate: float = setting(
-        1e-3, "Adam's learning rate while the encoder is frozen, or throughout", least=0.0, group="schedule"
+        1e-3, "Adam's learning rate until a frozen encoder is unfrozen, which sets 5e-4", least=0.0, group="schedule"
     )
     schedule: str = setting(
         "cosine", "course of the learning rate over the steps", choices=("constant", "cosine"), group="schedule"
@@ -409,7 +412,7 @@ class TrainConfig:
         check_text(self, "augment", lambda _: self.augment_shares())
 
     def augment_shares(self) -> dict[str, float]:
-        """Augmentation to the share of patches it is done to, in the order in which it is done."""
+        """Share of patches that each augmentation is done to, by name, in the order in which they are done."""
         return named_shares(self.augment, STEPS, "augmentation")
 
     def network(self) -> NetworkConfig:
@@ -469,7 +472,7 @@ class PredictConfig:
     skip_background: bool = setting(False, "do not run the network on tiles without tissue: they are background")
     time_limit_min: float | None = setting(
         None,
-        "minutes in which to finish; if they would not do, adaptation, test-time augmentation, scales, overlap and "
+        "minutes in which to finish; if they are too few, adaptation, test-time augmentation, scales, overlap and "
         "networks are given up, in this order (default: no limit)",
         flag="--time-limit",
         metavar="MINUTES",
@@ -537,7 +540,7 @@ def from_flags(
     Args:
         config: The settings dataclass.
         arguments: Parsed with the flags of `add_flags`.
-        make: Builds the settings, where the class itself does not: a recipe.
+        make: Builds the settings from the values given, such as a recipe; by default the class itself.
 
     Raises:
         UsageError: A value is out of bounds, or a flag was removed.

@@ -26,7 +26,7 @@ from .kaggle.manifest import LIBRARY, MANIFEST, Manifest
 from .kaggle.session import find_competition, find_runs, find_unfinished
 
 CHANGES = "HUBMAP_SETTINGS"  # environment variable: a JSON object of setting to value
-ROOT = Path(os.environ.get("HUBMAP_KAGGLE_ROOT", "/kaggle"))  # another folder where a rehearsal is not isolated
+ROOT = Path(os.environ.get("HUBMAP_KAGGLE_ROOT", "/kaggle"))  # set to another folder by a rehearsal without isolation
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 
 
@@ -216,7 +216,7 @@ def apply_changes(kind: type[Settings], given: Mapping[str, Any], changes_text: 
         changes_text: A JSON object of setting to value.
 
     Raises:
-        ValueError: `changes_text` is no JSON object or names a setting that there is not, a value has the wrong type,
+        ValueError: `changes_text` is no JSON object or names an unknown setting, a value has the wrong type,
             or the kernel file has other settings than this version of the library.
     """
     hints = typing.get_type_hints(kind)

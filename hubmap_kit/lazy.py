@@ -1,7 +1,8 @@
 """Modules that are imported when they are first used.
 
-A table of functions that need TensorFlow or OpenCV stands beside these functions, and the command line lists its names
-without importing either. Beside ``if TYPE_CHECKING: import tensorflow as tf`` write ``else: tf = Lazy("tensorflow")``.
+With it a module can hold a table of functions that need TensorFlow or OpenCV, and the command line can list the
+table's names without importing either. Beside ``if TYPE_CHECKING: import tensorflow as tf`` write
+``else: tf = Lazy("tensorflow")``.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class MaskRule:
         """The rule of an ensemble: the means of its members' thresholds and least areas.
 
         Args:
-            rules: One rule a member, at least one.
+            rules: One rule per member, at least one.
 
         Returns:
             The means, for the organs that every rule knows.
@@ -67,7 +67,7 @@ class MaskRule:
         )
 
     def override(self, threshold: float | None = None, min_region_um2: float | None = None) -> MaskRule:
-        """The rule with one number for every organ in the place of its own; None keeps its own.
+        """The rule with the given numbers for every organ; None keeps the rule's own numbers.
 
         >>> MaskRule({"lung": 0.4}, {"lung": 100.0}).override(min_region_um2=0.0).min_region_um2["lung"]
         0.0
@@ -134,7 +134,7 @@ class MaskRule:
             return cls(*({str(k): float(v) for k, v in value[key].items()} for key in cls.__dataclass_fields__))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"no rule for masks in {value!r}; it needs thresholds and min_region_um2, a number by organ each"
+                f"{value!r} is no rule for masks; it needs thresholds and min_region_um2, each with a number per organ"
             ) from error
 
 
@@ -175,8 +175,8 @@ class MaskBuilder:
         """RLE runs of the mask, once all rows were added.
 
         Args:
-            min_region_um2: Drop the regions below this area; the builder's own area by default. With several areas,
-                one after the other, the regions are looked for only once.
+            min_region_um2: Drop the regions below this area; the builder's own area by default. Further
+                calls, with other areas, do not search the regions again.
 
         Returns:
             ``(n, 2)`` int64, see `hubmap_kit.rle.mask_to_runs`.

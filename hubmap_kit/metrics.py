@@ -13,14 +13,14 @@ def mean_dice(scores: pd.DataFrame) -> float:
 
 
 def dice_by_organ(scores: pd.DataFrame) -> dict[str, float]:
-    """Mean Dice of each organ's images; without a column ``organ``, nothing."""
+    """Mean Dice of each organ's images; empty if there is no column ``organ``."""
     if ORGAN not in scores:
         return {}
     return {str(organ): float(dice) for organ, dice in scores.groupby(ORGAN)["dice"].mean().items()}
 
 
 def score_text(scores: pd.DataFrame) -> str:
-    """Lines ``organ  dice  (n images)`` and likewise of each source, then ``mean Dice <number>`` as the last one."""
+    """A line ``name  dice  (n images)`` for each organ and source, and ``mean Dice <number>`` as the last line."""
     lines = []
     for column in (ORGAN, SOURCE):
         if column in scores:

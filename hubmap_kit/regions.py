@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 class Regions:
-    """The regions of a mask and their areas; found once, on the first question about them.
+    """The regions of a mask and their areas; they are found once, when first needed.
 
     Pixels that share an edge belong to one region (4-connected), as in ``scipy.ndimage.label``.
 
@@ -45,7 +45,7 @@ class Regions:
 def region_areas(
     runs: npt.NDArray[np.int64], shape: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Area of the region that each part of a mask belongs to; regions are 4-connected, see `Regions`.
+    """A mask's runs, each with the area of its region; regions are 4-connected, see `Regions`.
 
     Args:
         runs: ``(n, 2)`` int64, ``[start, stop)``, 0-based, column-major, sorted, not overlapping.
@@ -68,7 +68,7 @@ def region_areas(
     if count == 0:
         return pieces, np.zeros(0)
     starts, stops = pieces.T
-    # Moved by one column, a piece overlaps its neighbours on the right: the pieces from `first` to before `last`.
+    # The neighbours of a piece in the next column are the pieces that it overlaps when moved there: `[first, last)`.
     first = np.searchsorted(stops, starts + shape[0], side="right")
     last = np.searchsorted(starts, stops + shape[0], side="left")
     ends = np.concatenate(([0], np.cumsum(last - first)))

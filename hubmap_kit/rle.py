@@ -243,7 +243,7 @@ def overlap(a: _Runs, b: _Runs) -> int:
 
     Args:
         a: ``(n, 2)`` int64 RLE runs, sorted, not overlapping.
-        b: ``(m, 2)`` int64 RLE runs, likewise.
+        b: ``(m, 2)`` int64 RLE runs, sorted, not overlapping.
 
     Returns:
         Number of pixels in both.

@@ -4,11 +4,11 @@
 
     config.json           `RunConfig`: settings, network, thresholds, stain looks, splits, versions, results
     model.weights.h5      the best weights
-    history.csv           one row an epoch
+    history.csv           one row per epoch
     scores.csv            Dice and loss of every image, by split
     results.csv, .txt     the table of loss and Dice by split
     validation/{id}.png   probability maps of the validation images, at the network's scale
-    sweep.csv             Dice of each of them by threshold and least region size
+    sweep.csv             Dice of each validation image by threshold and least region size
     checkpoint.npz        the state after the last epoch, until the training is finished
 
 A training that a time limit ended has a checkpoint, but no scores and no results. Its weights are the best so far,
@@ -196,8 +196,8 @@ _GONE = CONSTANTS.keys() | {"jobs", "deterministic"}
 def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
     """Settings of a patch store as this version or an earlier one wrote them.
 
-    The working pixel size of earlier versions becomes a context, so that the network sees each organ at the same pixel
-    size, to the bit. Settings that no longer exist are left out.
+    The working pixel size of earlier versions becomes a context, so that the network sees each organ at exactly
+    the same pixel size. Settings that no longer exist are left out.
 
     Raises:
         ValueError: A setting that this version does not know, or one that is out of bounds.
@@ -215,7 +215,7 @@ def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
 
 
 def read_train(values: Mapping[str, Any]) -> TrainConfig:
-    """Settings of a training as this version or an earlier one wrote them; those that no longer exist are left out.
+    """Settings of a training as this version or an earlier one wrote them; settings that no longer exist are left out.
 
     Raises:
         ValueError: A setting that this version does not know, or one that is out of bounds.

@@ -32,11 +32,11 @@ COLUMNS = (ID, RLE)
 
 @dataclass(frozen=True)
 class Timing:
-    """What the prediction of an image took.
+    """How one image was predicted, and how long that took.
 
     Attributes:
         id: The image's id.
-        seconds: Seconds in all stages together; the stages of different images overlap.
+        seconds: Sum of the seconds of all stages; the stages of different images overlap.
         networks: Number of networks that saw it; None if it was not predicted here.
         scales: Number of scales at which each network saw it.
         tta: Test-time augmentation.
@@ -52,17 +52,17 @@ class Timing:
 
 
 def problems_path(submission: Path) -> Path:
-    """Where the problems of a prediction are listed."""
+    """The file that lists the problems of a prediction."""
     return submission.with_name(f"{submission.name}.problems.csv")
 
 
 def timings_path(submission: Path) -> Path:
-    """Where the timings of a prediction are listed."""
+    """The file that lists the timings of a prediction."""
     return submission.with_name(f"{submission.name}.timings.csv")
 
 
 def progress_path(submission: Path) -> Path:
-    """Where a running prediction keeps its masks."""
+    """The file in which a running prediction keeps its masks."""
     return submission.with_name(f"{submission.name}.progress.jsonl")
 
 
@@ -122,7 +122,7 @@ def write(path: Path, masks: Mapping[int, str], ids: Iterable[int]) -> None:
     with replacing(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
         file.write(",".join(COLUMNS) + "\n")
         for image_id in ids:
-            # In pieces, because the mask of a large image should not be copied; nothing in a row needs quoting.
+            # Written in pieces, so that the mask of a large image is not copied. No cell needs quoting.
             file.writelines((f"{image_id},", masks.get(image_id, ""), "\n"))
 
 
@@ -138,7 +138,7 @@ def validate(submission: str | Path, data: str | Path) -> list[Problem]:
 
     Returns:
         Every problem, sorted by row. The submission is valid if none of them is an ``error``. An empty mask is a
-        ``warning``. Problems of ``test.csv`` itself are reported alike.
+        ``warning``. Problems of ``test.csv`` itself are included.
     """
     try:
         images = read_images(Path(data), "test", check_files=False)

@@ -46,7 +46,7 @@ class Problem:
         row: Line of the file, the header being row 1; None if the whole file is meant.
         rule: The rule that is broken, with the offending value.
         remedy: What to do about it.
-        image_id: Id of the image that is concerned, if it is one.
+        image_id: Id of the image, if the problem is one of an image.
     """
 
     severity: Literal["error", "warning"]
@@ -80,7 +80,7 @@ class Image:
     Attributes:
         id: Its id.
         organ: Key of `ORGANS`.
-        source: Who made it, one of `SOURCES`.
+        source: Who made the image, one of `SOURCES`.
         shape: ``(height, width)`` in px.
         pixel_size_um: Side of a pixel in um.
         thickness_um: Thickness of the tissue section in um.
@@ -107,7 +107,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Scan:
-    """A table from which every good row is usable, whatever the others hold.
+    """The usable rows of a table, and the problems of the others.
 
     Attributes:
         images: The images whose row has no problem, in the file's order.
@@ -241,7 +241,7 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     Raises:
         DataError: The file is missing, empty, not UTF-8, ragged, or lacks a column.
     """
-    import pandas as pd  # here, not on top: the command line's help needs none of it
+    import pandas as pd  # not at the top of the file, because the command line's help does without it
 
     def fail(rule: str, remedy: str) -> DataError:
         return DataError([Problem("error", path.name, None, rule, remedy)])
