@@ -124,7 +124,7 @@ class Canvas:
         """Draw nuclei one by one.
 
         Args:
-            spacing_um: Least distance between neighbours, about.
+            spacing_um: Approximate least distance between neighbours.
             chance: ``(H, W)`` in [0, 1], chance that a nucleus stands at a point.
             size_um: Long and short diameter; each nucleus varies by 15 %.
             angle: Direction of the long diameter in radians, as a number or an ``(H, W)`` map; ``None``: any.
@@ -157,7 +157,7 @@ class Canvas:
         self.layers["marked"] = np.maximum(self.layers["marked"], halo.astype(np.float32) / 200)
 
     def place(self, radius_um: tuple[float, float], share: float, gap_um: float) -> list[tuple[float, float, float]]:
-        """Throw discs that do not overlap: the first one whole where it fits, the others also across the border.
+        """Place discs at random, without overlap: the first inside the field if it fits, others also across its border.
 
         Args:
             radius_um: Least and greatest radius; the greatest is cut to a third of the field.
@@ -194,7 +194,7 @@ def _ellipse(image: np.ndarray, box: tuple[list[int], list[int], float], value: 
 
 
 def noise(shape: tuple[int, ...], pixel_um: float, scale_um: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth ``shape`` float32 noise, mean 0, standard deviation about 1: random values, cubic between them."""
+    """Smooth ``shape`` float32 noise, mean 0, standard deviation about 1: random values, interpolated cubically."""
     zoom = max(scale_um / pixel_um, 1.0)
     grid = [int(np.ceil(side / zoom)) + 4 for side in shape]
     coarse = rng.standard_normal(grid, np.float32)
@@ -206,7 +206,7 @@ def noise(shape: tuple[int, ...], pixel_um: float, scale_um: float, rng: np.rand
 
 
 def lattice(extent_um: tuple[float, float], spacing_um: float, rng: np.random.Generator) -> np.ndarray:
-    """Jittered hexagonal ``(n, 2)`` points (y, x) in µm over a field: near to even, never regular."""
+    """Jittered hexagonal ``(n, 2)`` points (y, x) in µm over a field: evenly spread but not regular."""
     rows, columns = int(extent_um[0] / spacing_um / 0.866) + 2, int(extent_um[1] / spacing_um) + 2
     y, x = np.mgrid[:rows, :columns].astype(float)
     points = np.stack([y * 0.866, x + 0.5 * (y % 2)], -1).reshape(-1, 2) + rng.normal(0, 0.2, (rows * columns, 2))

@@ -48,8 +48,8 @@ TRUTH_COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, RLE]
 def write_demo(folder: Path, *, train: int = 40, test: int = 20, size: int = 1024, seed: int = 0) -> None:
     """Write a small competition: tables, images and masks like Kaggle's, and the truth of its test set.
 
-    Training images are square, 0.4 µm a pixel, immunostained (HPA). Half of the test images are the
-    same; the others have the shape, pixel size and stain (PAS or H&E) of HuBMAP. The organs take
+    Training images are square, with pixels of 0.4 µm, and immunostained (HPA). Half of the test images
+    are of this kind; the others have the shape, pixel size and stain (PAS or H&E) of HuBMAP. The organs take
     turns, so any five images of a split show all five. Each mask holds at least one unit, whole where
     the field has room: 1024 px are 410 µm, about two units across, so that masks cover more of the
     image than Kaggle's means (kidney 3 %, prostate 15 %, large intestine 19 %, spleen 10 %, lung 2 %);
@@ -81,7 +81,7 @@ def write_demo(folder: Path, *, train: int = 40, test: int = 20, size: int = 102
         part.mkdir()
         _write(part, _plan(train, test, size, seed), seed)
         folder.mkdir(exist_ok=True)
-        for path in sorted(part.iterdir(), key=lambda path: path.is_file()):  # tables last: they announce the rest
+        for path in sorted(part.iterdir(), key=lambda path: path.is_file()):  # tables last: they mark it complete
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -94,7 +94,7 @@ def _check(name: str, value: int, least: int, most: int | None, reason: str) -> 
 
 
 def _plan(train: int, test: int, size: int, seed: int) -> pd.DataFrame:
-    """All there is to know before drawing: one row an image, with its split and its number within the split."""
+    """The plan of the images: a row for each, with its split and its number within the split."""
     rng = np.random.default_rng(seed)
     ids = iter(rng.permutation(np.arange(1, LARGEST_ID))[: train + test].tolist())
     rows = []
@@ -150,8 +150,8 @@ def draw_images(
     """Draw the image of each row of a plan, on all cores.
 
     Args:
-        plan: Columns `TEST_COLUMNS`, ``split`` (one of `SPLITS`) and ``number``, which is the image's within its
-            split and with the seed decides what is drawn.
+        plan: Columns `TEST_COLUMNS`, ``split`` (one of `SPLITS`) and ``number``, the image's number
+            within its split; number and seed decide what is drawn.
         seed: Seed of every image.
         save: Called, in threads, with a row, its image ``(H, W, 3)`` uint8 RGB and its mask ``(H, W)`` uint8 in {0, 1}.
 
@@ -168,7 +168,7 @@ def draw_images(
         return encode(mask)
 
     rows = [{str(key): value for key, value in row.items()} for row in plan.to_dict("records")]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and zlib let go of the interpreter lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and zlib release the interpreter lock
         masks: Iterator[str] = pool.map(make, rows)
         try:
             plan = plan.assign(**{RLE: list(track(masks, len(rows), "draw"))})
@@ -200,5 +200,5 @@ def write_test_tables(folder: Path, test: pd.DataFrame) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV as Kaggle's are."""
+    """Write a CSV in the format of Kaggle's."""
     table.to_csv(path, index=False, lineterminator="\n")

@@ -36,19 +36,19 @@ else:
 # Values are drawn uniformly from these ranges; factors are drawn uniformly in their logarithm.
 ELASTIC_NODES = (3, 8)  # nodes on a side of the grid that is displaced
 ELASTIC_SHIFT = (0.1, 0.25)  # largest shift of a node, in distances between nodes; below 0.5, so nothing folds
-MIXING_SIGMA = 0.35  # of each entry of the mixing matrix
+MIXING_SIGMA = 0.35  # standard deviation of each entry of the mixing matrix
 STRENGTH = (0.6, 1.6)  # factor of the density
 GAMMA = (0.5, 1.8)  # exponent of the density
 HED_AMOUNT = (0.6, 1.6)  # factor of the amount of each dye
-HED_ADDED = (-0.05, 0.05)  # density, everywhere on tissue
+HED_ADDED = (-0.05, 0.05)  # density that is added everywhere on tissue
 HUE = (-0.1, 0.1)  # turn of the circle of colours
 SATURATION = (0.5, 1.6)  # factor
-BRIGHTNESS = (-0.12, 0.12)  # of the range from black to white
+BRIGHTNESS = (-0.12, 0.12)  # added, as a share of the range from black to white
 CONTRAST = (0.7, 1.4)  # factor
 LIGHT_GAMMA = (0.7, 1.4)  # exponent of the light
 COARSENING = (1.5, 4.5)  # factor of the pixel size
 BLUR_SIGMA = (0.4, 2.0)  # px
-NOISE_SIGMA = (2.0, 12.0)  # of 255
+NOISE_SIGMA = (2.0, 12.0)  # in grey levels, 0 to 255
 JPEG_QUALITY = (25, 85)
 HOLES = (1, 4)  # rectangles in a patch
 HOLE_SIDE = (1 / 16, 1 / 4)  # of the patch's side
@@ -246,7 +246,7 @@ def cutmix(
     """
     height, width = patch[1].shape
     area, aspect = rng.uniform(*CUTMIX_AREA), random_factor(CUTMIX_ASPECT, rng)
-    # Height over width is the aspect where the rectangle fits; where it does not, the area is kept.
+    # If a rectangle of this aspect is longer than the patch, it is shortened, and its area is kept.
     tall = float(np.clip(np.sqrt(area * aspect * height * width), area * height, height))
     window = _window(patch[1].shape, max(1, round(tall)), max(1, round(area * height * width / tall)), rng)
     image, mask = patch[0].copy(), patch[1].copy()
@@ -261,7 +261,7 @@ def _window(shape: tuple[int, ...], height: int, width: int, rng: np.random.Gene
 
 
 class Kind(Enum):
-    """What an augmentation's function takes and gives.
+    """What an augmentation's function takes and returns.
 
     Images are ``(H, W, 3)`` uint8 RGB, masks ``(H, W)`` uint8; `rng` is the source of randomness.
     """
@@ -321,14 +321,15 @@ def augment(
 
     Args:
         pixels: ``(h, w, 4)`` uint8: RGB, and the mask in {0, 1} or a soft one in 0 to 255.
-        corner: ``(y, x)`` of the patch.
+        corner: ``(y, x)`` of the patch's top left pixel in px.
         size: Its side in px.
         shares: Name in `STEPS` to the share of patches that it is done to, in the order of the table; see
             `TrainConfig.augment_shares`.
         rng: Source of randomness.
         scale_range: Largest factor by which ``scale`` enlarges or shrinks.
-        look: Gives the look of the whole image by a method of `IMITATIONS`; needed if one of these is listed.
-        donors: Gives the look of a random other image by such a method.
+        look: Returns the look of the whole image, measured by the given method of `IMITATIONS`; needed if one of these
+            is listed.
+        donors: Returns the look of a random other image, measured by the given method.
 
     Returns:
         Image ``(size, size, 3)`` uint8, mask ``(size, size)`` uint8 of the range it had, and the factor by which the

@@ -68,7 +68,7 @@ class RowResizer:
             ValueError: Rows of another width, or more rows than the source has.
         """
         if rows.shape[1] != self._shape[1] or self._pushed + len(rows) > self._shape[0]:
-            raise ValueError(f"{rows.shape} is pushed behind {self._pushed} rows of {self._shape}; push each row once")
+            raise ValueError(f"rows {rows.shape} follow {self._pushed} rows of {self._shape}; push each row once")
         kept = rows if self._kept is None else np.concatenate([self._kept, rows])
         self._pushed += len(rows)
         top = self._pushed - len(kept)
@@ -158,7 +158,7 @@ class ScaledRows:
             stop: Row after the last one, at most the height.
 
         Returns:
-            ``(stop - start, w, 3)`` uint8 RGB, C-contiguous, read-only: the next call may use it again.
+            ``(stop - start, w, 3)`` uint8 RGB, C-contiguous, read-only: the next call may overwrite it.
 
         Raises:
             ValueError: Rows outside the image, rows that were dropped, or a file that cannot be decoded.
@@ -207,7 +207,7 @@ def open_scaled(
     """Open an image to read its rows at the network's scale: `load_image` for images that do not fit in memory.
 
     Up to `HELD_WHOLE_PX` px, and if a file can only be decoded whole, the rows are those of `load_image`. Otherwise
-    they differ from them by at most one grey level, and are the same in whatever portions they are read.
+    they differ from them by at most one grey level, and do not depend on the portions in which they are read.
 
     Args:
         path: A TIFF, see `hubmap_kit.images.read_image`.

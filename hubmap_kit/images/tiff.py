@@ -48,8 +48,8 @@ def read_image(path: str | Path, *, threads: int | None = None) -> npt.NDArray[n
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: It is no TIFF, damaged, incomplete, or not to be understood as an RGB image; the error names the
-            file, the rule and the remedy. A strip or tile that is missing or cut short is an error, never filled in.
+        ValueError: It is no TIFF, damaged, incomplete, or holds nothing that can become RGB; the error names the file,
+            the rule and the remedy. A strip or tile that is missing or cut short is an error, never filled in.
     """
     path = Path(path)
     with path.open("rb"):  # a missing file, a folder or missing rights: Python's own error names the file

@@ -43,7 +43,7 @@ class BatchNormalization(layers.BatchNormalization):  # type: ignore[misc]  # Ke
 
 
 def with_fused_normalization(model: keras.Model) -> keras.Model:
-    """A copy of a network, weights included, with the `BatchNormalization` of this module for Keras's."""
+    """A copy of a network, weights included, with this module's `BatchNormalization` in place of Keras's."""
 
     def copy(layer: keras.Layer) -> keras.Layer:
         kind = BatchNormalization if type(layer) is layers.BatchNormalization else type(layer)

@@ -62,7 +62,7 @@ def _convnext(name: str, weights: str | None) -> keras.Model:
 
 
 def _efficientnet(name: str) -> Encoder:
-    """From the library efficientnet 1.0.0; normalised as in its model.preprocess_input."""
+    """An EfficientNet of the library efficientnet 1.0.0, normalised as in its model.preprocess_input."""
     skips = tuple(f"block{block}a_expand_activation" for block in (6, 4, 3, 2))
     return Encoder(partial(_of_segmentation_models, name), skips, *IMAGENET)
 
@@ -72,12 +72,12 @@ def _of_segmentation_models(name: str, weights: str | None) -> keras.Model:
 
 
 def _efficientnetv2(size: str, last: str, normalisation: Normalisation) -> Encoder:
-    """From Keras; normalised as by its include_preprocessing.
+    """An EfficientNetV2 of Keras, normalised as its include_preprocessing does.
 
     Args:
         size: ``b0`` and so on.
         last: Letters of the last units of blocks 1 and 2.
-        normalisation: Of the pretraining.
+        normalisation: Mean and standard deviation of its pretraining.
     """
     skips = (
         "block6a_expand_activation",
@@ -90,7 +90,7 @@ def _efficientnetv2(size: str, last: str, normalisation: Normalisation) -> Encod
 
 
 def _resnet(name: str) -> Encoder:
-    """From the library image-classifiers; its first BatchNormalization normalises RGB in [0, 255].
+    """A ResNet of the library image-classifiers; its first BatchNormalization normalises RGB in [0, 255].
 
     Keras has ResNets from 50 layers up only, and they expect BGR.
     """
@@ -98,9 +98,9 @@ def _resnet(name: str) -> Encoder:
     return Encoder(partial(_of_segmentation_models, name), skips, (0.0,) * 3, (1 / 255,) * 3)
 
 
-# To [-1, 1], as imagenet_utils.preprocess_input does in mode "tf" ...
+# Scales RGB to [-1, 1], as imagenet_utils.preprocess_input does in mode "tf".
 _CENTRED: Normalisation = (0.5,) * 3, (0.5,) * 3
-# ... and as Keras's larger EfficientNetV2 do.
+# Scales RGB to about [-1, 1], as the larger EfficientNetV2 of Keras do: (x - 128) / 128.
 _CENTRED_AT_128: Normalisation = (128 / 255,) * 3, (128 / 255,) * 3
 
 ENCODERS: dict[str, Encoder] = {
@@ -119,7 +119,7 @@ ENCODERS: dict[str, Encoder] = {
     "mobilenetv2": Encoder(
         partial(_keras_application, "MobileNetV2"), tuple(f"block_{i}_expand_relu" for i in (13, 6, 3, 1)), *_CENTRED
     ),
-    # Keras's; normalised as by their PreStem.
+    # ConvNeXt of Keras, normalised as in its PreStem.
     **{
         f"convnext{size}": Encoder(
             partial(_convnext, f"ConvNeXt{size.capitalize()}"), ("stage2", "stage1", "stage0"), *IMAGENET

@@ -1,4 +1,4 @@
-"""What a network computes on and in: whether there is a GPU, the type to compute in, the batch size for prediction."""
+"""What depends on the hardware: whether there is a GPU, the type to compute in, and the batch size for prediction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def compute_dtype(precision: str) -> str | None:
         return None
     if has_gpu():
         return "float16"
-    # Where a CPU multiplies bfloat16 fast (AMX), an epoch takes 0.8 of the time, but it learned worse: README.md.
+    # On a CPU with fast bfloat16 (AMX) an epoch takes 0.8 of the time, but the network learned worse.
     return "bfloat16" if precision == "mixed" else None
 
 

@@ -32,7 +32,7 @@ def build_model(
     Returns:
         Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, H and W multiples of 32;
         and the layers of its pretrainable encoder (none in the plain U-Net). With auxiliary heads the
-        model gives a dictionary of float32: ``logits``, as before; ``organ``, ``(B, 5)`` logits in the
+        model returns a dictionary of float32: ``logits`` as above; ``organ``, ``(B, 5)`` logits in the
         order of `ORGANS`; ``log2_um``, ``(B,)`` binary logarithm of the pixel size in µm.
 
     Raises:
@@ -101,11 +101,11 @@ def load_model(config: NetworkConfig, weights: Path, *, compute_dtype: str | Non
 
 
 def without_heads(model: keras.Model) -> keras.Model:
-    """The network without its auxiliary heads: a model of `build_model` to one that gives ``(B, H, W)`` logits."""
+    """The network without its auxiliary heads, a model from ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` logits."""
     return keras.Model(model.input, model.output["logits"]) if isinstance(model.output, dict) else model
 
 
 def assign(variables: Iterable[keras.Variable], values: Iterable[np.ndarray]) -> None:
-    """Give variables their values."""
+    """Set each variable to its value, in order."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

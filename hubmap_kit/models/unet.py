@@ -11,7 +11,7 @@ STAGES = 4
 
 
 def plain_unet(filters: int) -> keras.Model:
-    """Build the plain U-Net: four stages down, four up; 64 filters give the classic 64-1024.
+    """Build the plain U-Net: four stages down, four up; with 64 filters the classic one of 64 to 1024.
 
     Args:
         filters: Filters of the first stage; each further one doubles them.

@@ -42,7 +42,7 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
     Args:
         data: Competition folder; ``train.csv`` and ``train_images/`` are read.
         out: Folder of the store.
-        config: Settings. Where the context is ``whole``, the store's settings have the patch size that was worked out.
+        config: Settings. If the context is ``whole``, the store's settings have the patch size of `whole_patch_size`.
         scheduler: Address of a Dask scheduler whose workers prepare the images, the same to the byte, instead of this
             process. `data` and `out` must then lie on a file system that they share. See `hubmap_kit.cluster`.
 
@@ -50,7 +50,7 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
         The store, opened.
 
     Raises:
-        DataError: Bad tables, or images that cannot be read, all of them.
+        DataError: Every problem of the tables, or every image that cannot be read.
         ValueError: Sizes of the splits that leave nothing to train on, a cluster that cannot be used, or one that
             writes to another file system than this.
     """
@@ -129,7 +129,8 @@ def small_mask(text: str, shape: tuple[int, int], small: tuple[int, int]) -> np.
     columns = rle.decode(text, shape).T  # the order in memory; OpenCV would copy a transposed view
     if shape[0] % small[0] or shape[1] % small[1]:
         return resize_mask(cv2.transpose(columns), small)
-    # For blocks of whole pixels bytes are exact enough: 255 times a share rounds to 128 or more from a half on.
+    # Each target pixel covers whole source pixels, so uint8 is exact enough: 255 times a share of at least one half
+    # rounds to at least 128.
     columns *= 255
     share: np.ndarray = cv2.resize(columns, small, interpolation=cv2.INTER_AREA)
     return (share >= 128).view(np.uint8).T

@@ -90,7 +90,7 @@ def assign_folds(organs: pd.Series, folds: int, seed: int, groups: pd.Series | N
     splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
     result = pd.Series(0, index=organs.index)
     with warnings.catch_warnings():
-        # An organ with fewer images than folds is spread as far as it goes.
+        # scikit-learn warns of an organ with fewer images than folds; some folds then have none of it.
         warnings.filterwarnings("ignore", message="The least populated class")
         parts = splitter.split(organs, organs, None if groups is None else groups.loc[organs.index])
         for fold, (_, held_out) in enumerate(parts):
@@ -138,7 +138,7 @@ def _deal(
     rest: str,
     rng: np.random.Generator,
 ) -> pd.Series:
-    """Deal shuffled units (images or groups) to the parts until each has what it wants of each organ."""
+    """Deal shuffled units (images or groups) to the parts until each part has its number of each organ."""
     left = {part: dict(by_organ) for part, by_organ in wanted.items()}
     result = pd.Series(rest, index=organs.index)
     units = pd.Series(np.arange(len(organs)), index=organs.index) if groups is None else groups.loc[organs.index]

@@ -44,7 +44,7 @@ COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS, "row"]
 COLUMNS += ["network_um", "height", "width", "split", "fold", RLE]
 MIN_MASK_SHARE = 0.05  # share of mask from which a patch of the grid counts as foreground
 SOFT_FOREGROUND = 128  # of 255: the least value of a soft mask that stands for a probability of at least 0.5
-MEMORY_SHARE = 0.25  # of the free memory, which training images may take; the network needs the rest
+MEMORY_SHARE = 0.25  # share of the free memory that training images may take; the network needs the rest
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -207,7 +207,7 @@ class PatchStore:
         return pixels
 
     def reader(self, ids: list[int]) -> tuple[Callable[[int], np.ndarray], str]:
-        """A function that reads images many times: from memory if they fit `MEMORY_SHARE` of it, or from disk.
+        """A function that reads images many times: from memory if `MEMORY_SHARE` of it holds them, else from disk.
 
         Args:
             ids: Images that will be read.
@@ -284,7 +284,7 @@ def write_image(
     *,
     soft: bool = False,
 ) -> Written:
-    """Write one image of a store and its `Written`, unless both are there already, made from the same.
+    """Write one image of a store and its `Written`, unless both exist already and were made from the same facts.
 
     Args:
         out: Folder of the store.
@@ -353,7 +353,7 @@ def finish_store(
 
 
 def _stored(info: StoreInfo, number: int, cell: Mapping[str, str]) -> StoredImage:
-    """A row of ``images.csv``, the first being `number` 0."""
+    """The image in row `number` of ``images.csv``, counted from 0."""
     organ, source = cell[ORGAN], cell[SOURCE]
     image = Image(
         id=int(cell[ID]),
@@ -387,6 +387,6 @@ def _free_memory() -> int | None:
 
 
 def _grid_shares(foreground: np.ndarray, size: int) -> Iterator[tuple[int, int, float]]:
-    """Corner and share of foreground of each patch of the grid; neighbours overlap only as far as they must."""
+    """Corner and share of foreground of each patch of the grid; neighbours overlap as little as possible."""
     for y, x in grid((foreground.shape[0], foreground.shape[1]), size, 0.0):
         yield int(y), int(x), round(float(foreground[y : y + size, x : x + size].mean()), 6)

@@ -31,10 +31,10 @@ def contact_sheet(data: Path, submission: Path, truth: Path, out: Path, *, cell:
         truth: A CSV with ``id,rle,img_height,img_width``.
         out: The PNG to write.
         cell: Longer side of an image on the sheet, in px.
-        columns: Most images beside each other.
+        columns: Largest number of images in a line.
 
     Raises:
-        DataError: Any of the tables is bad.
+        DataError: A table has a problem.
         OSError, ValueError: An image cannot be read.
     """
     images = sorted(read_images(data, "test"), key=lambda image: (image.organ, image.source))

@@ -67,10 +67,10 @@ def test_rows_come_as_soon_as_they_are_complete() -> None:
 def test_resizing_by_rows_refuses() -> None:
     """Rows of another width, too many of them and an empty side are errors."""
     resizer = RowResizer((5, 7), (10, 14))
-    with pytest.raises(ValueError, match=r"\(2, 6\) is pushed"):
+    with pytest.raises(ValueError, match=r"rows \(2, 6\) follow 0 rows"):
         resizer.push(np.zeros((2, 6), np.float32))
     resizer.push(np.zeros((4, 7), np.float32))
-    with pytest.raises(ValueError, match="behind 4 rows"):
+    with pytest.raises(ValueError, match="follow 4 rows"):
         resizer.push(np.zeros((2, 7), np.float32))
     with pytest.raises(ValueError, match="at least 1 px"):
         RowResizer((5, 7), (0, 7))
