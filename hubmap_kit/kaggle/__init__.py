@@ -1,1 +1,1 @@
-"""The Kaggle side: bundle, paths, and the rehearsal."""
+"""The Kaggle side: what is uploaded, pushed and submitted, and where a kernel finds it."""

@@ -16,14 +16,14 @@ _PAGE = 100  # submissions in an answer
 
 
 class Competition:
-    """The competition, as a user who takes part in it sees it."""
+    """The competition, as seen by a user who takes part in it."""
 
     def __init__(self, connection: Connection) -> None:
         """Use a connection."""
         self._connection = connection
 
     def download(self, path: Path) -> None:
-        """Download the archive of the competition's data, going on with an interrupted download."""
+        """Download the archive of the competition's data, resuming an interrupted download."""
         from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
 
         request = ApiDownloadDataFilesRequest()

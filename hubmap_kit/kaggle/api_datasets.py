@@ -42,10 +42,10 @@ class Datasets:
         return str(answer.status.name) if answer else "NOT_YET_PERSISTED"
 
     def upload(self, files: Sequence[Path]) -> list[Any]:
-        """Upload files. What an interrupted upload of the same files sent is not sent again.
+        """Upload files, resuming an interrupted upload of the same files.
 
         Returns:
-            What `save` takes, one entry for each file.
+            One entry for each file, as `save` takes them.
 
         Raises:
             KaggleError: A file did not arrive.
@@ -63,7 +63,7 @@ class Datasets:
             for number, path in enumerate(files, start=1):
                 print(f"  {number}/{len(files)} {path.name} ({size_text(path.stat().st_size)})", flush=True)
                 token = self._upload_one(path, context)
-                if token is None:  # what is remembered of an earlier attempt may have expired: once more, from nothing
+                if token is None:  # the interrupted upload may have expired: once more, from the start
                     context._file_uploads[-1].cleanup()
                     token = self._upload_one(path, context)
                 if token is None:
@@ -82,7 +82,7 @@ class Datasets:
             collected.files = []
             others = [other.name for other in path.parent.iterdir() if other != path]
             with silenced(show_errors=sys.stderr.isatty()):
-                # The client's only public way to upload takes a folder: all but this file are to be ignored.
+                # The client's only public way to upload takes a folder, so all its other files are ignored.
                 self._connection.api.upload_files(
                     collected,
                     None,

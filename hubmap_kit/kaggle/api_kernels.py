@@ -18,7 +18,7 @@ class Output:
     """What a kernel version left behind.
 
     Attributes:
-        files: A file's path in ``/kaggle/working`` to the URL that it is downloaded from.
+        files: URL that each file is downloaded from, by its path in ``/kaggle/working``.
         log: Its log, as text.
     """
 
@@ -132,7 +132,7 @@ class Kernels:
                 return Output(files, log)
 
     def download(self, url: str, path: Path) -> None:
-        """Download a file whole, going on with an interrupted download if the server allows it."""
+        """Download a file whole, resuming an interrupted download if the server allows it."""
         import requests
 
         def fetch() -> None:
@@ -144,7 +144,7 @@ class Kernels:
 
 
 def _plain_log(log: str) -> str:
-    """A kernel's log as text; Kaggle keeps it as a JSON list of pieces with stream and time."""
+    """A kernel's log as text; Kaggle returns it as a JSON list of pieces, each with its stream and time."""
     try:
         return "".join(piece["data"] for piece in json.loads(log))
     except (ValueError, TypeError, KeyError):

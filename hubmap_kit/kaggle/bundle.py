@@ -1,7 +1,7 @@
 """The bundle: the dataset ``hubmap-kit``, which brings the library and the wheels that Kaggle's image lacks.
 
 It holds the library's wheel, built from the clone, the wheels in `WHEELS`, ``dataset-metadata.json`` and a manifest
-(`hubmap_kit.kaggle.manifest`), by which a kernel finds and checks it. The same commit gives the same bytes.
+(`hubmap_kit.kaggle.manifest`), with which a kernel finds and checks it. The same commit gives the same bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Wheel:
     sha256: str
 
 
-# What Kaggle's image lacks. All are pure Python or abi3, so that they install on Python 3.12 and later.
+# The wheels that Kaggle's image lacks. All are pure Python or abi3, so that they install on Python 3.12 and later.
 WHEELS = (
     Wheel(
         "segmentation-models",
@@ -78,7 +78,7 @@ WHEELS = (
         "e30a14aa2e1c6c90e00375292726486c1d90bf003b1414d608ea4d1f62fd8a79",
     ),
 )
-# Builds the library's wheel; pinned, because a wheel names its builder and the same commit shall give the same bytes.
+# Builds the library's wheel. Pinned, because a wheel names its builder and the same commit must give the same bytes.
 SETUPTOOLS = Wheel(
     "setuptools",
     "80.9.0",

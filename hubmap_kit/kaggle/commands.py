@@ -20,7 +20,7 @@ def add_parsers(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add("bundle", "build the dataset hubmap-kit, which brings the library to Kaggle", _bundle)
     sub.add_argument("out", metavar="OUT", type=Path, nargs="?", help="folder to make (default: dist/hubmap-kit)")
 
-    stopped = f"what runs on Kaggle goes on, and {RERUN}"
+    stopped = f"kernels that run on Kaggle go on; {RERUN}"
     sub = add("push", "push datasets and kernels to Kaggle, and run the kernels", _push, stopped)
     names = ", ".join(part.name for part in PARTS)
     sub.add_argument("parts", metavar="PART", nargs="*", type=_part, default=["all"], help=f"all (default), {names}")
@@ -35,17 +35,24 @@ def add_parsers(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument("--dry-run", action="store_true", help="show every call and file, and change nothing on Kaggle")
     sub.add_argument("--force", action="store_true", help="push in spite of changes or a missing rehearsal")
-    sub.add_argument("--poll", metavar="S", type=float, help="seconds between questions to Kaggle (default: 5 or 30)")
+    sub.add_argument(
+        "--poll",
+        metavar="S",
+        type=float,
+        help="seconds between two questions (default: 5, about kernels 30)",
+    )
 
-    stopped = f"Kaggle goes on with the submission, and {RERUN}"
+    stopped = f"Kaggle goes on with the submission; {RERUN}"
     sub = add("submit", "submit a version of the inference kernel and wait for its score", _submit, stopped)
     sub.add_argument("--version", metavar="N", type=int, help="version of the kernel (default: the newest that ran)")
-    sub.add_argument("--weights", metavar="N", type=int, help="the newest that ran with this version of the weights")
+    sub.add_argument(
+        "--weights", metavar="N", type=int, help="submit the newest that ran with version N of the weights"
+    )
     sub.add_argument("--again", action="store_true", help="submit a version that was submitted before")
     sub.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
     sub.add_argument("--poll", metavar="S", type=float, help="seconds between questions to Kaggle (default: 60)")
 
-    sub = add("data", "download the competition's data from Kaggle", _data, f"what was downloaded is kept, and {RERUN}")
+    sub = add("data", "download the competition's data from Kaggle", _data, f"what was downloaded is kept; {RERUN}")
     sub.add_argument("out", metavar="OUT", type=Path, nargs="?", help="folder to make (default: data in the clone)")
 
 
@@ -90,7 +97,7 @@ def _push(arguments: argparse.Namespace) -> int:
             return 1
         if kit is None and not dry_run:
             kit = build_bundle(clone, clone / "dist" / KIT)
-        known = "" if connection.connected else ", since there are no credentials: nothing is asked of Kaggle either"
+        known = "" if connection.connected else ": there are no credentials, so nothing is read from Kaggle"
         print(f"owner {connection.owner}{known}")
         Push(connection, clone, kit, runs=arguments.runs, poll_s=arguments.poll).run(names)
     if dry_run:

@@ -2,8 +2,8 @@
 
 The official client prints what went wrong and goes on, retries some calls and not others, and leaves out files whose
 upload failed. Here each call answers or raises `KaggleError`, with one line that has a remedy and no secrets. A call
-that only reads is repeated. A call that changes something is not repeated when it is unknown whether it arrived:
-`AnswerLost` leaves it to the caller to look.
+that only reads is repeated. A call that changes something is not repeated when it is unknown whether it arrived; it
+raises `AnswerLost`, and the caller has to look.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ class Connection:
         """Send a request.
 
         Args:
-            method: Service and method, as ``datasets.DatasetApiService/GetDataset``.
+            method: Service and method, such as ``datasets.DatasetApiService/GetDataset``.
             request: The request, an object of ``kagglesdk``.
             answer: The type of the answer.
             writes: Whether the call changes something.
 
         Returns:
-            The answer; in a dry run an empty one where nothing was sent.
+            The answer; in a dry run an empty one if nothing was sent.
 
         Raises:
             Missing: Kaggle finds no such thing or denies access.
@@ -102,14 +102,14 @@ class Connection:
         return retry(send, name, repeat=not writes, denied=denied)
 
     def find(self, method: str, request: Any, answer: type[T]) -> T | None:
-        """Send a request for something that may not exist; None if it does not, which Kaggle also calls forbidden."""
+        """Send a request for something that may not exist; None if it does not, which Kaggle may call denied access."""
         try:
             return self.call(method, request, answer)
         except Missing:
             return None
 
     def show(self, method: str, body: dict[str, Any]) -> None:
-        """Print a request as a dry run shows it: of a kernel's source its size only."""
+        """Print a request as a dry run shows it: a kernel's source only by its length."""
         shown = body | ({"text": f"<{len(body['text'])} characters>"} if "text" in body else {})
         print(f"  POST {method} {json.dumps(shown)}")
 

@@ -16,7 +16,7 @@ from .failures import RERUN, KaggleError
 
 
 def fetch(connection: Connection, out: Path) -> None:
-    """Download the competition's data; an interrupted download goes on where it was.
+    """Download the competition's data; an interrupted download is resumed.
 
     The archive's size is checked against the size that Kaggle names, and every file in it against its CRC-32. The
     archive is deleted when all files are unpacked.

@@ -20,8 +20,8 @@ NO_CREDENTIALS = (
     f"no Kaggle credentials; make a token on {SETTINGS_PAGE} (section API) and set KAGGLE_API_TOKEN to it, "
     "or save kaggle.json into ~/.kaggle"
 )
-RERUN = "run the same command again: it goes on where it was"
-ATTEMPTS = 7  # of a call
+RERUN = "run the same command again: it continues where it stopped"
+ATTEMPTS = 7  # most attempts of a call
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between two attempts; each pause is twice the one before
 
 
@@ -103,7 +103,7 @@ def _retry_after(response: Any) -> float | None:
 
 
 def token_source() -> str | None:
-    """Where a token comes from, looked for in the client's order; None if there is none."""
+    """The place that a token comes from, searched in the client's order; None if there is no token."""
     if os.environ.get("KAGGLE_API_TOKEN"):
         return "KAGGLE_API_TOKEN"
     for name in ("access_token", "access_token.txt"):
@@ -113,7 +113,7 @@ def token_source() -> str | None:
 
 
 def _key_source() -> str:
-    """Where a user's name and key come from."""
+    """The place that a user's name and key come from."""
     return "KAGGLE_USERNAME and KAGGLE_KEY" if os.environ.get("KAGGLE_KEY") else "kaggle.json"
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 else:  # the command line lists the parts without NumPy, which these import
     run, weights = Lazy("hubmap_kit.run"), Lazy("hubmap_kit.kaggle.weights")
 
-MOST_SESSIONS = 10  # of one training, each going on from the one before
+MOST_SESSIONS = 10  # of one training; each goes on from the one before
 
 DATASET_PAUSE_S, DATASET_PATIENCE_S = 5.0, 3600.0
 KERNEL_PAUSE_S, KERNEL_PATIENCE_S = 30.0, 24 * 3600.0  # Kaggle's sessions end after 12 h, and wait in a queue before
@@ -55,7 +55,7 @@ class Push:
             connection: The connection.
             clone: The clone that is pushed.
             kit: The bundle; None in a dry run of a clone that has none yet.
-            runs: Run folders for the weights; without any, the one that the training kernel left.
+            runs: Run folders for the weights; if there are none, the one that the training kernel left.
             poll_s: Seconds between two questions to Kaggle; by default 5 about a dataset and 30 about a kernel.
         """
         self._connection = connection
@@ -91,7 +91,7 @@ class Push:
         """Run the training kernel, in as many sessions as it needs, and fetch its run folder."""
         metadata, text, sources = self._kernel_files("train")
         known = self._records.get(TRAIN)
-        # An interrupted push may have been in a later session of this very training.
+        # An interrupted push may have reached a later session of this training.
         before = known["sources"].get(TRAIN) if known.get("base") == _key(text, metadata, sources) else None
         for _ in range(MOST_SESSIONS):
             self._push_kernel(TRAIN, metadata, text, sources, before=before)
@@ -124,7 +124,7 @@ class Push:
         self._push_dataset(folder, weights.MANIFEST, about)
 
     def infer(self) -> None:
-        """Run the inference kernel, from whose version a submission is made."""
+        """Run the inference kernel; the version that it makes can be submitted."""
         metadata, text, sources = self._kernel_files("infer")
         self._push_kernel(INFER, metadata, text, sources)
         if not self._connection.dry_run:
@@ -179,7 +179,7 @@ class Push:
         version = self._records.get(name)["version"]
 
         def look() -> str:
-            # In this order: a status asked before the version could be that of the version before.
+            # The version is read first; a status read before it could be the previous version's.
             current = self._datasets.version(name)
             return self._datasets.status(name) if current >= version else "not there yet"
 
@@ -304,7 +304,7 @@ class Push:
         self._records.put(name, known | {"status": "COMPLETE"})
 
     def _fetch(self, what: str, files: dict[str, str], folder: Path) -> None:
-        """Download the files of a version that are not there yet; none if one would lie outside the folder."""
+        """Download the files of a version that are missing here; raise first if one would lie outside the folder."""
         for file in files:
             if not (folder / file).resolve().is_relative_to(folder.resolve()):
                 raise KaggleError(f"{what} has a file {file!r} that would lie outside {folder}; nothing is kept")

@@ -52,7 +52,7 @@ class Records:
         return entry
 
     def put(self, name: str, entry: dict[str, Any]) -> None:
-        """Record what is known about a dataset or kernel, in place of what was recorded."""
+        """Replace what is recorded about a dataset or kernel."""
         self._state[f"{self.owner}/{name}"] = entry
         write_json(self.folder / "state.json", self._state)
 
@@ -63,7 +63,7 @@ class Records:
         write_rows(path, PUSH_COLUMNS, [*read_rows(path), row])
 
     def pushed(self, name: str) -> dict[int, dict[str, str]]:
-        """Version of a dataset or kernel to its row of ``pushes.csv``; the last row, if there are several."""
+        """Rows of ``pushes.csv`` of a dataset or kernel, by version; the last row of each version."""
         rows = read_rows(self.folder / PUSHES)
         return {int(row["version"]): row for row in rows if row["name"] == f"{self.owner}/{name}"}
 
@@ -73,7 +73,7 @@ class Records:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let no second push or submission run in this clone.
+        """Keep a second push or submission from running in this clone.
 
         Raises:
             ValueError: One is running.

@@ -1,6 +1,6 @@
 """Finding the competition, the runs and an unfinished training in a session on Kaggle.
 
-Kaggle's sessions mount what is attached in more than one way. Newer ones show a competition at
+Kaggle's sessions mount attached sources in more than one way. Newer ones show a competition at
 ``/kaggle/input/competitions/<slug>`` and a dataset at ``/kaggle/input/datasets/<owner>/<slug>``; others show both at
 ``/kaggle/input/<slug>``.
 """
@@ -32,7 +32,7 @@ def find_competition(root: Path) -> Path:
         competition, or else the only one anywhere below `root`.
 
     Raises:
-        ValueError: There is none, or more than one that could be meant.
+        ValueError: There is none, or there are several and it is unclear which is meant.
     """
     places = [root / "competitions" / SLUG, root / SLUG]
     for place in places:
@@ -107,7 +107,7 @@ def _folder_of_folds(place: Path) -> str | None:
 
 
 def _checked(place: Path) -> Path:
-    """The folder of a run, unpacked if need be, after a comparison with the manifest of its dataset."""
+    """The folder of a run, unpacked if necessary, after a comparison with the manifest of its dataset."""
     run = place
     if place.is_file():
         run = Path(tempfile.mkdtemp(prefix="hubmap-run-"), place.stem)
@@ -132,7 +132,7 @@ def find_unfinished(root: Path) -> Path | None:
         ValueError: There is more than one.
     """
     runs: dict[Path, bool] = {}
-    for folder, files in _walk(root):  # a folder before what it holds
+    for folder, files in _walk(root):  # a folder before its subfolders
         if FOLDS in files:
             runs[folder] = not FoldsConfig.read(folder).finished
         elif CONFIG in files and files & _TRAINED and folder.parent not in runs:

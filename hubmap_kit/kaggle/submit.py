@@ -33,14 +33,14 @@ REMEDIES = {
 
 
 class Submissions:
-    """The log of submissions, with what makes one and waits for it."""
+    """The log of submissions; it makes a submission and waits for its score."""
 
     def __init__(self, connection: Connection, records: Records, *, poll_s: float | None = None) -> None:
         """Read the log.
 
         Args:
             connection: The connection.
-            records: What was pushed.
+            records: The records of what was pushed.
             poll_s: Seconds between two questions to Kaggle; 60 by default.
         """
         self._connection = connection
@@ -159,7 +159,7 @@ class Submissions:
         return row
 
     def _adopt(self, row: dict[str, str]) -> bool:
-        """Find on Kaggle a submission whose answer never came; whether it is there."""
+        """Look on Kaggle for a submission whose answer was lost, and log its number; returns whether it is there."""
         found = self._on_kaggle(row)
         if found:
             self._set(row, status=PENDING, ref=str(found.ref))

@@ -22,7 +22,7 @@ class Verdict:
     """What a rehearsal found.
 
     Attributes:
-        passed: Whether all that was rehearsed works.
+        passed: Whether everything that was rehearsed works.
         bundle: The bundle that was rehearsed, relative to the folder of the rehearsal.
         failure: What failed, if anything did.
         commit: Commit of the clone; None if it is unknown, or if the rehearsal failed before the bundle was built.
@@ -30,7 +30,7 @@ class Verdict:
         manifest_sha256: Hash of the bundle's manifest.
         finished_at: When the rehearsal ended, in UTC, in ISO 8601.
         mean_dice: Mean Dice of the scored images, in [0, 1]; None if none was scored.
-        extrapolated_hours: The hours that the inference kernel would take here for Kaggle's hidden test set.
+        extrapolated_hours: Hours that the inference kernel would take on this machine for Kaggle's hidden test set.
         seconds: How long each step took.
         peak_memory_bytes: The most memory that each kernel held at a time.
         isolated: Whether the kernels ran isolated from this machine.

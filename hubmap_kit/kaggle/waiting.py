@@ -1,4 +1,4 @@
-"""Waiting for Kaggle to end something, and making something exactly once although an answer may be lost."""
+"""Waiting until Kaggle has finished something, and making something exactly once although an answer may be lost."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def once(
     Args:
         make: Makes it.
         is_made: Whether it is there.
-        forget: Deletes the note that it was begun; called if Kaggle refuses, so that it certainly was not made.
+        forget: Deletes the note that it was begun. Called if Kaggle refuses, because then it was certainly not made.
         pause_s: Time before each look.
         attempts: The most attempts.
 

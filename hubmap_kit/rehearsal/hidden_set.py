@@ -1,7 +1,7 @@
 """A drawn stand-in for the hidden test set, on which Kaggle scores the inference kernel.
 
-Kaggle's hidden set has some 550 images of 160 to 4500 px a side, by both data sources and not always square. The rest
-is assumed: Half of the images are HPA, with 3000 px a side as nearly all training images. The others are HuBMAP and
+Kaggle's hidden set has some 550 images of 160 to 4500 px per side, by both data sources and not always square. The rest
+is assumed: half of the images are HPA, with 3000 px per side as nearly all training images. The others are HuBMAP and
 show about 1 mm whatever the pixel size, so that prostate has 160 px and large intestine 4500. All organs are equally
 frequent. `HIDDEN` holds one image of each usual kind, which stands for many of the 550, and others for unusual shapes
 and forms of the file.
@@ -23,7 +23,7 @@ import tifffile
 from ..competition import HEIGHT, ID, ORGAN, ORGANS, PIXEL_SIZE, SOURCE, THICKNESS, WIDTH, image_path
 from ..demo.write import LARGEST_ID, TRUTH_COLUMNS, draw_images, write_table, write_test_tables, write_tiff
 
-IMAGES = 550  # in Kaggle's hidden test set, about
+IMAGES = 550  # approximate number in Kaggle's hidden test set
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def write_hidden(folder: Path, truth: Path, seed: int, images: Sequence[HiddenIm
         The images by ``id``, with ``form`` and ``stands_for``.
     """
     rng = np.random.default_rng(seed)
-    ids = LARGEST_ID + 1 + np.sort(rng.choice(10_000, len(images), replace=False))  # apart from the demo's
+    ids = LARGEST_ID + 1 + np.sort(rng.choice(10_000, len(images), replace=False))  # above all ids of the demo
     plan = pd.DataFrame(
         {
             ID: image_id,
@@ -151,7 +151,7 @@ def _cut(path: Path, image: np.ndarray) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-# Each writes an image to a path. All that `read_image` promises to read and that needs no imagecodecs to write.
+# Writers of an image to a path, for each form that `read_image` reads and that can be written without imagecodecs.
 FORMS: dict[str, Callable[[Path, np.ndarray], None]] = {
     "uncompressed": _tifffile(),
     "deflate": write_tiff,

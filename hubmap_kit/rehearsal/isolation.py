@@ -39,8 +39,8 @@ _FOLDER = Path(__file__).resolve().parent
 # The variables of this machine that a kernel sees: how to find programs and the processor.
 _ENVIRONMENT = ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT")
 
-_INTERVAL_S = 0.15  # between two looks at a kernel's memory
-_PATIENCE_S = 10.0  # for killed processes to end
+_INTERVAL_S = 0.15  # between two measurements of a kernel's memory
+_PATIENCE_S = 10.0  # longest wait for killed processes to end
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Outcome:
     """How a kernel ended.
 
     Attributes:
-        status: Its exit status; minus the signal's number where a signal ended it.
+        status: Its exit status; minus the signal's number if a signal ended it.
         seconds: How long it ran, in s.
         peak_memory: The most memory that it held at a time, in bytes: resident memory, summed over it and its children,
             so that memory they share counts several times. It is measured every 0.15 s.
@@ -96,7 +96,7 @@ def run(
         on_line: Called with each line of its output (stdout and stderr together), as it comes.
         isolated: False to run it without namespaces; see `NOT_ISOLATED`.
         memory_limit: Bytes that it may hold; if it exceeds them, it is killed with its children.
-        time_limit_s: Seconds that it may take, likewise.
+        time_limit_s: Seconds that it may take; if it takes longer, it is killed with its children.
 
     Returns:
         How it ended.
@@ -190,7 +190,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether a process has not ended yet; one that only waits to be collected has."""
+    """Whether a process has not ended yet; a zombie has ended."""
     import psutil
 
     try:

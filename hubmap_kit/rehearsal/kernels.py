@@ -16,7 +16,7 @@ from ..kaggle.clone import KERNEL_METADATA
 from ..submission import validate
 from . import isolation
 
-OWNER = "rehearsal"  # of the datasets, in the nested layout
+OWNER = "rehearsal"  # owner of the datasets, in the nested layout
 CHANGES = "HUBMAP_SETTINGS"  # environment variable; see `hubmap_kit.kernels`
 _SHOWN = 160  # characters of a kernel's line that are shown; the log has it whole
 _TAIL = 30  # lines of the log that are shown when a kernel fails
@@ -69,7 +69,7 @@ class Stage:
 
     @contextmanager
     def step(self, name: str, more: str = "") -> Iterator[None]:
-        """Print that a step begins, and how long it took."""
+        """Print that a step begins and, when it ends, how long it took."""
         print(f"== {name}{more}", flush=True)
         begin = time.monotonic()
         yield

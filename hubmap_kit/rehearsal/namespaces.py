@@ -1,6 +1,6 @@
-"""The program that moves a kernel into Linux namespaces of its own. It is run by its path, and imports nothing else.
+"""The program that moves a kernel into Linux namespaces of its own. It is run by its path, without the rest of the kit.
 
-It gets its plan, a `Plan` as JSON, as its one argument. It makes namespaces (user, mount and network) without
+Its one argument is a `Plan` as JSON. It makes namespaces (user, mount and network) without
 privileges and without other programs, builds the root folder that the kernel sees, and becomes the kernel.
 """
 
@@ -23,7 +23,7 @@ _NEWNS, _NEWUSER, _NEWNET = 0x00020000, 0x10000000, 0x40000000
 
 
 class Plan(TypedDict):
-    """What the kernel shall see, and how it is started. All values are paths but for ``env``.
+    """What the kernel sees, and how it is started. Values are paths, except for ``command`` and ``env``.
 
     Keys:
         root: Empty folder to build the kernel's root in.
@@ -109,7 +109,7 @@ def _enter(plan: Plan) -> None:
 
 
 def _show(system: _System, source: str, target: str) -> None:
-    """Show one entry of the machine's root; an entry that cannot be shown is left out, as Kaggle has none like it."""
+    """Show one entry of the machine's root; an entry that cannot be shown is left out if Python does without it."""
     mode = os.lstat(source).st_mode
     if stat.S_ISLNK(mode):
         os.symlink(os.readlink(source), target)

@@ -43,7 +43,7 @@ from . import isolation
 from .hidden_set import CORRUPT, HIDDEN, HiddenImage, write_hidden
 from .kernels import REMEDIES, Failure, Limits, Stage
 
-LEAST_DICE = 0.75  # mean Dice on the drawn hidden set from which the network is taken to have learned
+LEAST_DICE = 0.75  # mean Dice on the drawn hidden set from which the network counts as trained
 
 # The settings that differ from the kernel files. smoke is the training kernel's own network, but with one step and no
 # download; train is a network that two cores train in minutes.
@@ -59,7 +59,7 @@ TRUTH = "test_truth.csv"
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen of a rehearsal.
+    """The options of a rehearsal.
 
     Attributes:
         data: A competition folder to train on, whose test part is the public test set; None for a demo. If it has a
@@ -97,7 +97,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What tests make smaller.
+    """Settings with which tests make a rehearsal smaller.
 
     Attributes:
         hidden: The hidden set to draw.
@@ -111,7 +111,7 @@ class Shortcuts:
 
 
 def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Shortcuts = Shortcuts()) -> bool:
-    """Rehearse the competition. What was found is printed, and written to ``verdict.json`` at the end.
+    """Rehearse the competition, print the findings, and write them to ``verdict.json``.
 
     Args:
         out: Folder to make; an earlier rehearsal there is replaced.
@@ -198,7 +198,7 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
         where = truth if truth.is_file() else "the run's own validation images, as the data has no test_truth.csv"
         print(f"The score is on {where}; the hidden images were drawn.")
     if not passed:
-        print(f"The mean Dice {dice:.4f} is below {shortcuts.least_dice}: the network has not learned what it should.")
+        print(f"The mean Dice {dice:.4f} is below {shortcuts.least_dice}: the network has not learned enough.")
     known_dice = None if math.isnan(dice) else dice
     replace(verdict, passed=passed, mean_dice=known_dice, finished_at=now()).write(out)
     print(score_text(scores))
@@ -243,7 +243,7 @@ def _print_surroundings(obstacle: str | None, versions: Mapping[str, Mapping[str
         print("The packages have the versions of Kaggle's image.")
     extra = [wheel.module for wheel in WHEELS if importlib.util.find_spec(wheel.module)]
     if extra:
-        print(f"Not tried from the bundle, since they are installed here, unlike in Kaggle's image: {', '.join(extra)}")
+        print(f"Wheels of the bundle that were not tried, because the packages are installed here: {', '.join(extra)}")
     if obstacle:
         print(f"The kernels run without isolation: {obstacle}.")
 
@@ -330,7 +330,7 @@ def _check_options(out: Path, options: Options) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Make `out` an empty folder, with a marker by which a later rehearsal knows that it may clear it."""
+    """Make `out` an empty folder, with a marker that allows a later rehearsal to clear it."""
     if out.exists() and not (out / _MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and holds no rehearsal; name another folder")
     shutil.rmtree(out, ignore_errors=True)

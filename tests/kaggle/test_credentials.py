@@ -80,7 +80,7 @@ def test_dry_run_without_credentials(place):
     """Without credentials a dry run sends nothing to Kaggle, and says so."""
     shutil.rmtree(place.clone / "rehearsal")
     text = place.run("push", "infer", "--dry-run", "--force", credentials="none")
-    assert "there are no credentials: nothing is asked of Kaggle" in text
+    assert "there are no credentials, so nothing is read from Kaggle" in text
     assert '"slug": "OWNER/hubmap-infer"' in text
     assert place.calls() == []
 

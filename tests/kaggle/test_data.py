@@ -37,7 +37,7 @@ def test_data(competition, demo):
 
 @pytest.mark.slow
 def test_data_goes_on_after_a_kill(competition):
-    """A download that was killed goes on where it was."""
+    """A download that was killed continues where it stopped."""
     competition.kaggle.cut_downloads_after = 1_500_000
     competition.kaggle.fault("GET", competition.kill, nth=2)
     competition.run("data", status=None)
