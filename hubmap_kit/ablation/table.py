@@ -2,7 +2,7 @@
 
 Every row of `hubmap_kit.ablation.rows` is trained with several seeds and the same number of steps; a row that changes
 only the prediction is predicted with the base's runs. All rows are scored at threshold 0.5 on the same validation
-images. Everything that is done is kept, and a stopped command goes on where it was::
+images. Results are kept, and a stopped command goes on where it stopped::
 
     ablation.json              settings of the base
     stores/                    patch stores, one for each geometry, and one of soft masks for each seed
@@ -89,10 +89,10 @@ def ablation(
 def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainConfig) -> None:
     """Keep the settings that a folder was begun with, or refuse other ones.
 
-    Paths may differ, because another computer may go on.
+    Paths may differ, because the ablation may be continued on another computer.
     """
     facts = asdict(geometry) | asdict(config)
-    del facts["seed"]  # each row has its seeds; the split's is beside them
+    del facts["seed"]  # a row is trained with several seeds; the split's seed is added below
     facts |= {"split seed": geometry.seed, "training images": sha256_of(data / "train.csv")}
     facts["groups"] = sha256_of(Path(geometry.groups)) if geometry.groups else None
     for name in ("encoder_weights", "looks_from", "pseudo"):

@@ -4,8 +4,8 @@ All images of one organ and source share a stain and a scanner. ``batchnorm`` re
 network's BatchNormalization on them (Li et al. 2016, "Revisiting batch normalization for practical domain adaptation",
 arXiv 1603.04779) and mixes these with the trained ones (Schneider et al. 2020, "Improving robustness against common
 corruptions by covariate shift adaptation", arXiv 2006.16971). ``self-training`` trains the network a little on the
-pixels of its own masks that it is sure of (Lee 2013, "Pseudo-label", ICML workshop). Afterwards the network is as
-before.
+pixels of its own masks that it is sure of (Lee 2013, "Pseudo-label", ICML workshop). Afterwards the network is
+restored.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Assembly:
             shape = tiling.scaled(image).shape
             stitcher = Stitcher(shape, tiling.tile_size, tiling.overlap)
             self._parts.append((stitcher, RowResizer(shape, image.shape), len(sharing)))
-        # Sums of rows that some tilings have reached and others have not.
+        # Partial sums of rows that some tilings have reached and others have not.
         self._waiting = np.zeros((0, image.shape[1]), np.float32)
         self._reached = [0] * len(self._parts)
         self._done = 0

@@ -35,7 +35,7 @@ class Budget:
         self._end = time.monotonic() + time_limit_s
         self._levels = levels(members)
         self._level = 0
-        # Pixels that the networks will see of each image, and of all that are left, at each level.
+        # Pixels that the networks will see at each level: of each image, and of all images that are left.
         self._work = {image.id: [work_of(image, using) for _, using in self._levels] for image in images}
         self._left: list[float] = [sum(works) for works in zip(*self._work.values(), strict=True)]
         self._images_left = len(self._work)

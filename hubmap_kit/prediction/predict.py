@@ -42,7 +42,7 @@ def predict(
 
     The submission has the ids of ``test.csv``, in the order of ``sample_submission.csv``. From the start it is a valid
     submission, with empty masks for the images still to come. An image that cannot be predicted does not stop the
-    others; its mask stays empty. A prediction that was killed goes on where it was.
+    others; its mask stays empty. A prediction that was killed goes on where it stopped.
 
     Args:
         data: Competition folder.
@@ -57,7 +57,7 @@ def predict(
         The problems: errors if `config.on_error` is ``stop``, warnings if it is ``empty``.
 
     Raises:
-        DataError: A table that cannot be read as a whole.
+        DataError: A table cannot be read at all.
         ValueError: A run that cannot be loaded, a cluster that cannot be reached, or `config.adapt` with a cluster.
     """
     if config.adapt != "none" and scheduler:
@@ -129,7 +129,7 @@ def predict_images(
     """Predict images with one run or an ensemble.
 
     Args:
-        images: All images. If networks are adapted, then to all images of an organ and source together.
+        images: All images. Networks are adapted to all images of an organ and source together.
         runs: The runs.
         config: Settings; `split` and `on_error` are not used.
         done: Ids of images that are not predicted again. Networks are adapted to them too, so that a prediction that

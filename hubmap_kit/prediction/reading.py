@@ -73,7 +73,7 @@ def _open(image: Image, tiling: Tiling, held: dict[float, ScaledRows]) -> Scaled
 
 
 def _own_looks(image: Image, tilings: Sequence[Tiling], held: dict[float, ScaledRows]) -> list[Look | None]:
-    """The image's own look for each tiling that gives tiles a look, measured as in training; else None."""
+    """The image's own look for each tiling with a look, measured as in training; None for a tiling without one."""
     measured: dict[tuple[float, int, str], Look] = {}
     looks: list[Look | None] = []
     for tiling in tilings:

@@ -35,7 +35,7 @@ class Result:
         id: The image's id.
         rle: Its mask; None if it could not be predicted.
         error: Why it could not be predicted, else None.
-        seconds: Time that all stages worked on it: reading, its share of its batches, writing. Stages overlap.
+        seconds: Time that the stages took for it: reading, its share of its batches, assembly. Stages overlap.
         members: The members that predicted it.
     """
 

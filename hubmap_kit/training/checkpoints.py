@@ -1,4 +1,4 @@
-"""The state of a training after its last epoch, in one file, from which it can go on."""
+"""The state of a training after an epoch, in one file, from which the training can go on."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def read(run: Path, config: RunConfig) -> Checkpoint | None:
         config: Settings of the training that goes on.
 
     Returns:
-        The checkpoint; None where no epoch was finished.
+        The checkpoint; None if no epoch was finished.
 
     Raises:
         ValueError: The file cannot be read, or was made with other settings.
@@ -125,9 +125,9 @@ def read(run: Path, config: RunConfig) -> Checkpoint | None:
 def _comparable(
     prepare: PrepareConfig, train: TrainConfig, network: NetworkConfig, splits: Mapping[str, list[int]]
 ) -> dict[str, Any]:
-    """Everything a training's result depends on, by a name that its user knows.
+    """Everything that a training's result depends on, by a name that its user knows.
 
-    Splits and folds act through the images' ids alone, and the encoder's weights file may lie elsewhere.
+    Splits and folds count only by the ids of their images, and the encoder's weights file only by its name.
     """
     values = {**asdict(network), **asdict(train), "encoder_weights": Path(train.encoder_weights).name}
     values |= {"input_size": prepare.input_size, "context": prepare.contexts_um()}
@@ -135,7 +135,7 @@ def _comparable(
 
 
 def _check_constants(run: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a checkpoint of an earlier version with a setting that has become a constant of another value.
+    """Refuse a checkpoint of an earlier version with a setting that is a constant now and had another value.
 
     Raises:
         ValueError: There is such a setting.

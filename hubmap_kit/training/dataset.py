@@ -55,7 +55,7 @@ class _Source:
     by_organ: dict[str, np.ndarray]  # ids
     room: dict[int, tuple[int, int]]  # where a patch's corner may lie, px
     foreground: pd.DataFrame  # patches of the grid that hold enough mask
-    by_image: dict[int, np.ndarray]  # their corners
+    by_image: dict[int, np.ndarray]  # corners of these patches, by image id
     looks: dict[tuple[str, int], Look]  # by stain method and id
 
 
@@ -93,13 +93,13 @@ class PatchSampler:
         store: The patch store.
         ids: Training images.
         config: Settings.
-        replicas: Devices that share a batch.
+        replicas: Number of devices that share a batch.
 
     Attributes:
-        batch_size: Patches a batch, over all devices.
-        steps: Batches an epoch.
+        batch_size: Patches per batch, on all devices together.
+        steps: Batches per epoch.
         where: A line for the user: whether the images are in memory or on disk, and why.
-        looks: The look of the training images by stain method and organ, on average.
+        looks: The average look of the training images, by stain method and organ.
 
     Raises:
         ValueError: There is no patch to train on, a batch does not divide by the devices, or the store of soft masks

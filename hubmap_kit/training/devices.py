@@ -28,12 +28,12 @@ class Devices:
 
     @property
     def replicas(self) -> int:
-        """Devices of all workers."""
+        """Number of devices of all workers."""
         return int(self.strategy.num_replicas_in_sync)
 
     @property
     def local_replicas(self) -> int:
-        """Devices of this worker."""
+        """Number of devices of this worker."""
         return self.replicas // self.workers
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -58,7 +58,7 @@ class Devices:
 
 def _sum_over_replicas(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
     def add(value: tf.Tensor) -> tf.Tensor:
-        # The identity lies on the replica's device; an argument of the function on none, which the reduction refuses.
+        # The reduction needs a value that lies on the replica's device; an argument of the function lies on none.
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
     return strategy.run(add, args=(values,))

@@ -46,7 +46,7 @@ class Evaluator:
         store: Patch store; it holds the images and, as RLE, the true masks.
         member: The network, with the rule by which its maps become masks.
         loss: The training's loss.
-        devices: What the training runs on.
+        devices: The devices of the training.
     """
 
     store: PatchStore

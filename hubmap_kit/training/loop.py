@@ -42,9 +42,9 @@ class Training:
 
     Attributes:
         run: Run folder.
-        config: What is known about the run.
-        sampler: Gives the patches.
-        devices: What it runs on.
+        config: Settings and facts of the run, as ``config.json`` holds them.
+        sampler: Chooses and makes the training patches.
+        devices: The devices of the training.
         model: The network.
         encoder: Layers of its pretrainable encoder.
         evaluator: Scores the network.
@@ -73,16 +73,16 @@ class Training:
         Args:
             store: Patch store.
             run: Run folder.
-            config: What is known about the run.
-            sampler: Gives the patches.
-            devices: What the training runs on.
+            config: Settings and facts of the run, as ``config.json`` holds them.
+            sampler: Chooses and makes the training patches.
+            devices: The devices of the training.
             resume: Whether to go on from the run folder's checkpoint, if it has one.
 
         Raises:
             ValueError: A checkpoint of other settings, or an encoder's weights that cannot be loaded.
         """
         settings = config.train
-        # Resuming, all weights come from the checkpoint.
+        # When resuming, all weights come from the checkpoint.
         checkpoint = checkpoints.read(run, config) if resume else None
         weights = settings.encoder_weights if pretrained(settings) and checkpoint is None else None
         dtype = compute_dtype(settings.precision)
@@ -102,7 +102,7 @@ class Training:
         print(
             f"{sampler.where}\n{settings.model}{' ' + settings.encoder if encoder else ''}: "
             f"{model.count_params():,} parameters; "
-            f"{sampler.steps} steps of {sampler.batch_size} patches an epoch; "
+            f"{sampler.steps} steps of {sampler.batch_size} patches per epoch; "
             + ", ".join(f"{len(config.splits[split])} {split}" for split in SPLITS)
             + f" images; {devices.replicas} device{'s' * (devices.replicas > 1)}"
             + (f", mixed with {dtype}" if dtype else ""),
@@ -112,7 +112,7 @@ class Training:
         return cls(run, config, sampler, devices, model, encoder, evaluator, checkpoint, history, earlier=len(history))
 
     def do_epochs(self, limit: TimeLimit) -> bool:
-        """Do all epochs that are left; returns False if the time limit ends the training before."""
+        """Do all epochs that are left; returns False if the time limit ends the training first."""
         for phase in phases(self.config.train):
             start = max(phase.first, len(self.history))
             if start >= phase.stop or self._has_stalled():

@@ -31,7 +31,7 @@ from ..preparation.store import (
 from ..run import Run, expand
 from ..tables import DataError, Image, Problem, scan_images
 
-IMAGES_AT_ONCE = 2  # one is read while another is predicted
+IMAGES_AT_ONCE = 2  # one image is read while another is predicted
 
 
 def pseudo_label(
@@ -64,8 +64,8 @@ def pseudo_label(
     like = PatchStore.open(patches)
     if config.split == "train" and data.resolve() == like.info.data:
         raise ValueError(
-            f"the training images of {data} are in {patches} with their true masks; networks that had learned from "
-            "these would be trained on their answers for its validation images: predict other images"
+            f"the training images of {data} are in {patches} with their true masks; training on their predicted "
+            "masks would also train on the validation images: predict other images"
         )
     ensemble = [Run.open(run) for run in expand(runs)]
     scan = scan_images(data.absolute(), config.split)

@@ -71,7 +71,7 @@ def make_optimizer(phase: Phase, config: TrainConfig, steps: int, dtype: str | N
     rate = keras.optimizers.schedules.CosineDecay(
         phase.learning_rate,
         (phase.stop - phase.first) * steps,
-        alpha=0.01 if config.schedule == "cosine" else 1.0,  # share of the rate that is left at the end
+        alpha=0.01 if config.schedule == "cosine" else 1.0,  # share of the learning rate that is left at the end
     )
     optimizer = keras.optimizers.Adam(rate, use_ema=config.ema > 0, ema_momentum=config.ema or 0.99)
     return keras.optimizers.LossScaleOptimizer(optimizer) if dtype == "float16" else optimizer

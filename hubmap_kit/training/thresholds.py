@@ -48,13 +48,13 @@ def sweep_table(ids: Sequence[int], organs: Sequence[str], dice: np.ndarray) -> 
     """Images' sweeps as one table.
 
     Args:
-        ids: Of the images.
-        organs: Of the images.
+        ids: Ids of the images.
+        organs: Organs of the images.
         dice: ``(n, len(THRESHOLDS), len(REGION_UM2))``.
 
     Returns:
-        Columns ``id``, ``organ``, ``threshold``, ``min_region_um2``, ``dice``; one row an image and pair, the images
-        in their order.
+        Columns ``id``, ``organ``, ``threshold``, ``min_region_um2``, ``dice``; one row per image and pair,
+        the images in their order.
     """
     pairs = pd.MultiIndex.from_product([THRESHOLDS, REGION_UM2], names=PAIR).to_frame(index=False)
     images = pd.DataFrame({"id": ids, "organ": organs})
@@ -84,7 +84,7 @@ def choose(table: pd.DataFrame, present: MaskRule) -> MaskRule:
 
     Args:
         table: See `sweep_table`; for one validation, or for those of several folds together.
-        present: The present rule.
+        present: The rule to improve.
 
     Returns:
         The chosen rule, for the organs of `present`.

@@ -1,4 +1,4 @@
-"""The time in which a training is to finish, or to stop as one that can go on."""
+"""The time limit of a training, which then has finished or has stopped and can go on."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ def train(
         config: Settings. With `all_folds`, ``fold`` is not used.
         recipe: Name of the recipe the settings came from, for the record.
         resume: Go on after the last finished epoch of a training that was ended early.
-        time_limit_s: Time in which to finish, in seconds from now. Where another epoch and the final scores would not
-            fit, the training stops as one that can be resumed. It does at least one epoch, so that each session brings
+        time_limit_s: Time in which to finish, in seconds from now. If another epoch and the final scores would not
+            fit, the training stops and can be resumed. It does at least one epoch, so that each session brings
             it nearer to its end.
         all_folds: Train every fold of the store in turn. A fold that is finished is not trained again, and one that
             the time limit leaves no time for is not begun.
@@ -99,7 +99,7 @@ def _train_one(store: PatchStore, run: Path, config: TrainConfig, limit: TimeLim
 def _describe_run(
     store: PatchStore, config: TrainConfig, recipe: str, ids: Mapping[str, list[int]], sampler: PatchSampler
 ) -> RunConfig:
-    """What is known about a run before its first epoch."""
+    """The content of ``config.json`` before the first epoch."""
     return RunConfig(
         prepare=store.config,
         train=config,
