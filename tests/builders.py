@@ -35,12 +35,12 @@ def an_image(image_id: int, path: Path, organ: str, pixel_size_um: float, shape:
 
 
 def write_run(folder: Path, weights: bytes = b"", **changes: Any) -> Path:
-    """Write a run folder without training it: ``config.json``, and `weights` in the place of its weights.
+    """Write a run folder without training it: ``config.json``, and `weights` as its weights file.
 
     Args:
         folder: Folder to write.
         weights: Content of the weights file.
-        changes: Fields of the `RunConfig`. It is of a finished run of the geometry `GEOMETRY` otherwise.
+        changes: Fields of the `RunConfig`. All other fields are those of a finished run with the geometry `GEOMETRY`.
     """
     train = TrainConfig()
     fields: dict[str, Any] = {
@@ -75,7 +75,7 @@ def smooth(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def slow(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """As `smooth`, in 4 ms or more."""
+    """Like `smooth`, but takes at least 4 ms."""
     time.sleep(0.004)
     return smooth(batch)
 

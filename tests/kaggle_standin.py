@@ -1,6 +1,6 @@
 """A stand-in for Kaggle's API, for tests that run commands with the official client unmodified.
 
-The client, told KAGGLE_API_ENVIRONMENT=LOCALHOST, calls http://localhost/api/v1/<service>/<Method>; `http_proxy` brings
+With KAGGLE_API_ENVIRONMENT=LOCALHOST the client calls http://localhost/api/v1/<service>/<Method>; `http_proxy` brings
 these calls here, and `https_proxy` points to a dead port, so that nothing leaves the machine.
 """
 
@@ -53,7 +53,7 @@ class Call:
 
 @dataclass
 class Answer:
-    """What is sent back; of the data only the first `cut` bytes, where that is a number."""
+    """An answer; if `cut` is a number, only that many bytes of the data are sent."""
 
     status: int = 200
     data: bytes = b""
@@ -72,7 +72,7 @@ class Refusal(Exception):
 
 @dataclass
 class Upload:
-    """A blob on its way: what came of it so far."""
+    """A blob that is being uploaded: the bytes that have arrived."""
 
     name: str
     length: int
@@ -149,7 +149,7 @@ def paged(items: list[Body], body: Body, key: str) -> Body:
 
 
 def present(body: Body) -> Body:
-    """Without what has its default value, as Kaggle answers."""
+    """A body without fields that have their default value, as Kaggle answers."""
     return {key: value for key, value in body.items() if value}
 
 
@@ -161,7 +161,7 @@ class StandIn:
     """The server, and what is in it; a context manager. Every attribute may be read and set while it runs.
 
     Raises:
-        AssertionError: on leaving, where the stand-in itself (or a callable given to it) raised.
+        AssertionError: On leaving, if the stand-in itself (or a callable given to it) raised.
     """
 
     def __init__(self) -> None:
@@ -169,11 +169,11 @@ class StandIn:
         self.calls: list[Call] = []
         self.unknown: list[str] = []  # calls of methods that do not exist here, and requests to other hosts
         self.errors: list[str] = []
-        self.missing_status = 403  # of a dataset or kernel that does not exist
+        self.missing_status = 403  # status for a dataset or kernel that does not exist
 
         self.uploads: dict[str, Upload] = {}  # by token
         self.lost_uploads: set[str] = set()  # names of files whose PUT answers 400
-        # Of a PUT this many bytes are kept, and 503 answered; once per upload.
+        # This many bytes of a PUT are kept, and the answer is 503; once per upload.
         self.cut_uploads_after: int | None = None
 
         self.datasets: dict[str, Dataset] = {}  # by owner/slug, as all below
@@ -188,18 +188,18 @@ class StandIn:
         self.on_kernel_run: Callable[[str, Body], KernelResult] | None = None
         self.kernel_error: str | None = None
         self.empty_push = False
-        # Sources that do not exist are reported anyway; besides them these, or with True all.
+        # Sources to report as invalid, besides those that do not exist; True for all.
         self.invalid_dataset_sources: bool | set[str] = False
         self.invalid_competition_sources: bool | set[str] = False
         self.invalid_kernel_sources: bool | set[str] = False
 
         self.rules_accepted = True
         self.competition_files: dict[str, bytes] = {}
-        self.cut_downloads_after: int | None = None  # of a GET, this many bytes are sent; once per URL
+        self.cut_downloads_after: int | None = None  # this many bytes of a GET are sent; once per URL
         self.submissions: list[Body] = []  # the CreateCodeSubmission bodies, with `ref`, `date`, `polls` and `result`
         self.submissions_left = 5
-        self.submission_polls = 0  # that find a submission pending
-        # Of the next submissions; copied into their `result`.
+        self.submission_polls = 0  # number of polls that find a submission pending
+        # Results of the next submissions; copied into their `result`.
         self.submission_result: Body = {"status": "COMPLETE", "publicScore": "0.71", "privateScore": "0.68"}
 
         self._faults: list[Fault] = []
@@ -262,8 +262,8 @@ class StandIn:
 
         Args:
             method: of the API, or "PUT" or "GET".
-            kind: an HTTP status answered without processing; "drop", which closes the connection without processing;
-                "lose", which processes, then closes without an answer; or what is called before processing.
+            kind: an HTTP status, the answer without processing; "drop", which closes the connection without processing;
+                "lose", which processes, then closes without an answer; or a function to call before processing.
             nth: counted from 1.
             times: consecutive calls.
             retry_after: seconds in the Retry-After header of a status.
@@ -272,7 +272,7 @@ class StandIn:
         self._faults.append(Fault(method, kind, nth, nth + times - 1, retry_after, after))
 
     def serve(self, verb: str, url: str, headers: Message, data: bytes) -> Answer | None:
-        """Answer a request, or None where the connection is to be closed instead."""
+        """The answer to a request, or None to close the connection instead."""
         parts = urlsplit(url)
         service, _, method = parts.path.removeprefix("/api/v1/").rpartition("/")
         if verb == "POST":
@@ -354,7 +354,7 @@ class StandIn:
         return Answer(308, headers={"Range": f"bytes=0-{len(upload.data) - 1}"} if upload.data else {})
 
     def _get(self, url: str, path: str, headers: Message) -> Answer:
-        """Send a file, or where asked for and still the same (If-Range) a range of it."""
+        """Send a file, or a range of it if one is requested and the file is unchanged (If-Range)."""
         whole = self._file(path.lstrip("/"))
         etag = f'"{hashlib.sha256(whole).hexdigest()[:16]}"'
         answer = Answer(data=whole, headers={"ETag": etag, "Last-Modified": LAST_MODIFIED, "Accept-Ranges": "bytes"})
@@ -525,7 +525,7 @@ class StandIn:
             raise Refusal(403, refusal)
 
     def _submission(self, submission: Body) -> Body:
-        """As it is answered, which counts as a poll."""
+        """The submission as Kaggle answers it; counts as a poll."""
         submission["polls"] += 1
         shown = {"ref": submission["ref"], "date": submission["date"], "fileName": submission.get("fileName")}
         shown["description"] = submission.get("submissionDescription")
@@ -591,7 +591,7 @@ class StandIn:
 
 
 class Server(ThreadingHTTPServer):
-    """Says nothing; what fails in it is kept in the stand-in's `errors`."""
+    """A server that prints nothing and keeps its failures in the stand-in's `errors`."""
 
     stand_in: StandIn
 
@@ -623,7 +623,7 @@ class Handler(BaseHTTPRequestHandler):
             length = int(self.headers.get("Content-Length") or 0)
             data = self.rfile.read(length)
             if len(data) < length and self.command == "POST":
-                raise ConnectionResetError  # the client was killed; of a PUT, what came counts
+                raise ConnectionResetError  # the client was killed; bytes of a PUT that arrived count
             return data
         data = b""
         while size := int(self.rfile.readline(), 16):

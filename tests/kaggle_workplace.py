@@ -40,7 +40,7 @@ if sys.platform != "win32":
 
 
 def git(clone: Path, *arguments: str) -> str:
-    """What git prints for a command in a clone."""
+    """The output of a git command in a clone."""
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
     command = ["git", "-C", str(clone), *identity, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -52,7 +52,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clone = tmp_path_factory.mktemp("template") / "clone"
     for name in ("kernels", "datasets"):
         shutil.copytree(CLONE / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (clone / "hubmap_kit").mkdir()  # no push looks into it: what is pushed of it is the bundle
+    (clone / "hubmap_kit").mkdir()  # empty, because a push takes the library from the bundle
     (clone / "hubmap_kit" / "__init__.py").touch()
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copyfile(CLONE / name, clone / name)
@@ -64,7 +64,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pretend_rehearsal(clone: Path, **changes: Any) -> None:
-    """Write what a rehearsal of the clone's commit leaves for a push."""
+    """Write the files that a passed rehearsal of the clone's commit leaves for a push."""
     kit = clone / REHEARSAL / "kit"
     kit.mkdir(parents=True, exist_ok=True)
     commit, wheels = git(clone, "rev-parse", "HEAD"), []
@@ -78,7 +78,7 @@ def pretend_rehearsal(clone: Path, **changes: Any) -> None:
 
 
 def a_run(*, finished: bool = True, epochs: int = 3) -> dict[str, bytes]:
-    """Files of a run folder, as far as a push looks at them."""
+    """The files of a run folder that a push reads."""
     results = {"validation": {"dice": 0.8125}} if finished else {}
     with tempfile.TemporaryDirectory() as folder:
         run = write_run(Path(folder), b"weights" * 5000, finished=finished, epochs=epochs, results=results)
@@ -87,7 +87,7 @@ def a_run(*, finished: bool = True, epochs: int = 3) -> dict[str, bytes]:
 
 
 def run_kernels(ref: str, body: dict[str, Any]) -> KernelResult:
-    """Kernels that do what ours do."""
+    """Kernels that leave the output that ours leave."""
     if ref.endswith("train"):
         return KernelResult(output={f"run/{name}": data for name, data in a_run().items()}, log="trained\n")
     return KernelResult(output={"submission.csv": SUBMISSION}, log="predicted\n")
@@ -113,12 +113,12 @@ class Workplace:
         Args:
             command: The command.
             *arguments: Its arguments.
-            before: What to call in that process first.
+            before: Function to call first in that process.
             credentials: See `StandIn.environment`.
             status: The exit status that it must have, if any.
 
         Returns:
-            What it printed, which never is a credential or a traceback.
+            What it printed; checked to hold no credential and no traceback.
         """
         argv = [command, *arguments, *([] if command == "data" else ["--poll", "0.02"])]
         environment = self.kaggle.environment(self.home, credentials=credentials)
@@ -151,12 +151,12 @@ class Workplace:
         wait([self.process.sentinel])
 
     def kill_before(self, call: Call) -> None:
-        """Kill the command, and let Kaggle do nothing of what it asked for."""
+        """Kill the command, and let Kaggle not process its request."""
         self.kill(call)
         raise Refusal(503)
 
     def calls(self) -> list[str]:
-        """Methods called since this was asked last."""
+        """Methods called since the last call of this."""
         methods = [call.method for call in self.kaggle.calls]
         self.kaggle.calls.clear()
         return methods
@@ -175,7 +175,7 @@ class Workplace:
 
 @pytest.fixture
 def place(template: Path, tmp_path: Path) -> Iterator[Workplace]:
-    """A workplace; in the end no file in it holds a credential."""
+    """A workplace; after the test it checks that no file in it holds a credential."""
     shutil.copytree(template, tmp_path / "clone", symlinks=True)
     with StandIn() as kaggle:
         kaggle.on_kernel_run = run_kernels

@@ -1,4 +1,4 @@
-"""Tests of the benchmarks: how they judge, and that pieces which need no peer run."""
+"""Tests of the benchmarks: the computation of their values, and the parts that need no peer."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_truth_is_valid_and_scores_one(demo, answers, capsys):
 
 
 def test_scores_by_source(demo, answers, capsys):
-    """Where the truth says the sources, the mean Dice of each is told; half of the answers being empty, it is half."""
+    """If the truth has sources, the mean Dice of each is printed: 1 for HPA, 0 for HuBMAP, whose answers are empty."""
     lines = answers.read_text().splitlines()
     truth = [row.split(",") for row in (demo / "test_truth.csv").read_text().splitlines()]
     hubmap = {row[0] for row in truth if row[2] == "Hubmap"}

@@ -78,6 +78,6 @@ def test_every_file_is_on_the_map():
 def test_every_field_is_described(kind):
     """The page about the architecture names each field of the files that one stage writes and another reads."""
     text = ARCHITECTURE.read_text(encoding="utf-8")
-    written = {"rule": "thresholds"}  # the two fields of a `MaskRule` stand in config.json and folds.json themselves
+    written = {"rule": "thresholds"}  # the fields of the `MaskRule` are fields of config.json and folds.json
     missing = [field.name for field in fields(kind) if f"`{written.get(field.name, field.name)}`" not in text]
     assert not missing

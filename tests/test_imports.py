@@ -13,7 +13,7 @@ import pytest
 import hubmap_kit
 
 PACKAGE = Path(hubmap_kit.__file__).parent
-# Folders and top-level files, from the top of the house down: each imports only from those that stand after it.
+# Folders and top-level files: each imports only from those that stand after it in this list.
 HOUSE = (
     "__main__ cli kernels ablation/ training/ rehearsal/ kaggle/ prediction/ reports/ preparation/ demo/ submission "
     "run recipes config images/ models/ masks regions tiles tables metrics progress files competition cluster "

@@ -76,13 +76,13 @@ def test_one_number_for_all_organs():
 
 
 def test_an_organ_that_the_rule_does_not_know():
-    """An organ without a threshold, as one added after the training, is an error with organ and remedy."""
+    """An organ without a threshold, such as one added after the training, is an error with organ and remedy."""
     with pytest.raises(ValueError, match=r"no threshold for organ 'liver', only for lung; .*--threshold 0\.5"):
         MaskRule({"lung": 0.4}).runs(np.ones((3, 5), np.float32), "liver", 0.4)
 
 
 def test_json_form():
-    """A rule survives JSON, among other keys; what is no rule is refused."""
+    """A rule is read back from JSON, also among other keys; JSON without a rule is refused."""
     rule = MaskRule({"lung": 0.4, "kidney": 0.55}, {"lung": 90.0})
     assert MaskRule.from_json(json.loads(json.dumps(rule.to_json())) | {"format": 3}) == rule
     for damaged in ({}, {"thresholds": {"lung": 0.4}}, {"thresholds": 0.4, "min_region_um2": {}}):

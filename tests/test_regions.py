@@ -16,14 +16,14 @@ MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=17), elem
 
 
 def without_small(mask: np.ndarray, least_px: int) -> np.ndarray:
-    """The same on the mask itself."""
+    """The result of labelling the mask itself."""
     labels, count = ndimage.label(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     return mask * (areas[labels] >= least_px).astype(np.uint8)
 
 
 def spiral() -> np.ndarray:
-    """One region that winds up, and touches itself at no edge: its pieces meet late."""
+    """A spiral, one region whose arms do not touch: its pieces are joined late."""
     mask = np.zeros((11, 13), np.uint8)
     mask[0] = mask[:, -1] = mask[-1] = mask[2:, 0] = mask[2, :-2] = mask[2:9, -3] = mask[8, 2:-2] = 1
     return mask
@@ -37,7 +37,7 @@ def spiral() -> np.ndarray:
 @example(np.array([[1, 0], [0, 1], [1, 1]], np.uint8), 2)  # regions that touch at a corner
 @example(spiral(), 60)
 def test_small_regions_are_dropped(mask, least_px):
-    """What stays is what labelling the mask and counting its pixels leaves, as the runs of that mask."""
+    """The regions that stay are those that labelling the mask and counting pixels leaves, as runs."""
     found = Regions(rle.mask_to_runs(mask), mask.shape).at_least(least_px)
     np.testing.assert_array_equal(found, rle.mask_to_runs(without_small(mask, least_px)))
 

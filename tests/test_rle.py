@@ -114,7 +114,7 @@ def test_malformed_strings(text, rule):
 
 @given(st.text("0123456789 -+.an\t", max_size=30))
 def test_any_text_is_decoded_or_refused(text):
-    """No text makes anything but a mask that encodes to the same pixels, or a ValueError."""
+    """Any text is either a mask that encodes to the same pixels, or a ValueError."""
     try:
         mask = rle.decode(text, (7, 11))
     except ValueError:

@@ -116,7 +116,7 @@ def test_geometry_of_format_2(old_run, patch_size, pixel_size_um, context_um):
 
 
 def test_whole_images_of_format_2(old_run):
-    """A run that saw images whole keeps the context that came of the largest image."""
+    """A run that saw images whole keeps the context that was computed from the largest image."""
     old = json.loads((old_run / "config.json").read_text())["prepare"]
     rewrite(old_run, prepare=old | {"pixel_size_um": "0.4", "patch_size": 3003, "whole": True})
     assert RunConfig.read(old_run).prepare.network_um()["lung"] == 0.4 * 3003 / 64

@@ -95,7 +95,7 @@ def test_each_bad_cell_is_named_with_its_row(tmp_path, row, rule):
 
 
 def test_an_empty_cell_is_of_the_organ_and_source(tmp_path):
-    """An empty pixel size or thickness is the one known of the organ and source; a cell that is filled counts."""
+    """An empty pixel size or thickness is filled in by organ and source; a filled cell is kept."""
     kinds = [(organ, source) for organ in ORGANS for source in SOURCES]
     empty = [f"{i},{organ},{source},10,12,," for i, (organ, source) in enumerate(kinds, start=1)]
     own = ["21,prostate,Hubmap,10,12,0.3,", "22,prostate,Hubmap,10,12,,7"]
@@ -110,7 +110,7 @@ def test_an_empty_cell_is_of_the_organ_and_source(tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_tables_without_pixel_size(demo, tmp_path, split):
-    """A table without the columns of pixel size and thickness is read with what is known of organ and source."""
+    """A table without the columns of pixel size and thickness is read with the values of organ and source."""
     shutil.copytree(demo, tmp_path / "copy")
     path = tmp_path / "copy" / f"{split}.csv"
     table = pd.read_csv(path, dtype=str)
@@ -165,7 +165,7 @@ def test_files_that_are_no_table(tmp_path, content, rule):
 
 
 def test_missing_file(tmp_path):
-    """A missing table is named with its folder; only for one of a competition folder is the folder the remedy."""
+    """A missing table is named with its folder; the remedy for a competition folder's table is another folder."""
     with pytest.raises(DataError, match=rf"train\.csv: there is no such file in {tmp_path}; name a folder in"):
         read_images(tmp_path, "train")
     with pytest.raises(DataError, match=rf"my\.csv: there is no such file in {tmp_path}; check the path"):

@@ -52,7 +52,7 @@ def test_changes_are_settings(name):
 
 
 def test_rows_come_in_the_tables_order():
-    """The base is always done, first, and all rows that are asked for, once."""
+    """The base always comes first, and each requested row is done once."""
     geometry, config = PrepareConfig(folds=2), TrainConfig()
     assert plan(geometry, config, ["flips", "bce", "flips"]) == [BASE, "bce", "flips"]
     assert plan(geometry, config, [BASE]) == [BASE]

@@ -118,7 +118,7 @@ def test_pseudo_labels_of_the_validation_images(done):
     ("name", "batch_size"), [("context-small", 16), ("context-large", 1), ("finer", 4), ("ema", 4)]
 )
 def test_trainings_differ_by_the_row_alone(demo, tmp_path, trained, write_scores, name, batch_size):
-    """A row is trained with what it changes; with another context on more or fewer patches, as many pixels a step."""
+    """A row is trained with its change; with another context the batch size keeps the pixels of a step."""
     write_scores("base", 0, (0.5, 0.7))
     with pytest.raises(KeyboardInterrupt):
         ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=[name], seeds=1)
@@ -130,7 +130,7 @@ def test_trainings_differ_by_the_row_alone(demo, tmp_path, trained, write_scores
 
 @pytest.mark.slow
 def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
-    """On another computer further rows are predicted with the runs that are there; nothing is done again."""
+    """On another computer, further rows are predicted with the existing runs; nothing is done again."""
     shutil.copytree(done, tmp_path / "moved", symlinks=True)
     data, out = tmp_path / "moved" / "data", tmp_path / "moved" / "out"
     done.rename(done.with_name("away"))
@@ -142,7 +142,7 @@ def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
         after = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
         assert after == before | {"d4-seed0.csv": after["d4-seed0.csv"]}
         assert not trained
-        # The images without masks are linked anew, to where they lie now.
+        # The images without masks are linked again, to their new place.
         (out / "scores" / "pseudo-seed0.csv").unlink()
         shutil.rmtree(out / "runs" / "pseudo-seed0")
         with pytest.raises(KeyboardInterrupt):
@@ -175,7 +175,7 @@ def test_gain_is_against_the_base_with_the_same_seeds(demo, tmp_path, write_scor
 
 
 def test_an_interrupted_ablation_goes_on(demo, tmp_path, trained, write_scores):
-    """Seeds whose scores are there are not done again, a run that is not finished is trained on, a finished one not."""
+    """A seed with scores is not done again, and an unfinished run is trained further, a finished one is not."""
     out = tmp_path / "out"
     write_scores("base", 0, (0.5, 0.7))
     for unfinished in (False, True):
@@ -219,8 +219,8 @@ def test_what_is_predicted_with_which_runs(demo, tmp_path, trained, write_scores
 
 
 def test_thresholds_are_chosen_on_the_other_half(demo, tmp_path):
-    """Each image is scored with the best pair for its organ in the other half; with too few images there, at 0.5."""
-    # Sorted by organ and id, images go to the halves in turn: lung 0.2 to one and 0.8 to the other.
+    """Each image is scored with the best pair for its organ in the other half, or at 0.5 if that has too few images."""
+    # Images, sorted by organ and id, go to the halves in turn: the lung image of 0.2 to one, that of 0.8 to the other.
     best = {i: (0.2, 0.8)[i % 2] for i in range(1, 11)} | {i: (0.3, 0.9)[i % 2] for i in range(11, 15)}
     organs = ["lung"] * 10 + ["spleen"] * 4
     table = sweep_table(list(best), organs, np.zeros((14, 17, 6)))
@@ -316,7 +316,7 @@ def test_wrong_usage(demo, tmp_path, capsys, flags, rule):
 
 
 def test_a_folder_without_images(tmp_path, capsys):
-    """A competition folder that is not there is bad input, named, and nothing is written."""
+    """A missing competition folder is bad input; the error names it, and nothing is written."""
     assert main(["ablation", str(tmp_path / "none"), str(tmp_path / "out"), *FLAGS]) == 1
     assert "train.csv" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

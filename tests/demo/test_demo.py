@@ -100,7 +100,7 @@ def test_images_and_masks_belong_together(demo):
 
 @pytest.mark.parametrize("organ", ORGANS)
 def test_units_can_be_told_apart_in_grey(organ):
-    """Without its colour, and at 1.6 µm a pixel, a unit still differs from its surroundings in every stain."""
+    """Without its colour, and with pixels of 1.6 µm, a unit still differs from its surroundings in every stain."""
     for source, side in (("HPA", 701), ("Hubmap", None)):
         pixel_um = ORGANS[organ].pixel_size_um[source]
         side = side or max(97, int(290 / pixel_um))
@@ -116,7 +116,7 @@ def test_units_can_be_told_apart_in_grey(organ):
 
 @pytest.mark.parametrize("organ", ORGANS)
 def test_no_mask_is_empty(organ):
-    """Even a field that is smaller than a unit shows part of one."""
+    """A field smaller than a unit still shows part of one."""
     for seed in range(12):
         assert draw(organ, "HPA", (128, 131), 0.4, 4, np.random.default_rng(seed))[1].any()
 

@@ -146,7 +146,7 @@ def test_no_steps_cut_only(section):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_is_a_function_of_its_randomness(section, name):
-    """The same randomness gives the same patch; with other the step does something, and leaves the store as it was."""
+    """The same randomness gives the same patch; another seed gives another; the stored image is unchanged."""
     before = section[0].copy()
     first, again = (augmented(section, {name: 1.0}, 1) for _ in range(2))
     assert np.array_equal(first[0], again[0])
@@ -156,7 +156,7 @@ def test_a_step_is_a_function_of_its_randomness(section, name):
     patches = [augmented(section, {name: 1.0}, seed)[0] for seed in range(12)]
     changed = sum(not np.array_equal(patch, crop) for patch in patches)
     assert changed >= (2 if name in ("flip", "quarter") else 11)
-    if name not in METHODS:  # whose only randomness is the donor
+    if name not in METHODS:  # the methods' only randomness is the donor
         assert len({patch.tobytes() for patch in patches}) >= 2
     assert np.array_equal(section[0], before)
     assert first[0].shape == (96, 96, 3)
@@ -167,7 +167,7 @@ def test_a_step_is_a_function_of_its_randomness(section, name):
 
 @pytest.mark.parametrize("name", [name for name in STEPS if name not in POSES])
 def test_colour_and_optics_keep_the_place(section, name):
-    """What changes colour or picture moves nothing: the mask stays, but for what cutout hides."""
+    """Steps that change colours or sharpness move nothing: the mask stays, except where cutout hides it."""
     _, mask, scale = augmented(section, {name: 1.0}, 5)
     crop = section[0][33:129, 51:147, 3]
     assert scale == 1
@@ -206,7 +206,7 @@ def test_symmetries_are_exact_and_equally_frequent(section, names, count):
 
 
 def test_a_turn_takes_the_place_of_quarter_turns(section):
-    """Where both are listed, patches that are turned by any angle are not turned again; the others are by quarters."""
+    """If both are listed, patches turned by any angle are not turned again; the others are turned by quarters."""
     both = augmented(section, {"quarter": 1.0, "turn": 0.0}, 3)[0]
     crop = section[0][33:129, 51:147, :3]
     assert any(np.array_equal(both, np.rot90(crop, k)) for k in range(4))
@@ -223,7 +223,7 @@ def test_share_is_of_patches(section):
 
 
 def test_scale_is_told_and_bounded():
-    """The factor returned is that by which tissue grew; it fills its range, as often below 1 as above."""
+    """The returned factor is the one by which tissue grew; it fills its range, and is as often below 1 as above."""
     pixels = np.zeros((211, 307, 4), np.uint8)
     cv2.circle(pixels, (150, 100), 20, (1, 1, 1, 1), -1)
     area = pixels[..., 3].sum()
@@ -241,7 +241,7 @@ def test_scale_is_told_and_bounded():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_imitation_is_the_transfer_of_looks(section, method):
-    """A patch that imitates is given the look of the donor drawn, by that of its whole image."""
+    """A patch that imitates is changed from the look of its whole image to the look of the donor that is drawn."""
     pixels, looks = section
     asked = []
 
@@ -260,19 +260,19 @@ def test_imitation_is_the_transfer_of_looks(section, method):
 
 @pytest.mark.parametrize("missing", ["look", "donors"])
 def test_imitation_needs_looks(section, missing):
-    """To imitate without looks is refused, even where a patch would not have been drawn for it."""
+    """Imitation without looks is refused, even if it would not be drawn for the patch."""
     with pytest.raises(ValueError, match="give look and donors"):
         augmented(section, {"reinhard": 0.0}, 0, **{missing: None})
 
 
 def test_unknown_step_is_refused(section):
-    """A step that is not in the tables is refused, and those that are are named."""
+    """A step that is not in the table is refused, and the error lists the steps."""
     with pytest.raises(ValueError, match=r"no augmentation nonsense; choose among flip, .*cutout"):
         augmented(section, {"nonsense": 1.0}, 0)
 
 
 def test_default_list_runs(section):
-    """The settings' own list is one that can be done."""
+    """The default list of the settings is valid."""
     image, _, scale = augmented(section, TrainConfig().augment_shares(), 0)
     assert image.shape == (96, 96, 3)
     assert scale != 1
@@ -295,7 +295,7 @@ def test_stain_changes_colour_not_structure():
 
 @pytest.mark.parametrize("shape", [(53, 71), (3, 9001), (256, 256)])
 def test_stain_is_that_of_the_formulas(shape, rng):
-    """Staining by bands and in place gives what the formulas of optical density give, within rounding."""
+    """Staining by bands and in place gives the result of the formulas of optical density, within rounding."""
     image = rng.integers(0, 256, (*shape, 3), np.uint8)
     for seed in range(8):
         draw = np.random.default_rng(seed)
@@ -341,7 +341,7 @@ def test_hed_changes_dyes_and_not_glass(section, monkeypatch):
 
 
 def test_hed_adds_to_tissue_alone(monkeypatch):
-    """What is added of the dyes is within its limits, on tissue, and nothing on glass."""
+    """The added amounts of the dyes are within their limits on tissue, and zero on glass."""
     monkeypatch.setattr(steps, "HED_AMOUNT", (1.0, 1.0))
     dyes = np.array([HAEMATOXYLIN, EOSIN, DAB])
     image = np.full((7, 11, 3), (120, 80, 130), np.uint8)
@@ -414,21 +414,21 @@ def test_blur_spreads_by_its_sigma():
     for seed in range(40):
         blurred = STEPS["blur"].do(image, np.random.default_rng(seed))[..., 1].astype(float)
         assert blurred.sum() == pytest.approx(image[..., 1].sum(dtype=float), rel=0.03)
-        variance = (blurred * (y - 20) ** 2).sum() / blurred.sum() - 2  # that of five pixels in a row
+        variance = (blurred * (y - 20) ** 2).sum() / blurred.sum() - 2  # 2 is the variance of five pixels in a row
         found.append(np.sqrt(max(variance, 0)))
     assert 0.2 < min(found) < 0.7
     assert 1.5 < max(found) < 2.1
 
 
 def test_noise_is_gaussian_and_independent():
-    """Noise has mean 0, a deviation within the limits, a bell's tails, and no likeness between neighbours."""
+    """Noise has mean 0, a deviation within the limits, the tails of a Gaussian, and independent neighbours."""
     image = np.full((151, 163, 3), 128, np.uint8)
     sigmas = []
     for seed in range(20):
         noise = STEPS["noise"].do(image, np.random.default_rng(seed)).astype(float) - 128
         sigmas.append(noise.std())
         assert abs(noise.mean()) < 0.1
-        assert 2.7 < (noise**4).mean() / sigmas[-1] ** 4 < 3.1  # 3, and 1.8 of a uniform distribution
+        assert 2.7 < (noise**4).mean() / sigmas[-1] ** 4 < 3.1  # 3 for a normal distribution, 1.8 for a uniform one
         for one, other in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1]), (noise[..., 1:], noise[..., :-1])):
             assert abs((one * other).mean()) < 0.03 * sigmas[-1] ** 2
     assert 1.9 < min(sigmas) < 4
@@ -445,7 +445,7 @@ def test_noise_stops_at_black_and_white():
 
 
 def test_jpeg_takes_red_for_red(rng):
-    """Colours come back, and blue, to which JPEG gives least of its light, has lost more than red."""
+    """Colours come back, and blue, which counts least in JPEG's luminance, has lost more than red."""
     image = np.full((64, 80, 3), (200, 60, 90), np.uint8)
     assert np.abs(STEPS["jpeg"].do(image, rng).astype(int) - image).max() <= 6
     image = rng.integers(0, 256, (61, 83, 3), np.uint8)
@@ -455,7 +455,7 @@ def test_jpeg_takes_red_for_red(rng):
 
 
 def test_cutout_hides_image_and_mask(section):
-    """A few rectangles hold the mean colour and no mask; all else is as it was, and so are the arrays given."""
+    """A few rectangles hold the mean colour and no mask; all else is unchanged, and so are the arguments."""
     image, mask = np.ascontiguousarray(section[0][..., :3]), np.ones((211, 307), np.uint8)
     colour = np.rint(image.mean(axis=(0, 1)))
     counts = []
@@ -475,7 +475,7 @@ def test_cutout_hides_image_and_mask(section):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_cutmix_pastes_a_rectangle_with_its_mask(shape, seed):
-    """One rectangle is the donor's, mask and all, of a tenth to half of the area; the patches given stay."""
+    """One rectangle is the donor's, mask and all, of a tenth to half of the area; the arguments are unchanged."""
     patch = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)
     donor = np.full((*shape, 3), 9, np.uint8), np.ones(shape, np.uint8)
     donor[0][..., 0] = np.arange(shape[1]) + 1

@@ -38,7 +38,7 @@ def by_rows(source: np.ndarray, target: tuple[int, int], cuts: list[int]) -> np.
 def test_resizing_by_rows_is_resizing(
     shape: tuple[int, int], target: tuple[int, int], cuts: list[int], seed: int
 ) -> None:
-    """Up, down or mixed, the map is that of resize to 1e-5, and the same bits however it was pushed."""
+    """Up, down or mixed, the map is within 1e-5 of resize's, and the same bits however the rows were pushed."""
     source = np.random.default_rng(seed).random(shape, np.float32)
     whole = by_rows(source, target, [])
     assert whole.dtype == np.float32
@@ -57,7 +57,7 @@ def test_large_maps_by_rows(shape: tuple[int, int], target: tuple[int, int]) -> 
 
 
 def test_rows_come_as_soon_as_they_are_complete() -> None:
-    """Half the source gives nearly half the target, so that no more than a few rows are held back."""
+    """Half the source makes nearly half the target, so only a few rows are held back."""
     resizer = RowResizer((40, 31), (160, 124))
     assert resizer.push(np.zeros((20, 31), np.float32)).shape == (78, 124)
     assert resizer.push(np.zeros((0, 31), np.float32)).shape == (0, 124)
@@ -111,7 +111,7 @@ def test_small_images_are_those_of_load_image(noise: Path) -> None:
 )
 @settings(max_examples=40)
 def test_large_images_by_rows(noise: Path, target_um: float, calls: list[tuple[int, int]], piece: int) -> None:
-    """Streamed rows are within one grey level of load_image, and the same bytes in whatever portions they are read."""
+    """Streamed rows are within one grey level of load_image, and the same bytes, however many rows are read at once."""
     whole, native = load_image(noise, 1.0, target_um)
     with pytest.MonkeyPatch.context() as patch:
         stream(patch, piece)

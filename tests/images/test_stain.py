@@ -35,7 +35,7 @@ def unit(vector):
 def section(first=HAEMATOXYLIN, second=EOSIN, strength=(0.6, 0.5), shape=(151, 263), seed=0):
     """A stained section with a strip of glass; each pixel takes up the two dyes in its own proportion."""
     draw = np.random.default_rng(seed)
-    # Most are mixtures, some almost pure, as the method of Macenko et al. supposes.
+    # Most pixels are mixtures and some almost pure, as the method of Macenko et al. assumes.
     share = draw.beta(0.5, 0.5, (*shape, 1))
     amount = draw.uniform(0.3, 1, (*shape, 1))
     density = amount * (share * strength[0] * unit(first) + (1 - share) * strength[1] * unit(second))
@@ -91,7 +91,7 @@ def test_glass_stays(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_glass_and_black_are_not_measured(method):
-    """More glass, or a black margin, is no other look."""
+    """More glass, or a black margin, does not change the look."""
     tissue = section(shape=(128, 256))[:, 37:]
     wide = np.full((128, 400, 3), 240, np.uint8)
     wide[:, :219] = tissue
@@ -141,7 +141,7 @@ def test_a_large_image_is_sampled(method, monkeypatch):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("colour", [255, 0, 236])
 def test_no_tissue_is_no_look(method, colour):
-    """Of glass or black alone there is no look, and none is given to it or taken from it."""
+    """An image of only glass or black has no look; none is transferred to it or from it."""
     empty, image = np.full((53, 71, 3), colour, np.uint8), section()
     none, look = measure(empty, method), measure(image, method)
     assert none == Look(method, ())
@@ -152,7 +152,7 @@ def test_no_tissue_is_no_look(method, colour):
 
 @given(colour=st.tuples(*[st.integers(0, 255)] * 3), method=st.sampled_from(METHODS), back=st.booleans())
 def test_one_colour_has_a_usable_look(colour, method, back):
-    """An image of any one colour gives a finite look, its own changes nothing, and another's can be given or taken."""
+    """An image of one colour has a finite look, which can be source or target; its own look changes nothing."""
     flat, image = np.full((17, 19, 3), colour, np.uint8), section(shape=(31, 83))
     looks = measure(flat, method), measure(image, method)
     assert np.abs(transfer(flat, looks[0], looks[0]).astype(int) - flat).max() <= 1
@@ -174,7 +174,7 @@ def test_noise_is_not_blown_up(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_average_is_amid_and_outvotes(method):
-    """The average of several looks is near each of them, odd ones do not count, nor such without values."""
+    """The average of several looks is near each of them, odd ones and those without values do not count."""
     looks = [measure(section(seed=s), method) for s in range(3)]
     odd = measure(section(second=DAB, strength=(2, 2), seed=9), method)
     middle = average([*looks, odd, Look(method, ()), looks[0]])

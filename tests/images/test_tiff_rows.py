@@ -79,7 +79,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("name", FORMS)
 def test_rows_are_those_of_the_whole_image(tmp_path: Path, name: str) -> None:
-    """Whatever the layout and the portions, the rows are those of read_image; files that can be streamed are."""
+    """Whatever the layout and the portions, the rows are those of read_image, streamed if the file allows it."""
     data, options = FORMS[name]
     path = tmp_path / "image.tiff"
     tifffile.imwrite(path, data, **options)
@@ -127,7 +127,7 @@ def test_sample_files_by_rows() -> None:
 
 
 def read_or_error(read: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | str:
-    """An image, or the ValueError that names the file."""
+    """The image, or the ValueError that names the file."""
     try:
         return read(path)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The stand-in for Kaggle answers the official client, and fails as it is told to."""
+"""The stand-in for Kaggle answers the official client, and fails as tests ask it to."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from kaggle_standin import COMPETITION, Call, KernelResult, StandIn
 if importlib.util.find_spec("kaggle") is None:
     pytest.skip("needs the kaggle client", allow_module_level=True)
 
-# What every script below starts with: what it puts into `said` is what `run` returns; `status_of` says how a call ends.
+# Every script below starts with this. `run` returns what a script puts into `said`; `status_of` says how a call ended.
 PRELUDE = """
 import json, os, types
 import requests

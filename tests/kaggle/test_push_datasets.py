@@ -60,7 +60,7 @@ def test_slug_in_use(place):
 @pytest.mark.parametrize("answer", [{"error": "no more space"}, {"status": "error"}])
 @pytest.mark.parametrize("create", [False, True])
 def test_dataset_refused(monkeypatch, answer, create):
-    """A dataset that Kaggle refuses is an error, in whichever field of its answer Kaggle says so."""
+    """A dataset that Kaggle refuses is an error, whichever field of the answer reports it."""
     monkeypatch.setattr(Connection, "call", lambda self, method, request, kind, **how: kind.from_dict(answer))
     metadata = {"id": "me/hubmap-kit", "title": "", "subtitle": "", "description": "", "licenses": [{"name": "other"}]}
     with pytest.raises(failures.KaggleError, match=f"no version of hubmap-kit: {answer.get('error', 'no reason')}"):

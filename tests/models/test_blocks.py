@@ -51,7 +51,7 @@ def test_values_gradients_and_statistics_are_keras(mode, settings, rng):
 
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
 def test_half_precision_keeps_statistics_in_float32(half, rng):
-    """Of inputs in half precision the output is of it too, the statistics are taken and kept in float32."""
+    """Half-precision inputs give half-precision outputs; statistics are computed and kept in float32."""
     x = rng.normal(3, 2, (4, 8, 8, 5)).astype(np.float32)
     plain, ours = pair(rng, dtype=f"mixed_{half}")
     outputs = [layer(tf.cast(x, half), training=True) for layer in (plain, ours)]
@@ -64,7 +64,7 @@ def test_half_precision_keeps_statistics_in_float32(half, rng):
 
 
 def test_a_network_is_the_same_with_it(rng):
-    """All BatchNormalization is exchanged, nothing else; values of weights and outputs stay."""
+    """All BatchNormalization is replaced and nothing else; weights and outputs keep their values."""
     inputs = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
     x = keras.layers.BatchNormalization(name="norm")(x)

@@ -1,4 +1,4 @@
-"""Tests of what a network computes on and in."""
+"""Tests of the choices that depend on the hardware."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def tversky(masks, logits):
 
 
 def lovasz(masks, logits):
-    """By the definition: the Jaccard loss of ever larger sets of pixels told wrong, weighed by their errors."""
+    """By the definition: the Jaccard loss of ever larger sets of wrong pixels, weighted by their errors."""
     values = []
     for mask, image in zip(masks >= 0.5, logits, strict=True):
         truth = set(np.flatnonzero(mask))
@@ -83,7 +83,7 @@ def test_lovasz_of_a_mask_is_its_jaccard_loss(rng):
 
 
 def test_lovasz_takes_half_as_foreground(batch):
-    """Soft masks are foreground from 0.5 on, and nothing else of them counts."""
+    """A soft mask is foreground from 0.5 on; its value does not count otherwise."""
     _, logits = batch
     soft = np.linspace(0, 1, 2 * logits.size + 1)[::2][:-1].reshape(logits.shape)
     soft.flat[5] = 0.5
@@ -127,7 +127,7 @@ def test_half_precision_is_reduced_in_float32(name, rng):
 
 
 def test_weighted_sums(batch):
-    """A sum of losses weighs each as written, and what is no sum of losses is an error."""
+    """A sum of losses weights each as written; a text that is no sum of losses is an error."""
     masks, logits = batch
     value = float(make_loss("bce+0.5*lovasz + 2*tversky")(masks, logits))
     assert value == pytest.approx(
@@ -138,7 +138,7 @@ def test_weighted_sums(batch):
 
 
 def test_auxiliary_loss():
-    """Cross-entropy of the organ plus a size loss that is squared within an octave and straight beyond."""
+    """Cross-entropy of the organ plus a size loss that is quadratic within an octave and linear beyond."""
     organs, log2_um = np.array([0, 3, 4]), np.log2([0.5, 1.6, 6.4])
     logits = np.arange(15, dtype=np.float32).reshape(3, 5) / 7
     found = np.add(log2_um, (0.5, -3, 0)).astype(np.float32)

@@ -99,7 +99,7 @@ def test_decoder_filters(first, stages):
 
 
 def test_every_encoder_is_known():
-    """Each encoder that can be chosen is in the table, with the span of values black and white had in its training."""
+    """Each encoder that can be chosen is in the table, with the values that black and white had in its pretraining."""
     imagenet = [(-np.array(MEAN) / STD).tolist(), ((1 - np.array(MEAN)) / STD).tolist()]
     spans = {
         "efficientnetb": imagenet,
@@ -237,7 +237,7 @@ def test_imagenet_weights_are_downloaded(encoder, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["efficientnetb0", "efficientnetv2b0"])
 def test_half_precision_and_xla(encoder, tmp_path, rng):
-    """Loaded for a GPU, in float16 and through XLA, a network gives what it gives in float32, nearly."""
+    """Loaded for a GPU, in float16 and through XLA, a network gives nearly its float32 values."""
     config = encoder_config(encoder)
     model, _ = build_model(config)
     model.save_weights(tmp_path / "model.weights.h5")
@@ -255,7 +255,7 @@ def test_half_precision_and_xla(encoder, tmp_path, rng):
     ("encoder", "half"), [("", None), pytest.param("mobilenet", "bfloat16", marks=pytest.mark.slow)]
 )
 def test_auxiliary_heads(encoder, half, tmp_path, rng):
-    """With heads a network tells organ and pixel size too, from the mean of its deepest features, in float32."""
+    """With heads a network predicts organ and pixel size too, from the mean of its deepest features, in float32."""
     config = encoder_config(encoder, auxiliary=0.1) if encoder else unet_config(2, auxiliary=0.1)
     assert config.auxiliary
     model, encoder_layers = build_model(config, compute_dtype=half)

@@ -124,7 +124,7 @@ def test_statistics_are_mixed_with_the_mean_over_batches(tiles, share):
     first, second = norms_of(model)
     np.testing.assert_allclose(first.moving_mean, share * mean + (1 - share) * np.array([0.2, -0.3, 0.5]), atol=1e-5)
     np.testing.assert_allclose(first.moving_variance, share * variance + (1 - share) * np.array([0.5, 2.0, 0.1]), 1e-4)
-    # What the second normalises was normalised by its batch's own statistics: its mean is 0.
+    # The input of the second layer was normalised by the statistics of its batch, so its mean is 0.
     np.testing.assert_allclose(second.moving_mean, (1 - share) * np.array([0.2, -0.3, 0.5]), atol=1e-4)
 
 

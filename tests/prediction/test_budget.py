@@ -31,7 +31,7 @@ def test_budget_is_kept(images, capsys):
     begin = time.monotonic()
     list(predict_masks(every[:4], networks))
     each = (time.monotonic() - begin) / 4
-    limit = each * 40 / 5  # all of it would take five times as long
+    limit = each * 40 / 5  # with all settings it would take five times as long
     begin = time.monotonic()
     results = list(predict_masks(every, networks, budget=Budget(limit, every, networks)))
     assert time.monotonic() - begin < limit
@@ -100,7 +100,7 @@ def test_pauses_are_taken_out_of_the_limit(images, monkeypatch):
 
 
 def test_limit_that_is_over(images):
-    """Images for which no time is left have an error that says so; the others have their masks."""
+    """Images for which no time is left have an error that says so; the others have masks."""
     every = many(images, 30)
     networks = [a_member(predict=slow, overlap=0.0, batch_size=1)]
     results = list(predict_masks(every, networks, budget=Budget(0.3, every, networks)))

@@ -40,7 +40,7 @@ def write_run(folder, bias: float = 0.0, **changes):
 
 @pytest.fixture
 def free_networks(monkeypatch):
-    """Networks to which dark is foreground."""
+    """Networks that take dark pixels as foreground."""
     import tensorflow as tf
 
     from hubmap_kit.models import network as models
@@ -176,7 +176,7 @@ def test_what_changed_is_predicted_again(data, run, tmp_path, monkeypatch, chang
 
 
 def test_time_limit(data, run, tmp_path):
-    """A limit that is over leaves a valid submission, and names what was not predicted."""
+    """After the time limit the submission is still valid, and the images that were not predicted are named."""
     problems = inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(time_limit_min=0.0, on_error="empty"))
     assert len(problems) == 5
     assert all("the time limit is over" in problem.rule for problem in problems)
@@ -342,7 +342,7 @@ def test_a_folder_of_unfinished_folds(data, tmp_path, capsys):
 
 
 class Adaptation:
-    """Records the images that networks are adapted to, and the images that are predicted meanwhile."""
+    """The images that networks are adapted to, and the images that are predicted while they are."""
 
     def __init__(self, monkeypatch):
         self.groups: list[dict[str, set[Any]]] = []

@@ -147,7 +147,7 @@ def count_tiles(image: Image) -> int:
 
 
 def test_an_organ_that_a_network_does_not_know(images):
-    """An organ that was added after the training costs its images alone, with an error that names it and the remedy."""
+    """Only images of an organ that was added after the training fail, with an error that names organ and remedy."""
     old = a_member(rule=MaskRule({organ: 0.5 for organ in ORGANS if organ != "lung"}))
     results = {result.id: result for result in predict_masks(images, [a_member(), old])}
     assert [image.organ for image in images if results[image.id].error] == ["lung"]
@@ -168,7 +168,7 @@ def test_bad_images_cost_only_themselves(images):
 
 
 def test_values_that_are_not_finite(images):
-    """A network that gives NaN for an image costs that image's mask."""
+    """An image for which a network returns NaN has an error; the others have masks."""
 
     def spoiled(batch):
         found = smooth(batch)

@@ -54,7 +54,7 @@ def test_default_geometry_is_the_starting_designs():
 
 
 def test_the_context_sets_the_scale(demo, tmp_path):
-    """What the network sees at once is the context, by organ; an organ without one keeps its patch size."""
+    """The network sees the context of each organ at once; an organ without one keeps its patch size."""
     config = PrepareConfig(patch_size=128, input_size=64, context="kidney=40,lung=100", test_size=2)
     opened = prepare(demo, tmp_path, config)
     side = {stored.image.organ: stored.network_um * 64 for stored in opened.images.values()}
@@ -114,7 +114,7 @@ def oblong(demo, tmp_path):
 
 
 def test_whole_images_are_one_patch_each(oblong, tmp_path):
-    """Taken whole each image is one patch, and at prediction one tile; the store has the patch size that came of it."""
+    """Taken whole each image is one patch, and at prediction one tile; the store has the computed patch size."""
     opened = prepare(oblong, tmp_path / "store", PrepareConfig(input_size=96, context="whole", test_size=2))
     assert opened.config.patch_size == 422  # 211 px of 0.8 um, in pixels of 0.4 um
     assert opened.config == PatchStore.open(tmp_path / "store").config
@@ -143,7 +143,7 @@ def test_second_run_redoes_nothing(demo, tmp_path):
 
 
 def test_interrupted_run_goes_on(demo, tmp_path):
-    """What a killed preparation left, a cut file and a missing sidecar, is made again and only that."""
+    """After a killed preparation, a cut file and a file without its JSON are made again, and nothing else."""
     prepare(demo, tmp_path, SMALL)
     arrays = sorted((tmp_path / "images").glob("*.npy"))
     arrays[0].write_bytes(arrays[0].read_bytes()[:100])
@@ -250,7 +250,7 @@ def test_folds_and_groups(demo, tmp_path):
 
 @pytest.mark.parametrize("factor", [(1, 1), (4, 4), (2, 3), (5, 1), (6, 6), (20, 14)])
 def test_the_fast_mask_is_the_plain_one_at_whole_factors(factor, rng):
-    """A mask brought to a whole fraction of its size from bytes is the one made the plain way, halves included."""
+    """A mask reduced to a whole fraction of its size in uint8 equals the one made by resize_mask, halves included."""
     small = (13, 17)
     shape = (small[0] * factor[0], small[1] * factor[1])
     halves = np.zeros(shape, np.uint8)
@@ -267,7 +267,7 @@ def test_the_fast_mask_is_the_plain_one_at_whole_factors(factor, rng):
 
 @pytest.mark.parametrize("small", [(13, 17), (52, 68), (31, 29), (53, 68), (97, 101), (1, 1)])
 def test_the_fast_mask_is_the_plain_one_at_any_factor(small, rng):
-    """A mask brought to any size, larger too, is the one made the plain way."""
+    """A mask brought to any size, larger too, equals the one made by resize_mask."""
     shape = (53, 71)
     for mask in (corner_mask(shape, rng), np.zeros(shape), np.ones(shape)):
         text = rle.encode(mask)

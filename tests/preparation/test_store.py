@@ -16,7 +16,7 @@ from hubmap_kit.tables import Image, read_images
 
 
 def test_patches_cover_each_image_and_know_their_mask(store):
-    """The grid covers every pixel, and a patch's share of mask is what its pixels say."""
+    """The grid covers every pixel, and a patch's share of mask is that of its pixels."""
     opened = PatchStore.open(store)
     for image_id in opened.images:
         pixels = opened.read(image_id)
@@ -31,7 +31,7 @@ def test_patches_cover_each_image_and_know_their_mask(store):
 
 
 def test_images_are_held_in_memory_where_they_fit(store, monkeypatch):
-    """Images that fit a share of the free memory are read once; others, or where nothing is known, from disk."""
+    """Images that fit into a share of the free memory are read once; others, or if it is unknown, from disk."""
     opened = PatchStore.open(store)
     ids = opened.ids("train")
     needed = sum((store / "images" / f"{i}.npy").stat().st_size for i in ids)
@@ -50,7 +50,7 @@ def test_free_memory_knows_the_containers_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("hubmap_kit.preparation.store.CGROUP", tmp_path)
     free = _free_memory()
     if free is None:
-        pytest.skip("the system does not tell its free memory")
+        pytest.skip("the system does not report its free memory")
     assert free > 0
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1000\n")
@@ -96,7 +96,7 @@ def test_a_store_is_read_as_it_was_written(demo, store):
 
 
 def test_a_store_of_format_1_is_read(store, tmp_path):
-    """A store of the format before, without rows, thickness and the name of its split, is the same store."""
+    """A store of format 1, without rows, thickness and the name of its split, is read as the same store."""
     shutil.copytree(store, tmp_path, dirs_exist_ok=True)
     values = read_json(tmp_path / "store.json") | {"format": 1}
     del values["data_split"]

@@ -107,11 +107,11 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
 print(os.getpid(), child.pid, flush=True)
 """
 WAIT = "time.sleep(600)\n"
-ALLOCATE = "held = b'x' * (300 * 2**20)\n"  # unlike a bytearray, resident
+ALLOCATE = "held = b'x' * (300 * 2**20)\n"  # resident memory, unlike that of a bytearray
 
 
 def assert_ended(text: str):
-    """The processes whose numbers a script printed are gone, or only wait to be collected."""
+    """The processes whose numbers a script printed have ended or are zombies."""
     for number in map(int, text.split()):
         assert not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
 

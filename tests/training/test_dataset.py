@@ -87,7 +87,7 @@ def test_a_batch_that_devices_cannot_share(store, batch_size, replicas):
 
 
 def test_grid_takes_each_foreground_patch_once(store):
-    """One pass over the grid is every patch with enough mask of the training images, once, save a last part batch."""
+    """A pass over the grid has each patch with enough mask once, except those of an incomplete last batch."""
     opened = PatchStore.open(store)
     ids = opened.ids("train")
     sampler = PatchSampler(opened, ids, recipe("seed", batch_size=2))
@@ -113,7 +113,7 @@ def test_random_squares_are_balanced_over_organs(store):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_share_of_foreground_patches(store, share, monkeypatch):
-    """With a share of 1 all squares lie over a foreground patch, within a quarter of a side; with 0 few need to."""
+    """With a share of 1 all squares lie over a foreground patch, within a quarter of a side; with 0 only a few do."""
     opened = PatchStore.open(store)
     ids = opened.ids("train")
     monkeypatch.setattr(dataset, "FOREGROUND_SHARE", share)

@@ -16,7 +16,7 @@ import pytest
 from hubmap_kit.run import RunConfig
 from hubmap_kit.training.devices import Devices, open_devices
 
-# Trains a small network whose every part must look at the whole batch: BatchNormalization, Dice, the average.
+# Trains a small network with every part that depends on the whole batch: BatchNormalization, Dice, the average.
 TRAIN = """
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ train(Path(store), Path(run), config)
 
 
 def start(store: Path, run: Path, devices: str, cluster: dict[str, object] | None = None) -> subprocess.Popen[str]:
-    """Train in a process of its own: devices are set up once a process."""
+    """Train in a new process, because devices are set up once per process."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment.pop("TF_CONFIG", None)
     if cluster:
@@ -63,7 +63,7 @@ def single(store, tmp_path_factory):
 
 
 def assert_same_training(run: Path, single: Path) -> None:
-    """Losses, scores, thresholds and looks are a single device's, within what float32 adds up otherwise."""
+    """Losses, scores, thresholds and looks are a single device's, within float32 rounding of sums in another order."""
     ours, theirs = pd.read_csv(run / "history.csv"), pd.read_csv(single / "history.csv")
     for column in ("train_loss", "validation_loss", "validation_dice"):
         assert ours[column].to_numpy() == pytest.approx(theirs[column].to_numpy(), abs=2e-3), column

@@ -55,7 +55,7 @@ def test_the_loss_is_the_trainings(store):
 
 
 def test_maps_and_sweep(store, tmp_path):
-    """Asked for maps, evaluation keeps each image's, and the Dice of every threshold and least region size."""
+    """Given a folder for maps, evaluation keeps each map, and the Dice of every threshold and least region size."""
     opened = all_foreground(store)
     ids = opened.ids("train")[:2]
     evaluation = Evaluator(opened, flat_member(opened, 0.42, 0.5), make_loss("bce"), ONE).score(

@@ -123,7 +123,7 @@ def test_scales_and_stains_of_a_prediction(data, store, runs, tmp_path):
 
 @pytest.mark.parametrize("stain", ["none", "reinhard"])
 def test_a_soft_mask_is_what_predict_thresholds(data, store, runs, tmp_path, stain):
-    """At the image's own pixel size the mask that predict writes is the soft mask from a half on, with --stain too."""
+    """At the image's own pixel size, predict's mask is the soft mask thresholded at 0.5, with --stain too."""
     table = pd.read_csv(data / "test.csv", dtype=str).assign(pixel_size="0.8")  # the network's
     table.to_csv(data / "test.csv", index=False)
     pd.DataFrame({"id": table["id"], "rle": ""}).to_csv(data / "sample_submission.csv", index=False)
@@ -240,7 +240,7 @@ def test_images_with_true_masks_are_refused(demo, store, runs, tmp_path):
 
 
 def test_training_images_of_another_folder(demo, store, runs, tmp_path):
-    """With --split train those of another competition folder are predicted, whatever their masks are."""
+    """With --split train the training images of another competition folder are predicted, whatever their masks are."""
     other = tmp_path / "other"
     shutil.copytree(demo, other)
     soft, problems = pseudo_label(other, store, tmp_path / "soft", runs, PredictConfig(split="train"))

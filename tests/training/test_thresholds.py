@@ -39,7 +39,7 @@ def test_sweep_is_thresholding_labelling_and_scoring(rng):
         for j, um2 in enumerate(REGION_UM2):
             kept = mask & (areas[labels] >= round(um2 / pixel_size_um**2))
             assert found[i, j] == pytest.approx(plain_dice(kept, truth))
-    assert len(np.unique(found.round(6))) > SHAPE[0] * 3  # the sizes tell
+    assert len(np.unique(found.round(6))) > SHAPE[0] * 3  # the region sizes matter
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -52,7 +52,7 @@ def test_sweep_of_flat_maps(value):
 
 
 def peak(at: float, size: float, *, height: float = 0.9) -> np.ndarray:
-    """Dice that falls off evenly from a threshold, and falls with each size further from the best."""
+    """Dice that falls evenly with the distance from a threshold, and with each size further from the best."""
     fall = np.abs(np.array(THRESHOLDS) - at)[:, None]
     steps = np.abs(np.arange(len(REGION_UM2)) - REGION_UM2.index(size))[None, :]
     return height - fall - 0.05 * steps
@@ -103,7 +103,7 @@ def test_dice_of_the_choice():
 
 
 def test_organs_without_images():
-    """An organ without images keeps what it had."""
+    """An organ without images keeps its pair."""
     table = table_of((1, "lung", peak(0.3, 500.0)))
     choice = choose(table, DEFAULTS)
     assert set(choice.thresholds) == set(choice.min_region_um2) == set(ORGANS)
