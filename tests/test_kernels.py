@@ -91,7 +91,7 @@ def test_dataset_metadata(dataset):
 
 
 def test_kernels_differ_in_their_settings_alone():
-    """Below the settings both kernels are the same lines, but for the function of the library that they call."""
+    """Below the settings both kernels have the same lines, except for the function of the library that they call."""
     parts = [script(kernel).read_text().partition("\nSETTINGS = ")[2].replace(kernel, "KERNEL") for kernel in KERNELS]
     assert "find_kit" in parts[0]
     assert parts[0] == parts[1]

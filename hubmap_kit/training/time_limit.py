@@ -1,4 +1,4 @@
-"""The time limit of a training, which then has finished or has stopped and can go on."""
+"""The time limit of a training, and an estimate of whether another epoch fits."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_no_steps_cut_only(section):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_is_a_function_of_its_randomness(section, name):
-    """The same randomness gives the same patch; another seed gives another; the stored image is unchanged."""
+    """The same seed gives the same patch, other seeds other ones; the stored image is unchanged."""
     before = section[0].copy()
     first, again = (augmented(section, {name: 1.0}, 1) for _ in range(2))
     assert np.array_equal(first[0], again[0])

@@ -45,7 +45,7 @@ def section(first=HAEMATOXYLIN, second=EOSIN, strength=(0.6, 0.5), shape=(151, 2
 
 
 def spread(image, look):
-    """Most by which another measurement differs from a look."""
+    """The largest difference between the values of a look and those measured in an image."""
     return np.abs(np.subtract(measure(image, look.method).values, look.values)).max()
 
 

@@ -168,7 +168,7 @@ def test_bad_images_cost_only_themselves(images):
 
 
 def test_values_that_are_not_finite(images):
-    """An image for which a network returns NaN has an error; the others have masks."""
+    """An image for which a network returns NaN has an error."""
 
     def spoiled(batch):
         found = smooth(batch)
