@@ -1,4 +1,4 @@
-"""Files: written so that a killed process never leaves half of one; their size and their SHA-256."""
+"""Files: written so that a killed process never leaves half of one; the types of JSON values; size and SHA-256."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import csv
 import hashlib
 import json
 import os
+import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @contextmanager
@@ -51,6 +53,71 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def check_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Check that values have the types of a dataclass's fields, as values from a file may not.
+
+    Args:
+        kind: The dataclass.
+        values: Values by field; a field without one is not checked.
+
+    Raises:
+        ValueError: The first value of another type.
+    """
+    for name, hint in typing.get_type_hints(kind).items():
+        if name in values and not has_type(values[name], hint):
+            raise ValueError(f"{name} is {values[name]!r}; it must be {type_text(hint)}")
+
+
+def has_type(value: Any, kind: Any) -> bool:
+    """Whether a value has a type, written as an annotation. A whole number is a number too; True is neither.
+
+    >>> has_type(2, float | None), has_type(True, int), has_type([1, "a"], list[int])
+    (True, False, False)
+    >>> has_type([1, 2.5], tuple[float, ...])  # JSON has no tuples
+    True
+    """
+    parts = typing.get_args(kind)
+    origin = typing.get_origin(kind) or kind
+    if kind is Any:
+        return True
+    if origin in (types.UnionType, typing.Union):
+        return any(has_type(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if isinstance(value, bool):  # Python counts it as an int
+        return kind is bool
+    accepted = {float: (int, float), tuple: (list, tuple)}
+    if not isinstance(value, accepted.get(origin, origin)):
+        return False
+    if isinstance(value, Mapping):
+        return all(has_type(part, of) for item in value.items() for part, of in zip(item, parts, strict=False))
+    return not isinstance(value, (list, tuple)) or all(has_type(item, part) for item in value for part in parts[:1])
+
+
+def type_text(kind: Any) -> str:
+    """A type in words.
+
+    >>> type_text(int | None)
+    'a whole number or None'
+    >>> type_text(tuple[float, ...])
+    'a list of numbers'
+    """
+    parts = typing.get_args(kind)
+    origin = typing.get_origin(kind) or kind
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(type_text, parts))
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin in (list, tuple):
+        return f"a list of {_NAMES.get(parts[0], 'a value').split(' ', 1)[1]}s"
+    if issubclass(origin, Mapping):
+        return "an object"
+    return _NAMES.get(origin, "a value")
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", types.NoneType: "None"}
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -15,13 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from .files import has_type, type_text
 from .kaggle.manifest import LIBRARY, MANIFEST, Manifest
 from .kaggle.session import find_competition, find_runs, find_unfinished
 
@@ -236,31 +236,10 @@ def apply_changes(kind: type[Settings], given: Mapping[str, Any], changes_text: 
     if changes:
         print(f"settings changed by {CHANGES}: {json.dumps(changes)}")
     for name, value in {**given, **changes}.items():
-        is_union = typing.get_origin(hints[name]) in (types.UnionType, typing.Union)
-        kinds = typing.get_args(hints[name]) if is_union else (hints[name],)
-        if not any(_fits(value, kind) for kind in kinds):
+        if not has_type(value, hints[name]):
             where = f"in {CHANGES}" if name in changes else "in the kernel file"
-            raise ValueError(f"{name} is {value!r} {where}; it must be {' or '.join(map(_name_of, kinds))}")
+            raise ValueError(f"{name} is {value!r} {where}; it must be {type_text(hints[name])}")
     return kind(**{**given, **changes})
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value has one of the types that a setting may have."""
-    if typing.get_origin(kind) is Literal:
-        return value in typing.get_args(kind)
-    if typing.get_origin(kind) is list:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if isinstance(value, bool):  # Python counts it as an int
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _name_of(kind: Any) -> str:
-    """A type in words."""
-    if typing.get_origin(kind) is Literal:
-        return " or ".join(map(repr, typing.get_args(kind)))
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", types.NoneType: "None"}
-    return names.get(kind, "a list of texts")
 
 
 def _install(dataset: Path, manifest: Manifest) -> list[str]:

@@ -6,6 +6,7 @@ the same mask everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,17 +126,21 @@ class MaskRule:
         """The rule that `to_json` wrote; other keys of `value` are ignored.
 
         Raises:
-            ValueError: A key is missing, or a value is no number.
+            ValueError: A key is missing, or a value is no number of at least 0.
 
         >>> MaskRule.from_json(MaskRule({"lung": 0.5}).to_json())
         MaskRule(thresholds={'lung': 0.5}, min_region_um2={})
         """
         try:
-            return cls(*({str(k): float(v) for k, v in value[key].items()} for key in cls.__dataclass_fields__))
+            parts = [{str(k): float(v) for k, v in value[key].items()} for key in cls.__dataclass_fields__]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{value!r} is no rule for masks; it needs thresholds and min_region_um2, each with a number per organ"
             ) from error
+        for name, part in zip(cls.__dataclass_fields__, parts, strict=True):
+            if wrong := {organ: number for organ, number in part.items() if not 0 <= number < math.inf}:
+                raise ValueError(f"{name} has {wrong}; the number of each organ must be finite, and at least 0")
+        return cls(*parts)
 
 
 class MaskBuilder:

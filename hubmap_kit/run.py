@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from . import __version__
 from .config import WORKING_UM, PrepareConfig, TrainConfig, organ_text, organ_values
-from .files import read_json, write_json
+from .files import check_types, read_json, write_json
 from .masks import MaskRule
 from .models.network_config import NetworkConfig
 
@@ -114,7 +114,9 @@ class RunConfig:
             "network": NetworkConfig.from_json(values["network"]),
             "rule": MaskRule.from_json({key: values[key] for key in ("thresholds", "min_region_um2")}),
         }
-        return cls(**given | parts | {"looks": looks})
+        given |= parts | {"looks": looks}
+        check_types(cls, given)
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ class FoldsConfig:
     @classmethod
     def _from_json(cls, values: Mapping[str, Any]) -> FoldsConfig:
         rule = MaskRule.from_json(values) if "thresholds" in values else None
-        return cls(int(values["folds"]), bool(values["finished"]), rule)
+        given = {"folds": values["folds"], "finished": values["finished"], "rule": rule}
+        check_types(cls, given)
+        return cls(**given)
 
 
 def _read(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> T:
@@ -159,25 +163,22 @@ def _read(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> T:
         ValueError: The file is missing or damaged, or of a format that this version does not know.
     """
     values = read_json(path)
-    damaged = (
-        f"{path} cannot be read: %s; if the file is damaged, restore it from a copy, such as the one in the dataset "
-        "hubmap-weights"
-    )
+    remedy = "if the file is damaged, restore it from a copy, such as the one in the dataset hubmap-weights"
     if not isinstance(values, dict):
-        raise ValueError(damaged % "it is no JSON object")
+        raise ValueError(f"{path} cannot be read: it is no JSON object; {remedy}")
     if path.name == FOLDS:
         values = {"format": 2, **values}  # format 2 did not number this file
     number = values.get("format")
     if number not in (2, FORMAT):
         newer = isinstance(number, int) and number > FORMAT
-        remedy = "update hubmap-kit" if newer else "use the version of hubmap-kit that wrote it, or train again"
-        raise ValueError(f"{path} is of format {number}, and this version reads formats 2 and {FORMAT}; {remedy}")
+        advice = "update hubmap-kit" if newer else "use the version of hubmap-kit that wrote it, or train again"
+        raise ValueError(f"{path} is of format {number}, and this version reads formats 2 and {FORMAT}; {advice}")
     try:
         return parse(values)
     except KeyError as error:
-        raise ValueError(damaged % f"it lacks {error.args[0]}") from error
+        raise ValueError(f"{path} cannot be read: it lacks {error.args[0]}; {remedy}") from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(damaged % error) from error
+        raise ValueError(f"{path} cannot be read: {error}; {remedy}") from error
 
 
 # Settings of earlier versions that are constants now, with the values they have now.
@@ -200,9 +201,10 @@ def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
     the same pixel size. Settings that no longer exist are left out.
 
     Raises:
-        ValueError: A setting that this version does not know, or one that is out of bounds.
+        KeyError: The size of a patch is not among them.
+        ValueError: A setting that this version does not know, or one of another type or out of bounds.
     """
-    values = dict(values)
+    values = {"patch_size": values["patch_size"], "input_size": values["input_size"], **values}
     if "pixel_size_um" in values:
         working_um = organ_values(values.pop("pixel_size_um"), WORKING_UM)
         contexts = {organ: um * values["patch_size"] for organ, um in working_um.items()}
@@ -211,6 +213,8 @@ def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
         values.pop("whole")  # the patch size is already that of the largest image
         if contexts != PrepareConfig(patch_size=values["patch_size"]).contexts_um():
             values["context"] = organ_text(contexts)
+    elif "context" not in values:
+        raise KeyError("context")
     return _settings(PrepareConfig, values)
 
 
@@ -218,18 +222,20 @@ def read_train(values: Mapping[str, Any]) -> TrainConfig:
     """Settings of a training as this version or an earlier one wrote them; settings that no longer exist are left out.
 
     Raises:
-        ValueError: A setting that this version does not know, or one that is out of bounds.
+        ValueError: A setting that this version does not know, or one of another type or out of bounds.
     """
-    values = dict(values)
+    values = {"model": values["model"], **values}
     if "looks" in values:
         values["looks_from"] = values.pop("looks")
     return _settings(TrainConfig, values)
 
 
-def _settings(kind: Callable[..., T], values: Mapping[str, Any]) -> T:
+def _settings(kind: type[T], values: Mapping[str, Any]) -> T:
     if unknown := sorted(name for name in values if name not in _GONE and not _has(kind, name)):
         raise ValueError(f"this version knows no setting {', '.join(unknown)}")
-    return kind(**{name: value for name, value in values.items() if _has(kind, name)})
+    known = {name: value for name, value in values.items() if _has(kind, name)}
+    check_types(kind, known)
+    return kind(**known)
 
 
 def _has(kind: Any, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ def tissue() -> np.ndarray:
     image[distance2 < 27**2] = (122, 58, 130)
     image[distance2 < 11**2] = (248, 244, 247)
     return image
+
+
+NETWORK = {"model": "unet", "encoder": None, "filters": 2, "auxiliary": False, "mean": [0, 0, 0], "std": [1, 1, 1]}
 
 
 def rewrite(folder: Path, **changes) -> None:
@@ -138,9 +142,18 @@ def test_settings_that_have_become_constants(old_run):
         ({"min_region_um2": None}, "config.json cannot be read: it lacks min_region_um2; .*restore it from a copy"),
         ({"prepare": None}, "config.json cannot be read: it lacks prepare; if"),
         ({"thresholds": [0.5]}, "config.json cannot be read: .*thresholds"),
-        ({"train": {"filters": -1}}, "config.json cannot be read: filters is -1; it must be at least 1"),
-        ({"train": {"wings": 2}}, "config.json cannot be read: this version knows no setting wings"),
+        ({"thresholds": {"lung": math.nan}}, "config.json cannot be read: thresholds has .*nan.* must be finite"),
+        ({"min_region_um2": {"lung": -1}}, "config.json cannot be read: min_region_um2 has .* at least 0"),
+        ({"train": {"model": "unet", "filters": -1}}, "config.json cannot be read: filters is -1; it must be at least"),
+        ({"train": {"model": "unet", "wings": 2}}, "config.json cannot be read: this version knows no setting wings"),
+        ({"train": {"model": "unet", "epochs": 2.5}}, "config.json .* epochs is 2.5; it must be a whole number"),
+        ({"train": {"model": "unet", "tune": "no"}}, "config.json .* tune is 'no'; it must be True or False"),
+        ({"train": {}}, "config.json cannot be read: it lacks model; if"),
+        ({"prepare": {"patch_size": 64, "context": None}}, "config.json cannot be read: it lacks input_size; if"),
+        ({"network": NETWORK | {"filters": "many"}}, "config.json .* filters is 'many'; it must be a whole number"),
         ({"looks": [1]}, "config.json cannot be read"),
+        ({"splits": [1]}, r"config.json .* splits is \[1\]; it must be an object"),
+        ({"finished": "false"}, "config.json .* finished is 'false'; it must be True or False"),
     ],
 )
 def test_configs_that_cannot_be_read(tmp_path, changes, rule):
@@ -160,3 +173,24 @@ def test_folders_that_are_no_run(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"config\.json cannot be read: it is no JSON object"):
         Run.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("[]", "is no JSON object"),
+        ('{"folds": 2.5, "finished": false}', "folds is 2.5; it must be a whole number"),
+        ('{"folds": 2, "finished": "yes"}', "finished is 'yes'; it must be True or False"),
+        ('{"folds": 2}', "it lacks finished"),
+        ('{"folds": 1e999, "finished": true}', "folds is inf; it must be a whole number"),
+    ],
+)
+def test_folds_that_cannot_be_read(tmp_path, text, rule):
+    """A folds.json that is damaged is named with what is wrong and what to do, even in a folder with a sign like %."""
+    folder = tmp_path / "cv 50% s"
+    folder.mkdir()
+    (folder / "folds.json").write_text(text)
+    with pytest.raises(ValueError, match=rule) as caught:
+        FoldsConfig.read(folder)
+    assert str(folder / "folds.json") in str(caught.value)
+    assert "restore it from a copy" in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import read_json, sha256_of, write_json
+from ..files import check_types, read_json, sha256_of, write_json
 from .names import KIT
 
 MANIFEST = f"{KIT}.json"
@@ -52,10 +52,15 @@ class Manifest:
         """
         values = read_json(folder / MANIFEST)
         try:
+            for wheel in values["wheels"]:
+                check_types(BundledWheel, wheel)
             wheels = tuple(BundledWheel(wheel["file"], wheel["module"], wheel["sha256"]) for wheel in values["wheels"])
-            return cls(values["version"], values["commit"], values["dirty"], wheels)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder / MANIFEST} is damaged (it lacks {error}); build the bundle again") from error
+            given = {name: values[name] for name in ("version", "commit", "dirty")} | {"wheels": wheels}
+            check_types(cls, given)
+            return cls(**given)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            rule = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{folder / MANIFEST} is damaged ({rule}); build the bundle again") from error
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a dataset folder."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, sha256_of, write_json
+from ..files import check_types, read_json, sha256_of, write_json
 from .bundle import is_whole
 from .clone import commit_of
 from .manifest import MANIFEST
@@ -71,6 +71,10 @@ class Verdict:
                 f"{path} has format {values['format']}, and this version of hubmap-kit reads {FORMAT}; rehearse again"
             )
         known = {key: values[key] for key in (f.name for f in fields(cls)) if key in values}
+        try:
+            check_types(cls, known)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}; rehearse again") from error
         return cls(**known | {"not_isolated": tuple(known.get("not_isolated", ()))})
 
     def write(self, folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..files import check_types
 from .encoders import ENCODERS
 
 MODELS = ("efficientnet-unet", "unet")
@@ -44,13 +45,19 @@ class NetworkConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> NetworkConfig:
-        """A layout from its fields as JSON values, as `dataclasses.asdict` and a run folder of format 2 have them."""
+        """A layout from its fields as JSON values, as `dataclasses.asdict` and a run folder of format 2 have them.
+
+        Raises:
+            KeyError, TypeError, ValueError: A value is missing or has another type.
+        """
         normalisation = values.get("normalisation", values)
-        return cls(
-            model=values["model"],
-            encoder=values.get("encoder"),
-            filters=values["filters"] if "filters" in values else values["decoder_filters"],
-            auxiliary=values["auxiliary"],
-            mean=tuple(normalisation["mean"]),
-            std=tuple(normalisation["std"]),
-        )
+        given = {
+            "model": values["model"],
+            "encoder": values.get("encoder"),
+            "filters": values["filters"] if "filters" in values else values["decoder_filters"],
+            "auxiliary": values["auxiliary"],
+            "mean": tuple(normalisation["mean"]),
+            "std": tuple(normalisation["std"]),
+        }
+        check_types(cls, given)
+        return cls(**given)

@@ -30,7 +30,7 @@ from .. import __version__
 from ..cluster import spread
 from ..competition import HEIGHT, ID, ORGAN, ORGANS, PIXEL_SIZE, RLE, SOURCE, THICKNESS, WIDTH, image_path
 from ..config import PrepareConfig
-from ..files import read_json, read_rows, replacing, write_json, write_rows
+from ..files import check_types, read_json, read_rows, replacing, write_json, write_rows
 from ..progress import track
 from ..run import read_prepare
 from ..tables import Image, Problem
@@ -82,19 +82,42 @@ class StoreInfo:
                 f"{folder} is not a finished patch store: it has no {STORE}; make it with: hubmap-kit prepare, "
                 "or, for soft masks, with: hubmap-kit pseudo"
             )
-        values = read_json(folder / STORE)
-        if not isinstance(values, dict) or values.get("format") not in READABLE:
-            found = values.get("format") if isinstance(values, dict) else None
+        values = _read_store(folder)
+        number = values.get("format")
+        if number not in READABLE:
             raise ValueError(
-                f"{folder / STORE} has format {found}, this version reads {' and '.join(map(str, READABLE))}; "
+                f"{folder / STORE} has format {number}, this version reads {' and '.join(map(str, READABLE))}; "
                 "prepare it again"
             )
         try:
-            soft = bool(values.get("soft", False))
-            split = values.get("data_split", "test" if soft else "train")
-            return cls(Path(values["data"]), read_prepare(values["config"]), soft, split, values["kit"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / STORE} is damaged ({error}); prepare it again") from error
+            soft = values.get("soft", False)
+            given = {
+                "data": Path(values["data"]),
+                "config": read_prepare(values["config"]),
+                "soft": soft,
+                "data_split": values.get("data_split", "test" if soft else "train"),
+                "kit": values["kit"],
+            }
+            check_types(cls, given)
+            return cls(**given)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            rule = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{folder / STORE} is damaged ({rule}); prepare it again") from error
+
+
+def _read_store(folder: Path) -> dict[str, Any]:
+    """The values of ``store.json``.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    try:
+        values = read_json(folder / STORE)
+    except ValueError as error:
+        raise ValueError(f"{error}; prepare it again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{folder / STORE} is damaged (it is no JSON object); prepare it again")
+    return values
 
 
 @dataclass(frozen=True)
@@ -178,9 +201,24 @@ class PatchStore:
             ValueError: The folder is no store, or an unfinished or incompatible one.
         """
         info = StoreInfo.read(folder)
-        images = [_stored(info, number, cell) for number, cell in enumerate(read_rows(folder / IMAGES))]
-        by_id = {stored.image.id: stored for stored in images}
-        return cls(folder, info, by_id, pd.read_csv(folder / PATCHES))
+        for name in (IMAGES, PATCHES):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder / name} is missing; prepare it again")
+        images = {}
+        for row, cell in enumerate(read_rows(folder / IMAGES), start=2):
+            try:
+                stored = _stored(info, row, cell)
+            except (KeyError, TypeError, ValueError) as error:
+                rule = f"it has no or an unknown {error.args[0]}" if isinstance(error, KeyError) else error
+                raise ValueError(f"{folder / IMAGES}, row {row}: {rule}; prepare it again") from error
+            images[stored.image.id] = stored
+        if not images:
+            raise ValueError(f"{folder / IMAGES} has no rows; prepare it again")
+        try:
+            patches = pd.read_csv(folder / PATCHES)[[ID, "y", "x", "mask_share"]]
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{folder / PATCHES} is damaged ({error}); prepare it again") from error
+        return cls(folder, info, images, patches)
 
     def ids(self, split: str, fold: int | None = None) -> list[int]:
         """Image ids of a split.
@@ -202,8 +240,16 @@ class PatchStore:
         return [image_id for image_id, own in folds.items() if (own == fold) == wanted]
 
     def read(self, image_id: int) -> np.ndarray:
-        """An image and its mask at the network's scale: ``(h, w, 4)`` uint8, mapped from disk."""
-        pixels: np.ndarray = np.load(self.folder / "images" / f"{image_id}.npy", mmap_mode="r", allow_pickle=False)
+        """An image and its mask at the network's scale: ``(h, w, 4)`` uint8, mapped from disk.
+
+        Raises:
+            ValueError: The file is missing or damaged.
+        """
+        path = self.folder / "images" / f"{image_id}.npy"
+        try:
+            pixels: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} is missing or damaged; prepare it again") from error
         return pixels
 
     def reader(self, ids: list[int]) -> tuple[Callable[[int], np.ndarray], str]:
@@ -215,7 +261,7 @@ class PatchStore:
         Returns:
             A function with the arguments of `read`, and a line for the user that says where it reads from.
         """
-        needed = sum((self.folder / "images" / f"{i}.npy").stat().st_size for i in ids)
+        needed = sum(self.read(i).nbytes for i in ids)
         free = _free_memory()
         size = f"{len(ids)} training images, {needed / 1e6:.0f} MB"
         if free is None or needed > MEMORY_SHARE * free:
@@ -235,7 +281,11 @@ def begin_store(out: Path, *, soft: bool = False) -> None:
         ValueError: There is a store of the other kind already.
     """
     path = out / STORE
-    if path.is_file() and read_json(path).get("soft", False) != soft:
+    is_soft = soft
+    if path.is_file():
+        with suppress(ValueError):  # a damaged file is made again, as its error says
+            is_soft = _read_store(out).get("soft") is True
+    if is_soft != soft:
         kind = "prepared patches" if soft else "soft masks"
         raise ValueError(f"{out} is a store of {kind}, which would be lost; name another folder, or remove it")
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -352,8 +402,8 @@ def finish_store(
     return PatchStore.open(out)
 
 
-def _stored(info: StoreInfo, number: int, cell: Mapping[str, str]) -> StoredImage:
-    """The image in row `number` of ``images.csv``, counted from 0."""
+def _stored(info: StoreInfo, row: int, cell: Mapping[str, str]) -> StoredImage:
+    """A row of ``images.csv``; `row` is its line in the file."""
     organ, source = cell[ORGAN], cell[SOURCE]
     image = Image(
         id=int(cell[ID]),
@@ -363,7 +413,7 @@ def _stored(info: StoreInfo, number: int, cell: Mapping[str, str]) -> StoredImag
         pixel_size_um=float(cell[PIXEL_SIZE]),
         thickness_um=float(cell.get(THICKNESS) or ORGANS[organ].thickness_um[source]),
         path=image_path(info.data, info.data_split, int(cell[ID])),
-        row=int(cell.get("row") or number + 2),
+        row=int(cell.get("row") or row),
         rle=cell[RLE],
     )
     shape = int(cell["height"]), int(cell["width"])

@@ -126,6 +126,9 @@ def test_verdict_without_a_format_number(tmp_path):
         ('{"format": 99, "passed": true, "bundle": "kit"}', "has format 99, and this version of hubmap-kit reads 1"),
         ('{"passed": true}', "is damaged"),
         ("[]", "is damaged"),
+        ('{"passed": "no", "bundle": "kit"}', "is damaged: passed is 'no'; it must be True or False; rehearse again"),
+        ('{"passed": true, "bundle": null}', "is damaged: bundle is None"),
+        ('{"passed": true, "bundle": "kit", "not_isolated": null}', "is damaged: not_isolated is None"),
         ("{", "is not valid JSON"),
     ],
 )

@@ -14,6 +14,11 @@ from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore, StoreInfo, _free_memory, begin_store, write_image
 from hubmap_kit.tables import Image, read_images
 
+IMAGES_HEADER = "id,organ,data_source,img_height,img_width,pixel_size,network_um,height,width,split,fold,rle\n"
+# A store.json whose place for `soft` is open.
+SOUND = """{"format": 2, "kit": "0.3.0", "data": "/data", "soft": %s,
+    "config": {"patch_size": 64, "input_size": 64, "context": null}}"""
+
 
 def test_patches_cover_each_image_and_know_their_mask(store):
     """The grid covers every pixel, and a patch's share of mask is that of its pixels."""
@@ -34,7 +39,7 @@ def test_images_are_held_in_memory_where_they_fit(store, monkeypatch):
     """Images that fit into a share of the free memory are read once; others, or if it is unknown, from disk."""
     opened = PatchStore.open(store)
     ids = opened.ids("train")
-    needed = sum((store / "images" / f"{i}.npy").stat().st_size for i in ids)
+    needed = sum(opened.read(i).nbytes for i in ids)
     for free, held in ((4 * needed, True), (4 * needed - 4, False), (None, False)):
         monkeypatch.setattr("hubmap_kit.preparation.store._free_memory", lambda free=free: free)
         read, where = opened.reader(ids)
@@ -111,8 +116,10 @@ def test_a_store_of_format_1_is_read(store, tmp_path):
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("{", "is not valid JSON"),
-        ("[]", "has format None"),
+        ("{", "is not valid JSON.*prepare it again"),
+        ("[]", "is damaged .it is no JSON object.; prepare it again"),
+        ('{"format": 2, "kit": "0.3.0", "data": 5, "config": {}}', "is damaged .*prepare it again"),
+        (SOUND % '"yes"', "is damaged .soft is 'yes'; it must be True or False.; prepare it again"),
         ('{"format": 99}', "has format 99, this version reads 1 and 2; prepare it again"),
         ('{"format": 2, "kit": "0.3.0"}', "is damaged .*prepare it again"),
     ],
@@ -122,3 +129,45 @@ def test_store_files_that_cannot_be_read(tmp_path, text, rule):
     (tmp_path / "store.json").write_text(text)
     with pytest.raises(ValueError, match=rule):
         PatchStore.open(tmp_path)
+    begin_store(tmp_path)  # preparing again, as the error says, is possible
+    assert not (tmp_path / "store.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rule"),
+    [
+        ("images.csv", None, "images.csv is missing"),
+        ("images.csv", "", "images.csv has no rows"),
+        ("images.csv", "id,organ\n1,lung\n", "images.csv, row 2: it has no or an unknown data_source"),
+        ("images.csv", IMAGES_HEADER + "1,liver,HPA,64,64,0.4,0.8,32,32,train,-1,\n", "images.csv, row 2: .*liver"),
+        ("images.csv", IMAGES_HEADER + "1,lung,HPA,6", "images.csv, row 2: "),
+        ("images.csv", IMAGES_HEADER + "1,lung,HPA,x,64,0.4,0.8,32,32,train,-1,\n", "images.csv, row 2: .*'x'"),
+        ("patches.csv", None, "patches.csv is missing"),
+        ("patches.csv", "", "patches.csv is damaged"),
+        ("patches.csv", "id,y\n1,2\n", "patches.csv is damaged .*mask_share"),
+    ],
+)
+def test_damaged_tables_of_a_store(store, tmp_path, name, text, rule):
+    """A table of a store that is missing or damaged is named, with its row and the remedy."""
+    folder = shutil.copytree(store, tmp_path / "store")
+    (folder / name).unlink()
+    if text is not None:
+        (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{rule}.*prepare it again") as caught:
+        PatchStore.open(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x" * 200])
+def test_damaged_image_of_a_store(store, tmp_path, content):
+    """An image of a store that is missing or damaged is named with the remedy."""
+    folder = shutil.copytree(store, tmp_path / "store")
+    opened = PatchStore.open(folder)
+    ids = opened.ids("train")
+    path = folder / "images" / f"{ids[0]}.npy"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="prepare it again") as caught:
+        opened.reader(ids)[0](ids[0])
+    assert str(path) in str(caught.value)

@@ -1,0 +1,64 @@
+"""Tests of files: what is written whole, and values of files that have another type than they should."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from hubmap_kit.files import check_types, has_type, replacing, type_text
+
+
+def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
+    """If writing fails, the old file stays as it was, and nothing is left beside it."""
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write() -> None:
+        with replacing(path) as part:
+            part.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        (int, (0, -3), (True, 1.0, "1", None)),
+        (float, (0, 0.5, float("nan")), (False, "0.5", None)),
+        (bool, (True, False), (0, 1, "true", None)),
+        (str | None, ("", None), (0, [])),
+        (int | Literal["all"] | None, (2, "all", None), ("every", True)),
+        (list[str] | None, ([], ["a"], None), ("a", ["a", 1])),
+        (tuple[float, ...], ((), (1, 2.5), [0.5]), (3, ("a",))),
+        (Mapping[str, list[int]], ({}, {"a": [1]}), ([], {"a": 1}, {"a": [1.5]})),
+        (Mapping[str, Any], ({"a": None}, {}), (None, {1: 2})),
+    ],
+)
+def test_types_of_values(kind: Any, right: tuple[Any, ...], wrong: tuple[Any, ...]) -> None:
+    """A value has the type of an annotation, or it does not; True is no number."""
+    assert all(has_type(value, kind) for value in right)
+    assert not any(has_type(value, kind) for value in wrong)
+    assert type_text(kind)
+
+
+def test_the_message_names_field_value_and_type() -> None:
+    """A value of another type is named with its field and with the type that it must have."""
+
+    @dataclass
+    class Example:
+        sizes: Mapping[str, int]
+        name: str | None = None
+
+    check_types(Example, {"sizes": {"a": 1}})
+    with pytest.raises(ValueError, match=r"^name is 3; it must be a text or None$"):
+        check_types(Example, {"name": 3})
+    with pytest.raises(ValueError, match=r"sizes is .*; it must be an object"):
+        check_types(Example, {"sizes": {"a": "1"}})
