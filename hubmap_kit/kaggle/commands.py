@@ -39,14 +39,14 @@ def add_parsers(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--poll",
         metavar="S",
         type=float,
-        help="seconds between two questions (default: 5, about kernels 30)",
+        help="seconds between questions to Kaggle (default: 5; kernels: 30)",
     )
 
     stopped = f"Kaggle goes on with the submission; {RERUN}"
     sub = add("submit", "submit a version of the inference kernel and wait for its score", _submit, stopped)
     sub.add_argument("--version", metavar="N", type=int, help="version of the kernel (default: the newest that ran)")
     sub.add_argument(
-        "--weights", metavar="N", type=int, help="submit the newest that ran with version N of the weights"
+        "--weights", metavar="N", type=int, help="submit the newest version that ran with version N of the weights"
     )
     sub.add_argument("--again", action="store_true", help="submit a version that was submitted before")
     sub.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
