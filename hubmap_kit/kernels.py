@@ -23,9 +23,9 @@ from typing import Any, Literal, TypeVar
 
 from .files import has_type, type_text
 from .kaggle.manifest import LIBRARY, MANIFEST, Manifest
+from .kaggle.names import CHANGES
 from .kaggle.session import find_competition, find_runs, find_unfinished
 
-CHANGES = "HUBMAP_SETTINGS"  # environment variable: a JSON object of setting to value
 ROOT = Path(os.environ.get("HUBMAP_KAGGLE_ROOT", "/kaggle"))  # set to another folder by a rehearsal without isolation
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 

@@ -27,7 +27,7 @@ from .journal import Journal
 from .networks import load_members
 from .stream import Result, predict_masks
 
-WRITE_EVERY = 60.0  # s between two versions of the submission while predicting
+WRITE_EVERY_S = 60.0  # between two versions of the submission while predicting
 
 
 def predict(
@@ -76,7 +76,7 @@ def predict(
         ids = [i for i in sample if i in known] + sorted(known - sampled)
     images = {image.id: image for image in scan.images}
     opened = [Run.open(run) for run in expand(runs)]
-    journal = Journal(submission.progress_path(out), _key(opened, config))
+    journal = Journal(submission.progress_path(out), _fingerprint(opened, config))
     masks = journal.masks(images.values())
     if masks:
         print(f"{len(masks)} of {len(images)} images were predicted before", flush=True)
@@ -97,7 +97,7 @@ def predict(
             masks[result.id] = result.rle
             journal.add(images[result.id], result.rle)
         timings.append(_timing(result))
-        if time.monotonic() - written > WRITE_EVERY:
+        if time.monotonic() - written > WRITE_EVERY_S:
             submission.write(out, masks, ids)
             written = time.monotonic()
     submission.write(out, masks, ids)
@@ -188,7 +188,7 @@ def _timing(result: Result) -> submission.Timing:
     )
 
 
-def _key(runs: list[Run], config: PredictConfig) -> str:
+def _fingerprint(runs: list[Run], config: PredictConfig) -> str:
     """Fingerprint of the runs and settings; equal fingerprints mean equal masks."""
     settings = {name: value for name, value in asdict(config).items() if name not in ("on_error", "time_limit_min")}
     facts: list[Any] = [__version__, settings]

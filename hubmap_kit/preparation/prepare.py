@@ -30,7 +30,7 @@ from .store import (
     write_images,
 )
 
-LEAST_PATCH = 32  # px
+LEAST_PATCH_PX = 32
 
 
 def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | None = None) -> PatchStore:
@@ -109,7 +109,7 @@ def whole_patch_size(images: Sequence[Image]) -> int:
     """
     longest = max(max(image.shape) * image.pixel_size_um / WORKING_UM for image in images)
     # A side such as 3000 x 0.1 / 0.1 is a whole number, whatever the last digit of the quotient.
-    return max(LEAST_PATCH, math.ceil(round(longest, 6)))
+    return max(LEAST_PATCH_PX, math.ceil(round(longest, 6)))
 
 
 def small_mask(text: str, shape: tuple[int, int], small: tuple[int, int]) -> np.ndarray:

@@ -185,11 +185,11 @@ def _kill(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     patience = time.monotonic() + _PATIENCE_S
-    while any(map(_runs, members)) and time.monotonic() < patience:  # a killed process takes a moment to end
+    while any(map(_is_running, members)) and time.monotonic() < patience:  # a killed process takes a moment to end
         time.sleep(0.01)
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     """Whether a process has not ended yet; a zombie has ended."""
     import psutil
 

@@ -13,11 +13,11 @@ from typing import Any
 from ..competition import SLUG
 from ..files import read_json, size_text
 from ..kaggle.clone import KERNEL_METADATA
+from ..kaggle.names import CHANGES
 from ..submission import validate
 from . import isolation
 
 OWNER = "rehearsal"  # owner of the datasets, in the nested layout
-CHANGES = "HUBMAP_SETTINGS"  # environment variable; see `hubmap_kit.kernels`
 _SHOWN = 160  # characters of a kernel's line that are shown; the log has it whole
 _TAIL = 30  # lines of the log that are shown when a kernel fails
 REMEDIES = {
@@ -46,8 +46,8 @@ class Limits:
 
 
 @dataclass
-class Stage:
-    """Where the kernels run, and what was measured.
+class KernelRunner:
+    """Runs kernels, and measures them.
 
     Attributes:
         out: The rehearsal's folder.

@@ -41,7 +41,7 @@ from ..submission import problems_path, read_problems, read_timings, score
 from ..tables import read_images
 from . import isolation
 from .hidden_set import CORRUPT, HIDDEN, HiddenImage, write_hidden
-from .kernels import REMEDIES, Failure, Limits, Stage
+from .kernels import REMEDIES, Failure, KernelRunner, Limits
 
 LEAST_DICE = 0.75  # mean Dice on the drawn hidden set from which the network counts as trained
 
@@ -130,22 +130,22 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
     _clear(out)
     begin = time.monotonic()
     obstacle = isolation.obstacle()
-    stage = Stage(out, clone, options.limits, isolated=obstacle is None)
+    runner = KernelRunner(out, clone, options.limits, isolated=obstacle is None)
     verdict = Verdict(
         passed=False,
         bundle=f"input/{KIT}",
         options=options.as_json(),
-        isolated=stage.isolated,
-        not_isolated=() if stage.isolated else isolation.NOT_ISOLATED,
+        isolated=runner.isolated,
+        not_isolated=() if runner.isolated else isolation.NOT_ISOLATED,
         versions=differing_versions(image_versions(clone)),
-        seconds=stage.seconds,
-        peak_memory_bytes=stage.peak_memory,
+        seconds=runner.seconds,
+        peak_memory_bytes=runner.peak_memory,
     )
     _print_surroundings(obstacle, verdict.versions)
     kit, weights, hidden_set = (out / "input" / name for name in (KIT, WEIGHTS, "hidden"))
     data, runs, changes = options.data, options.runs, options.changes()
     try:
-        with stage.step("competition"):
+        with runner.step("competition"):
             competition, truth = data or out / "input" / "demo", (data or out) / TRUTH
             if not data:
                 # If nothing is trained, the smallest demo will do.
@@ -153,27 +153,27 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
                     competition, train=5 if runs else options.train, test=1, size=options.size, seed=options.seed
                 )
                 shutil.move(competition / TRUTH, truth)
-        with stage.step("bundle"):
+        with runner.step("bundle"):
             build_bundle(clone, kit, extras=shortcuts.extras)
             manifest, sha256 = Manifest.read(kit), sha256_of(kit / MANIFEST)
             verdict = replace(verdict, commit=manifest.commit, dirty=manifest.dirty, manifest_sha256=sha256)
         attached = {SLUG: competition, KIT: kit, WEIGHTS: weights}
         members = trained = list(runs)
         if not runs:
-            smoke = stage.train("smoke", changes["smoke"], attached, "flat")
-            trained = [stage.train("train", changes["train"], attached, "nested")]
+            smoke = runner.train("smoke", changes["smoke"], attached, "flat")
+            trained = [runner.train("train", changes["train"], attached, "nested")]
             members = [smoke, *trained]
-        with stage.step("weights"):
+        with runner.step("weights"):
             unpack(build_weights(members, out / WEIGHTS, clone), weights)
-        public = stage.predict("public", changes["infer"], attached, "nested")
-        with stage.step("hidden test set"):
+        public = runner.predict("public", changes["infer"], attached, "nested")
+        with runner.step("hidden test set"):
             images = write_hidden(hidden_set, out / "hidden_truth.csv", options.seed, shortcuts.hidden)
         # The smoke run has learned nothing: that it predicts one image is enough.
         chosen = changes["infer"] if runs else {"RUNS": [run.name for run in trained]} | changes["infer"]
-        rerun = stage.predict("hidden", chosen, attached | {SLUG: hidden_set}, "flat", KAGGLE_IS_COMPETITION_RERUN="1")
-        hours = _extrapolated_s(stage.seconds["hidden"], rerun, images) / 3600
+        rerun = runner.predict("hidden", chosen, attached | {SLUG: hidden_set}, "flat", KAGGLE_IS_COMPETITION_RERUN="1")
+        hours = _extrapolated_s(runner.seconds["hidden"], rerun, images) / 3600
         verdict = replace(verdict, extrapolated_hours=hours)
-        with stage.step("score and pictures"):
+        with runner.step("score and pictures"):
             _check_problems(rerun, images)
             if not data:
                 competition, public, truth = _without_corrupt(hidden_set, rerun, out / "hidden_truth.csv", images, out)
@@ -191,8 +191,8 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
     dice = mean_dice(scores)
     passed = bool(data or runs or dice >= shortcuts.least_dice)
     print("== verdict")
-    _print_measures(stage, verdict, images)
-    steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in stage.seconds.items())
+    _print_measures(runner, verdict, images)
+    steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in runner.seconds.items())
     print(f"rehearsed in {time.monotonic() - begin:.0f} s: {steps}")
     if data:
         where = truth if truth.is_file() else "the run's own validation images, as the data has no test_truth.csv"
@@ -248,22 +248,22 @@ def _print_surroundings(obstacle: str | None, versions: Mapping[str, Mapping[str
         print(f"The kernels run without isolation: {obstacle}.")
 
 
-def _print_measures(stage: Stage, verdict: Verdict, images: pd.DataFrame) -> None:
+def _print_measures(runner: KernelRunner, verdict: Verdict, images: pd.DataFrame) -> None:
     """Print what was checked and measured."""
     corrupt = ", ".join(map(str, images.index[images["form"] == CORRUPT]))
     print(f"valid submissions: of the public test set, and of {len(images)} hidden images in the scoring rerun")
     if corrupt:
         print(f"corrupt image {corrupt}: named by the kernel, with an empty mask, left out of the mean Dice")
-    peaks = ", ".join(f"{name} {size_text(peak)}" for name, peak in stage.peak_memory.items())
-    print(f"peak memory: {peaks}; the limit is {size_text(stage.limits.memory_bytes)}")
-    print(f"bootstrap: {stage.bootstrap_s:.1f} s")
+    peaks = ", ".join(f"{name} {size_text(peak)}" for name, peak in runner.peak_memory.items())
+    print(f"peak memory: {peaks}; the limit is {size_text(runner.limits.memory_bytes)}")
+    print(f"bootstrap: {runner.bootstrap_s:.1f} s")
     hours, most = verdict.extrapolated_hours or 0.0, Limits().time_s / 3600
     network = "the runs given" if verdict.options["runs"] else "the network trained here"
     machine = f"with {network} on this machine ({os.cpu_count()} CPU cores)"
     print(f"run time for {images['stands_for'].sum()} such hidden images: {hours:.2f} h of {most:.0f} h, {machine}")
     if hours > most:
         print(f"warning: that is too long here; Kaggle's GPUs are faster, or {REMEDIES['infer', 'time']}")
-    print("isolated" if stage.isolated else "\n  ".join(["not isolated:", *verdict.not_isolated]))
+    print("isolated" if runner.isolated else "\n  ".join(["not isolated:", *verdict.not_isolated]))
 
 
 def _extrapolated_s(seconds: float, submission: Path, images: pd.DataFrame) -> float:

@@ -72,7 +72,7 @@ def pseudo_label(
     network_um = like.config.network_um()
     begin_store(out, soft=True)
     members = load_members(ensemble, config)
-    facts = {"runs": [{"name": run.folder.name, "sha256": _digest(run, config)} for run in ensemble]}
+    facts = {"runs": [{"name": run.folder.name, "sha256": _fingerprint(run, config)} for run in ensemble]}
     write = partial(_predict_image, out, like.config.input_size, network_um, facts, members)
     written, unread = write_images("pseudo", write, scan.images, images_at_once=IMAGES_AT_ONCE)
     problems = [*scan.problems, *unread]
@@ -130,7 +130,7 @@ def _predict_image(
     return write_image(out, image, um, input_size, facts, read, soft=True)
 
 
-def _digest(run: Run, config: PredictConfig) -> str:
+def _fingerprint(run: Run, config: PredictConfig) -> str:
     """Fingerprint of a run and the settings; equal fingerprints mean equal masks."""
     facts = [asdict(config), run.config.to_json(), sha256_of(run.weights)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -21,7 +21,7 @@ THRESHOLDS = tuple(percent / 100 for percent in range(10, 95, 5))
 REGION_UM2 = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)
 PAIR = ["threshold", "min_region_um2"]
 LEAST_IMAGES = 5  # least number of images of an organ on which to choose
-SURE = 2.0  # least gain, in standard errors
+LEAST_GAIN = 2.0  # in standard errors
 NEAR = 1e-3  # mean Dice values that differ by less count as equal
 
 
@@ -80,7 +80,7 @@ def choose(table: pd.DataFrame, present: MaskRule) -> MaskRule:
     """Choose the threshold and least region size of each organ by the mean Dice of its images.
 
     An organ keeps its present pair unless it has at least `LEAST_IMAGES` images, and their mean gain with the best pair
-    is above `SURE` times its standard error. A choice on few images would be luck, and lose on other images.
+    is above `LEAST_GAIN` times its standard error. A choice on few images would be luck, and lose on other images.
 
     Args:
         table: See `sweep_table`; for one validation, or for those of several folds together.
@@ -104,7 +104,7 @@ def choose(table: pd.DataFrame, present: MaskRule) -> MaskRule:
         best = _best(dice.mean().unstack())
         before = _nearest(thresholds[str(organ)], THRESHOLDS), _nearest(min_region_um2[str(organ)], REGION_UM2)
         gain = (dice[best] - dice[before]).to_numpy(np.float64)
-        if len(gain) >= LEAST_IMAGES and gain.mean() > SURE * gain.std(ddof=1) / len(gain) ** 0.5:
+        if len(gain) >= LEAST_IMAGES and gain.mean() > LEAST_GAIN * gain.std(ddof=1) / len(gain) ** 0.5:
             thresholds[str(organ)], min_region_um2[str(organ)] = best
     return MaskRule(thresholds, min_region_um2)
 

@@ -123,7 +123,7 @@ def test_a_submission_from_the_start(data, run, tmp_path, monkeypatch):
             yield result
 
     monkeypatch.setattr(inference, "predict_masks", watched)
-    monkeypatch.setattr(inference, "WRITE_EVERY", 0.0)
+    monkeypatch.setattr(inference, "WRITE_EVERY_S", 0.0)
     inference.predict(data, [run], out, PredictConfig(threshold=0.0))
     assert filled == [0, 1, 2, 3, 4]
 
