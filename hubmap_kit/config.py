@@ -528,8 +528,9 @@ def add_flags(
             options["metavar"] = f.metadata.get("metavar", {int: "N", float: "X", str: "TEXT"}[kind])
         groups[heading].add_argument(flag, type=kind, **options)
     if config is PrepareConfig:
-        for flag in ("--pixel-size", "--whole"):  # they were flags once; `from_flags` says what to write now
-            parser.add_argument(flag, dest=flag, nargs="?", help=argparse.SUPPRESS, default=argparse.SUPPRESS)
+        removed: dict[str, Any] = {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+        parser.add_argument("--pixel-size", dest="--pixel-size", **removed)  # `from_flags` says what to write now
+        parser.add_argument("--whole", dest="--whole", action="store_true", **removed)
 
 
 def from_flags(
@@ -564,8 +565,9 @@ def _refuse_removed_flags(arguments: Mapping[str, Any], given: Mapping[str, Any]
         return
     side = given.get("patch_size", PrepareConfig.patch_size)
     if given.get("context") is None:
-        working = organ_values(arguments["--pixel-size"] or "", WORKING_UM)
-        contexts = {organ: f"{um * side:g}" for organ, um in working.items()}
+        working = organ_values(arguments["--pixel-size"], WORKING_UM)
+        # To the last digit, so that a training of an earlier version goes on.
+        contexts = {organ: f"{um * side!r}".removesuffix(".0") for organ, um in working.items()}
         common = max(contexts.values(), key=list(contexts.values()).count)
         text = ",".join([common, *(f"{organ}={um}" for organ, um in contexts.items() if um != common)])
         raise ValueError(f"--pixel-size is now part of --context, the side of a patch in um: write --context {text}")

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -80,40 +81,47 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
     Args:
         given: Every setting of the kernel file by name, as in `TrainSettings`.
         dataset: The attached dataset hubmap-kit.
+
+    Raises:
+        SystemExit: A setting is out of bounds, or the competition is not attached. The text says what to do.
     """
     begin = time.monotonic()
     settings = start(TrainSettings, given, dataset)
 
     from .config import PrepareConfig
-    from .preparation.prepare import prepare
     from .recipes import recipe
+
+    with _one_line_errors():
+        geometry = PrepareConfig(
+            patch_size=settings.PATCH_SIZE,
+            input_size=settings.INPUT_SIZE,
+            context=None if settings.CONTEXT is None else str(settings.CONTEXT),
+            test_size=settings.TEST_SIZE,
+            folds=settings.FOLDS,
+            seed=settings.SEED,
+        )
+        changes = {
+            "model": settings.MODEL,
+            "encoder": settings.ENCODER,
+            "encoder_weights": settings.ENCODER_WEIGHTS,
+            "epochs": settings.EPOCHS,
+            "steps_per_epoch": settings.STEPS_PER_EPOCH,
+            "fold": None if settings.FOLD == "all" else settings.FOLD,
+        }
+        given_changes = {name: value for name, value in changes.items() if value is not None}
+        config = recipe(settings.RECIPE, seed=settings.SEED, **given_changes)
+        data, previous = find_competition(INPUT), find_unfinished(INPUT)
+
+    # Imported once the settings are known to be right, because TensorFlow takes long.
+    from .preparation.prepare import prepare
     from .training.train import train as train_run
 
-    geometry = PrepareConfig(
-        patch_size=settings.PATCH_SIZE,
-        input_size=settings.INPUT_SIZE,
-        context=None if settings.CONTEXT is None else str(settings.CONTEXT),
-        test_size=settings.TEST_SIZE,
-        folds=settings.FOLDS,
-        seed=settings.SEED,
-    )
-    changes = {
-        "model": settings.MODEL,
-        "encoder": settings.ENCODER,
-        "encoder_weights": settings.ENCODER_WEIGHTS,
-        "epochs": settings.EPOCHS,
-        "steps_per_epoch": settings.STEPS_PER_EPOCH,
-        "fold": None if settings.FOLD == "all" else settings.FOLD,
-    }
-    given_changes = {name: value for name, value in changes.items() if value is not None}
-    config = recipe(settings.RECIPE, seed=settings.SEED, **given_changes)
     run = WORKING / "run"
-    previous = find_unfinished(INPUT)
     if previous:
         print(f"going on with the unfinished training in {previous}", flush=True)
         _copy_files(previous, run)
     with tempfile.TemporaryDirectory() as patches:  # not in the working folder, which becomes the kernel's output
-        prepare(find_competition(INPUT), Path(patches), geometry)
+        prepare(data, Path(patches), geometry)
         finished = train_run(
             Path(patches),
             run,
@@ -138,7 +146,8 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
         dataset: The attached dataset hubmap-kit.
 
     Raises:
-        SystemExit: With status 1 if an image cannot be predicted and ON_ERROR is ``stop``.
+        SystemExit: With status 1 if an image cannot be predicted and ON_ERROR is ``stop``; with a text that says what
+            to do if a setting is out of bounds, or the competition or a run is not attached.
     """
     begin = time.monotonic()
     settings = start(InferSettings, given, dataset)
@@ -148,21 +157,22 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
     from .submission import validate
 
     left = _seconds_left(settings.TIME_LIMIT, begin)
-    config = PredictConfig(
-        tile_size=settings.PATCH_SIZE,
-        overlap=settings.OVERLAP,
-        tta=settings.TTA,
-        scales=settings.SCALES,
-        stain=settings.STAIN,
-        adapt=settings.ADAPT,
-        threshold=settings.THRESHOLD,
-        min_region_um2=settings.MIN_REGION,
-        batch_size=settings.BATCH_SIZE,
-        skip_background=settings.SKIP_BACKGROUND,
-        time_limit_min=None if left is None else max(0.0, left / 60),
-        on_error=settings.ON_ERROR,
-    )
-    data, runs = find_competition(INPUT), find_runs(INPUT, settings.RUNS)
+    with _one_line_errors():
+        config = PredictConfig(
+            tile_size=settings.PATCH_SIZE,
+            overlap=settings.OVERLAP,
+            tta=settings.TTA,
+            scales=settings.SCALES,
+            stain=settings.STAIN,
+            adapt=settings.ADAPT,
+            threshold=settings.THRESHOLD,
+            min_region_um2=settings.MIN_REGION,
+            batch_size=settings.BATCH_SIZE,
+            skip_background=settings.SKIP_BACKGROUND,
+            time_limit_min=None if left is None else max(0.0, left / 60),
+            on_error=settings.ON_ERROR,
+        )
+        data, runs = find_competition(INPUT), find_runs(INPUT, settings.RUNS)
     print("runs:", *runs, flush=True)
     submission = WORKING / "submission.csv"
     problems = predict(data, runs, submission, config) + validate(submission, data)
@@ -171,6 +181,15 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
     if any(problem.severity == "error" for problem in problems):
         sys.exit(1)
     print(f"{submission} is valid")
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """End the kernel with status 1 and the text of a ValueError, which says what to do, without a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 def start(kind: type[Settings], given: Mapping[str, Any], dataset: Path) -> Settings:
@@ -189,7 +208,7 @@ def start(kind: type[Settings], given: Mapping[str, Any], dataset: Path) -> Sett
             is one line with what to do.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # leaves TensorFlow's start-up notes out of the log
-    try:
+    with _one_line_errors():
         settings = apply_changes(kind, given, os.environ.get(CHANGES, "{}"))
         manifest = Manifest.read(dataset)
         state = " with uncommitted changes" if manifest.dirty else ""
@@ -199,8 +218,6 @@ def start(kind: type[Settings], given: Mapping[str, Any], dataset: Path) -> Sett
                 f"{damaged[0]} is missing or is not the file that {MANIFEST} describes; upload the dataset again"
             )
         installed = _install(dataset, manifest)
-    except ValueError as error:
-        sys.exit(str(error))
     print(
         f"installed {', '.join(installed) or 'nothing: this image has all modules of the bundled wheels'}", flush=True
     )

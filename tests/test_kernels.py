@@ -164,6 +164,18 @@ def test_kernel_without_bundle(kernel, tmp_path):
         assert place in text
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"wheels": []}', '{"wheels": [{"file": 5}]}', "null"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_damaged_manifest(kernel, text, tmp_path):
+    """If the manifest of the bundle is damaged, the kernel names it and says what to do."""
+    manifest = tmp_path / "hubmap-kit" / MANIFEST
+    manifest.parent.mkdir()
+    manifest.write_text(text)
+    with pytest.raises(SystemExit, match=r"is damaged: it names no wheel .* upload the dataset again") as caught:
+        runpy.run_path(str(script(kernel)))["find_kit"](tmp_path)
+    assert str(manifest) in str(caught.value)
+
+
 @pytest.mark.slow
 def test_unknown_setting(kit, tmp_path):
     """A setting that the kernel does not have is an error that lists those it has."""
@@ -171,6 +183,27 @@ def test_unknown_setting(kit, tmp_path):
     status, text = run_kernel(script("infer"), tmp_path / "working", {"hubmap-kit": kit}, HUBMAP_SETTINGS=settings)
     assert status == 1
     assert "names PATCH; the settings are ADAPT, BATCH_SIZE, MIN_REGION, ON_ERROR," in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kernel", "settings", "message"),
+    [
+        ("train", {"CONTEXT": "liver=3"}, "context is wrong: unknown organ liver"),
+        ("train", {"RECIPE": "slow"}, "there is no recipe 'slow'"),
+        ("infer", {"TTA": "all"}, "tta is 'all'; choose one of none, flips, d4"),
+    ],
+)
+def test_setting_out_of_bounds(kit, tmp_path, kernel, settings, message):
+    """A setting of a wrong value ends the kernel with the rule in one line within 10 s, before TensorFlow is loaded."""
+    begin = time.monotonic()
+    status, text = run_kernel(
+        script(kernel), tmp_path / "working", {"hubmap-kit": kit}, HUBMAP_SETTINGS=json.dumps(settings)
+    )
+    assert status == 1
+    assert message in text.splitlines()[-1]
+    assert "Traceback" not in text
+    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.slow
@@ -232,6 +265,8 @@ def test_runs_are_found(tmp_path):
     assert find_runs(tmp_path, ["run"]) == [second]
     with pytest.raises(ValueError, match="no run folder has the name 'fold1'"):
         find_runs(tmp_path, ["fold1"])
+    with pytest.raises(ValueError, match="no run folder is named; name one, or None for all"):
+        find_runs(tmp_path, [])
 
 
 def test_no_runs(tmp_path):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, read_rows, write_json, write_rows
+from ..files import has_type, read_json, read_rows, write_json, write_rows
 
 FOLDER = "records"
 PUSHES, SUBMISSIONS = "pushes.csv", "submissions.csv"
@@ -45,6 +45,8 @@ class Records:
         self.owner = owner
         path = folder / "state.json"
         self._state: dict[str, Any] = read_json(path) if path.is_file() else {}
+        if not has_type(self._state, dict[str, dict[str, Any]]):
+            raise ValueError(f"{path} is damaged: it must be an object of objects; restore it from a copy")
 
     def get(self, name: str) -> dict[str, Any]:
         """What is recorded about a dataset or kernel; empty if nothing is."""

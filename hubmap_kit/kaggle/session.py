@@ -64,8 +64,8 @@ def find_runs(root: Path, names: Sequence[str] | None = None) -> list[Path]:
         The folders, sorted by their paths; with `names`, in the order of the names.
 
     Raises:
-        ValueError: There is no run folder, none or several have one of the names, or a file is not the one that the
-            manifest describes.
+        ValueError: There is no run folder, `names` is empty, none or several have one of the names, or a file is not
+            the one that the manifest describes.
     """
     found: list[Path] = []
     unfinished: list[Path] = []
@@ -82,6 +82,8 @@ def find_runs(root: Path, names: Sequence[str] | None = None) -> list[Path]:
         )
     chosen = found
     if names is not None:
+        if not names:
+            raise ValueError("no run folder is named; name one, or None for all that are attached")
         chosen = []
         for name in names:
             same = [place for place in found if _name(place) == name]

@@ -90,16 +90,19 @@ def check_run(run: Path, dataset: Path) -> None:
         dataset: The folder that held the run or its archive.
 
     Raises:
-        ValueError: A file is missing or differs.
+        ValueError: A file is missing or differs, or the manifest is damaged.
     """
     if not (dataset / MANIFEST).is_file():
         return
-    for entry in read_json(dataset / MANIFEST)["runs"]:
-        for name, sha256 in entry["files"].items() if entry["name"] == run.name else ():
-            if not (run / name).is_file() or sha256_of(run / name) != sha256:
-                raise ValueError(
-                    f"{run / name} is missing or is not the file that {MANIFEST} describes; upload the dataset again"
-                )
+    try:
+        files = {entry["name"]: dict(entry["files"]) for entry in read_json(dataset / MANIFEST)["runs"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{dataset / MANIFEST} is damaged ({error}); upload the dataset again") from error
+    for name, sha256 in files.get(run.name, {}).items():
+        if not (run / name).is_file() or sha256_of(run / name) != sha256:
+            raise ValueError(
+                f"{run / name} is missing or is not the file that {MANIFEST} describes; upload the dataset again"
+            )
 
 
 def _name(run: Path, path: Path) -> str:

@@ -234,7 +234,7 @@ class PatchStore:
         if fold is None or split == "test":
             return [image_id for image_id, stored in self.images.items() if stored.split == split]
         if fold not in {stored.fold for stored in self.images.values()}:
-            raise ValueError(f"{self.folder} has no fold {fold}; prepare it with --folds {fold + 1} or more")
+            raise ValueError(f"{self.folder} has no fold {fold}; prepare it with --folds {max(2, fold + 1)} or more")
         wanted = split == "validation"
         folds = {image_id: stored.fold for image_id, stored in self.images.items() if stored.split != "test"}
         return [image_id for image_id, own in folds.items() if (own == fold) == wanted]

@@ -41,9 +41,12 @@ def find_kit(attached: Path) -> Path:
             f"{attached}/hubmap-kit or in any folder below {attached}, which holds {holds}; "
             "attach the dataset (dataset_sources in kernel-metadata.json)"
         )
-    library = json.loads(manifest.read_text(encoding="utf-8"))["wheels"][0]
-    wheel = manifest.with_name(library["file"])
-    if not wheel.is_file() or hashlib.sha256(wheel.read_bytes()).hexdigest() != library["sha256"]:
+    try:
+        library = json.loads(manifest.read_text(encoding="utf-8"))["wheels"][0]
+        wheel = manifest.with_name(library["file"])
+    except (AttributeError, LookupError, TypeError, ValueError):
+        sys.exit(f"{manifest} is damaged: it names no wheel of the library; upload the dataset again")
+    if not wheel.is_file() or hashlib.sha256(wheel.read_bytes()).hexdigest() != library.get("sha256"):
         sys.exit(f"{wheel} is missing or is not the file that {manifest.name} describes; upload the dataset again")
     sys.path.insert(0, str(wheel))
     return manifest.parent

@@ -148,3 +148,11 @@ def test_what_the_commands_need(name):
     bad = "{'scipy', 'cv2', 'sklearn', 'matplotlib', 'jinja2', 'tifffile', 'tensorflow', 'keras'}"
     code = f"import sys, hubmap_kit.kaggle.{name}\nassert not {bad} & set(sys.modules), {bad} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CLONE)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"me/hubmap-kit": 3}'])
+def test_damaged_records(tmp_path, text):
+    """A state.json that is JSON but holds something else is named."""
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(ValueError, match=r"state\.json is damaged"):
+        Records(tmp_path, "me")

@@ -169,3 +169,12 @@ def test_unfinished_runs_are_not_used(tmp_path):
     make_run(tmp_path / "run")
     with pytest.raises(ValueError, match="is not finished; push the training kernel again"):
         find_runs(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"runs": 5}', '{"runs": [{"name": "fold0"}]}', '{"runs": [[]]}'])
+def test_damaged_manifest(dataset, tmp_path, text):
+    """A manifest of the dataset that is damaged is named, with what to do."""
+    seen = unpack(dataset, tmp_path / "seen" / "hubmap-weights")
+    (seen / MANIFEST).write_text(text)
+    with pytest.raises(ValueError, match=r"hubmap-weights.json is damaged .*; upload the dataset again"):
+        find_runs(tmp_path / "seen")

@@ -171,3 +171,9 @@ def test_damaged_image_of_a_store(store, tmp_path, content):
     with pytest.raises(ValueError, match="prepare it again") as caught:
         opened.reader(ids)[0](ids[0])
     assert str(path) in str(caught.value)
+
+
+def test_a_fold_that_a_store_does_not_have(store):
+    """A fold that the store does not have is refused with a number of folds that can be prepared."""
+    with pytest.raises(ValueError, match="has no fold 0; prepare it with --folds 2 or more"):
+        PatchStore.open(store).ids("train", 0)
