@@ -1,7 +1,7 @@
 """Sessions: ``nox -l`` lists them, ``nox`` alone runs lint and tests, ``nox -s NAME`` runs one.
 
-Each makes its own environment below ``.nox`` with the Python that runs nox. None touches anything
-outside the clone.
+Each makes its own environment below ``.nox`` with the Python that runs nox. None changes anything
+outside the clone, except that ``push`` and ``submit`` change what is on Kaggle.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def data(session: nox.Session) -> None:
     kaggle(session, "data")
 
 
-@nox.session(default=False)
+@nox.session(default=False, reuse_venv=True)
 def validate(session: nox.Session) -> None:
     """Check a submission: nox -s validate -- submission.csv [--data DATA]; DATA is data, where nox -s data puts it."""
     shutil.rmtree("build", ignore_errors=True)

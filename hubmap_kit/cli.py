@@ -21,7 +21,7 @@ from .tables import DataError, Problem
 OK, BAD_INPUT, INTERRUPTED = 0, 1, 130
 RECIPE_NOTE = (
     "A setting that is not given is taken from the recipe; the defaults shown are those of the recipe default. "
-    "'Measured as a loss' is a result of the project's own ablation, on real tissue."
+    "'Measured worse' is a result of the project's own ablation, on real tissue."
 )
 # Prediction settings that change a soft mask, or the time it takes.
 PSEUDO_SETTINGS = ("split", "tile_size", "overlap", "tta", "scales", "stain", "batch_size", "precision")

@@ -224,7 +224,7 @@ class PrepareConfig:
     context: str | None = setting(
         None,
         "side of the tissue in a patch, in um: a number, organ=number by organ (410,kidney=512), or whole for the "
-        f"longest side of any image (default: the patch size times {WORKING_UM} um); measured as a loss: half the "
+        f"longest side of any image (default: the patch size times {WORKING_UM} um); measured worse: half the "
         "context -0.014 Dice, twice the context -0.019",
         metavar="UM",
     )
@@ -286,14 +286,14 @@ class TrainConfig:
     )
     encoder_weights: str = setting(
         "imagenet",
-        "imagenet (a download), none, or the path of a weights file; none measured as a loss: -0.37 Dice",
+        "imagenet (a download), none, or the path of a weights file; none measured worse: -0.37 Dice",
         metavar="NAME",
         group="network and loss",
     )
     decoder_filters: int = setting(
         256,
         "filters of the efficientnet-unet's first decoder stage; each later stage has half as many, at least 16. In "
-        "the recipe cpu 256 instead of 128 measured as a loss: -0.007 Dice",
+        "the recipe cpu 256 instead of 128 measured worse: -0.007 Dice",
         least=16,
         group="network and loss",
     )
@@ -305,14 +305,13 @@ class TrainConfig:
     )
     auxiliary: float = setting(
         0.0,
-        "weight of the losses of two more heads, for organ and pixel size; 0 for none. Measured as a loss: -0.011 Dice",
+        "weight of the losses of two more heads, for organ and pixel size; 0 for none. Measured worse: -0.011 Dice",
         least=0.0,
         group="network and loss",
     )
     loss: str = setting(
         "bce+dice",
-        f"loss: a weighted sum of {', '.join(LOSSES)}, such as bce+0.5*lovasz. bce+tversky measured as a loss: "
-        "-0.005 Dice",
+        f"loss: a weighted sum of {', '.join(LOSSES)}, such as bce+0.5*lovasz. bce+tversky measured worse: -0.005 Dice",
         group="network and loss",
         metavar="SUM",
     )
@@ -360,14 +359,14 @@ class TrainConfig:
     augment: str = setting(
         "flip,turn,scale,stain=0.75,coarse=0.25",
         "augmentations, each with the share of patches it is done to (1 where none is given), such as "
-        f"flip,stain=0.75: {', '.join(STEPS)}. Measured as losses: hed, colour and brightness in place of "
+        f"flip,stain=0.75: {', '.join(STEPS)}. Measured worse: hed, colour and brightness in place of "
         "stain -0.018 Dice; elastic, brightness, blur, noise, jpeg and cutout together -0.005",
         metavar="LIST",
         group="patches",
     )
     scale_range: float = setting(
         1.33,
-        "largest factor by which the augmentation scale enlarges or shrinks; 2 measured as a loss: -0.003 Dice",
+        "largest factor by which the augmentation scale enlarges or shrinks; 2 measured worse: -0.003 Dice",
         least=1.0,
         group="patches",
     )
@@ -381,7 +380,7 @@ class TrainConfig:
     )
     cutmix: float = setting(
         0.0,
-        "share of patches that get a rectangle of another patch of the same organ; measured as a loss: -0.005 Dice",
+        "share of patches that get a rectangle of another patch of the same organ; measured worse: -0.005 Dice",
         least=0.0,
         most=1.0,
         group="patches",
@@ -457,14 +456,13 @@ class PredictConfig:
     )
     stain: str = setting(
         "none",
-        "bring the colours of each image to those of the run's training images; macenko measured as a loss: "
-        "-0.038 Dice",
+        "bring the colours of each image to those of the run's training images; macenko measured worse: -0.038 Dice",
         choices=("none", "reinhard", "macenko"),
     )
     adapt: str = setting(
         "none",
         "adapt the network to the images of each organ and source. batchnorm: re-estimate the statistics of its "
-        "BatchNormalization (measured as a loss: -0.007 Dice); self-training: train on its own confident masks",
+        "BatchNormalization (measured worse: -0.007 Dice); self-training: train on its own confident masks",
         choices=("none", "batchnorm", "self-training"),
     )
     batch_size: int | None = setting(None, "tiles in a batch (default: 16 on a GPU, 2 on a CPU)", least=1)

@@ -27,7 +27,7 @@ def extended(tmp_path_factory):
     shutil.copytree(Path(hubmap_kit.__file__).parent, folder / "hubmap_kit", ignore=ignore)
     for name, diff in DIFFS:
         done = subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=folder, capture_output=True, timeout=60)
-        assert done.returncode == 0, f"{name}: {done.stderr}"
+        assert done.returncode == 0, f"{PAGE.name}, {name}: make its diff again, with git diff -U1: {done.stderr}"
     return folder
 
 
