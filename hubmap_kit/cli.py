@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import __version__
 from .ablation.rows import BASE, ROWS, plan
-from .config import PredictConfig, PrepareConfig, TrainConfig, UsageError, add_flags, from_flags
+from .config import PredictConfig, PrepareConfig, SettingError, TrainConfig, UsageError, add_flags, from_flags
 from .kaggle import commands as kaggle_commands
 from .recipes import RECIPES, recipe
 from .rehearsal import command as rehearsal_command
@@ -65,7 +65,10 @@ def entry() -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     from .demo.write import write_demo
 
-    write_demo(arguments.out, train=arguments.train, test=arguments.test, size=arguments.size, seed=arguments.seed)
+    try:
+        write_demo(arguments.out, train=arguments.train, test=arguments.test, size=arguments.size, seed=arguments.seed)
+    except SettingError as error:
+        raise UsageError(f"--{error.name} {error.rule}") from error
     return OK
 
 

@@ -40,6 +40,8 @@ def test_every_setting_is_a_flag_with_help(config, capsys):
         ("predict D R --out x --min-region -1", "--min-region is -1.0; it must be at least 0.0"),
         ("predict D R --out x --time-limit -1", "--time-limit is -1.0; it must be at least 0.0"),
         ("predict D R --out x --scales 0", "--scales is wrong: scales are '0'"),
+        ("demo OUT --train 4", "--train is 4; all five organs need an image"),
+        ("demo OUT --size 0", "--size is 0; units are"),
         ("prepare D P --input-size 100", "--input-size is 100; it must be a multiple of 32"),
         ("prepare D P --context liver=1", "--context is wrong: unknown organ liver"),
         ("prepare D P --whole", "--whole is now written --context whole"),

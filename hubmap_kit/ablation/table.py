@@ -99,11 +99,26 @@ def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainCo
         facts[name] = Path(facts[name]).name if facts[name] else None
     facts = json.loads(json.dumps(facts))
     path = out / "ablation.json"
-    begun = _convert(read_json(path)) if path.is_file() else facts
+    begun = _read_begun(path) if path.is_file() else facts
     changed = sorted(name for name in facts.keys() | begun.keys() if facts.get(name) != begun.get(name))
     if changed:
         raise ValueError(f"{out} was begun with other {', '.join(changed)}; give the same, or name another folder")
     write_json(path, facts)
+
+
+def _read_begun(path: Path) -> dict[str, Any]:
+    """The settings in an ``ablation.json``.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise TypeError("it is no JSON object")
+        return _convert(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it from a copy, or name another folder") from error
 
 
 def _convert(begun: dict[str, Any]) -> dict[str, Any]:

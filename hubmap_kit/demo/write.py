@@ -30,6 +30,7 @@ from ..competition import (
     image_path,
     table_path,
 )
+from ..config import SettingError
 from ..progress import track
 from ..rle import encode
 from .tissue import draw
@@ -90,7 +91,7 @@ def write_demo(folder: Path, *, train: int = 40, test: int = 20, size: int = 102
 def _check(name: str, value: int, least: int, most: int | None, reason: str) -> None:
     if not least <= value or (most is not None and value > most):
         span = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} is {value}; {reason}: give a whole number {span}")
+        raise SettingError(name, f"is {value}; {reason}: give a whole number {span}")
 
 
 def _plan(train: int, test: int, size: int, seed: int) -> pd.DataFrame:

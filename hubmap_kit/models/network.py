@@ -94,8 +94,9 @@ def load_model(config: NetworkConfig, weights: Path, *, compute_dtype: str | Non
     try:
         model.load_weights(weights)
     except Exception as error:
+        reason = str(error).partition("\n")[0]  # Keras lists every layer after it
         raise ValueError(
-            f"{weights} cannot be loaded ({type(error).__name__}: {error}); train the run again"
+            f"{weights} cannot be loaded ({type(error).__name__}: {reason}); train the run again"
         ) from error
     return without_heads(model)
 

@@ -25,7 +25,7 @@ class NetworkConfig:
         std: Per-channel standard deviation that it divides by.
 
     Raises:
-        ValueError: An unknown model or encoder.
+        ValueError: An unknown model or encoder, or numbers that cannot be right.
     """
 
     model: str
@@ -42,6 +42,10 @@ class NetworkConfig:
                 f"this version cannot build the network {self.model} with encoder {self.encoder}; "
                 "use the version of the kit that trained it, or train again"
             )
+        if self.filters < 1:
+            raise ValueError(f"filters is {self.filters}; it must be at least 1")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(std > 0 for std in self.std):
+            raise ValueError(f"mean is {self.mean}, std {self.std}; both have a number by channel, std above 0")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> NetworkConfig:

@@ -28,7 +28,7 @@ class Journal:
         if path.is_file():
             lines = [line for line in map(_json, path.read_text(encoding="utf-8").splitlines()) if line]
             if lines[:1] == [head]:
-                self._lines = lines[1:]
+                self._lines = [line for line in lines[1:] if _holds_mask(line)]
         # Written anew, because a kill may have cut the last line.
         with replacing(path) as part:
             part.write_text("".join(json.dumps(line) + "\n" for line in (head, *self._lines)), encoding="utf-8")
@@ -57,6 +57,12 @@ def _made_from(image: Image) -> list[Any]:
     except OSError:
         return []
     return [stat.st_size, stat.st_mtime_ns, image.organ, image.pixel_size_um, *image.shape]
+
+
+def _holds_mask(line: dict[str, Any]) -> bool:
+    """Whether a line is one that `Journal.add` writes."""
+    types = {"id": int, "made_from": list, "rle": str}
+    return all(isinstance(line.get(name), kind) for name, kind in types.items())
 
 
 def _json(line: str) -> dict[str, Any] | None:

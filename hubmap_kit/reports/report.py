@@ -19,6 +19,8 @@ from ..run import Run
 _TEMPLATE = "report.html.j2"
 _SETTINGS = ("prepare", "train", "thresholds", "min_region_um2")  # of config.json, shown on the page
 
+_TABLES = (("history", ["epoch"]), ("results", ["split"]), ("scores", ["split", "dice"]))  # and needed columns
+
 
 def write_report(runs: list[Path], out: Path) -> None:
     """Write the page.
@@ -37,7 +39,7 @@ def write_report(runs: list[Path], out: Path) -> None:
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    history, results, scores = (_read(run.folder / f"{name}.csv") for name in ("history", "results", "scores"))
+    history, results, scores = (_read(run.folder / f"{name}.csv", needed) for name, needed in _TABLES)
     config, network = run.config, run.config.network
     unfinished = f"unfinished, {0 if history is None else len(history)}"
     worst = None
@@ -57,8 +59,16 @@ def _describe(run: Run) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> pd.DataFrame | None:
-    return pd.read_csv(path) if path.is_file() else None
+def _read(path: Path, needed: list[str]) -> pd.DataFrame | None:
+    """A table of a run folder, which has the needed columns; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        table = pd.read_csv(path)
+        table[needed]  # raises a KeyError that names those that are missing
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it from a copy, or remove it") from error
+    return table
 
 
 def _html(table: pd.DataFrame) -> Any:

@@ -287,6 +287,18 @@ def test_a_folder_of_an_earlier_version_goes_on(demo, tmp_path, write_scores, wh
         ablation(demo, tmp_path / "out", geometry, CONFIG, rows=[], seeds=1)
 
 
+@pytest.mark.parametrize("text", ["[]", "5", "{", '{"pixel_size_um": "0.4"}'])
+def test_a_folder_with_damaged_settings(demo, tmp_path, write_scores, text):
+    """An ablation.json that is damaged is named with the remedy, and stays."""
+    write_scores("base", 0, (0.5, 0.7))
+    ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=[], seeds=1)
+    path = tmp_path / "out" / "ablation.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"ablation\.json is damaged .*; restore it from a copy"):
+        ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=[], seeds=1)
+    assert path.read_text() == text
+
+
 def test_rows_that_change_nothing(demo, tmp_path, write_scores, trained, capsys):
     """A row that does not differ from the base is reported and left out."""
     write_scores("base", 0, (0.5, 0.7))

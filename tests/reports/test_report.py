@@ -41,3 +41,15 @@ def test_page_of_an_unfinished_run(run, tmp_path):
         (run / name).unlink()
     write_report([run], tmp_path / "report.html")
     assert "a&lt;b&gt;" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("history.csv", b""), ("scores.csv", b"a\n1\n"), ("results.csv", b"\xff"), ("history.csv", b"a\n")],
+)
+def test_damaged_tables(run, tmp_path, name, content):
+    """A table of a run folder that is damaged is named with the remedy."""
+    (run / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged .*; restore it from a copy, or remove it") as caught:
+        write_report([run], tmp_path / "report.html")
+    assert str(run / name) in str(caught.value)
