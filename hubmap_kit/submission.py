@@ -84,7 +84,7 @@ def read_problems(submission: Path) -> list[Problem]:
             int(cell["row"]) if cell["row"] else None,
             cell["rule"],
             cell["remedy"],
-            int(cell["image_id"]) if cell["image_id"] else None,
+            int(cell["image_id"]) if cell.get("image_id") else None,  # 0.3.0 wrote no such column
         )
         for cell in read_rows(problems_path(submission))
     ]

@@ -117,3 +117,12 @@ def test_files_beside_a_submission(tmp_path):
     timings = [submission.Timing(7, 1.25, 2, 3, "flips", 0.25), submission.Timing(8, 0.0)]
     submission.write_timings(path, timings)
     assert submission.read_timings(path) == timings
+
+
+def test_problems_of_an_earlier_version(tmp_path):
+    """A list of problems without the column image_id, as 0.3.0 wrote it, is read."""
+    path = tmp_path / "submission.csv"
+    submission.problems_path(path).write_text(
+        "severity,file,row,rule,remedy\nwarning,test.csv,4,damaged,copy it again\n"
+    )
+    assert submission.read_problems(path) == [Problem("warning", "test.csv", 4, "damaged", "copy it again")]
