@@ -18,4 +18,4 @@ Everything else may change with any version. Nothing is imported here, so that `
 
 __all__ = ["__version__", "images", "rle", "submission", "tiles"]
 
-__version__ = "0.3.0"
+__version__ = "0.4.0.dev0"

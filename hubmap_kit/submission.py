@@ -219,7 +219,10 @@ def _check(path: Path, shapes: Mapping[int, tuple[int, int]]) -> tuple[dict[int,
         image_id = int(text_id)
         named.add(image_id)
         if image_id not in shapes:
-            rule, remedy = f"id {image_id} is not in the test set", "delete the row, or predict with the right test.csv"
+            rule, remedy = (
+                f"id {image_id} is not in the test set",
+                "delete the row, or name the data it was predicted from",
+            )
             problems.append(Problem("error", file, row, rule, remedy, image_id))
             continue
         try:

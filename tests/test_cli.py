@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
@@ -97,3 +100,12 @@ def test_bad_input_is_status_1(arguments, tmp_path, capsys):
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["bundle", "data", "push", "submit"])
+def test_modules_that_were_commands_say_so(name):
+    """A module that could once be run as a command names the command of today, and fails."""
+    command = [sys.executable, "-m", f"hubmap_kit.kaggle.{name}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"run: hubmap-kit {name}" in done.stderr

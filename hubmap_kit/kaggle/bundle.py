@@ -196,3 +196,7 @@ def _pip(arguments: list[str], failure: str, remedy: str, **environment: str) ->
     if pip.returncode:
         printed = re.sub(r"\n\s*\n+", "\n", (pip.stderr or pip.stdout).strip())
         raise ValueError(f"{failure}; {remedy}. pip printed:\n{printed}")
+
+
+if __name__ == "__main__":  # it was a command of its own once, and should not end in silence
+    raise SystemExit("error: this module is no command; run: hubmap-kit bundle")

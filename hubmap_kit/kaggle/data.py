@@ -61,3 +61,7 @@ def _check(folder: Path) -> None:
     except DataError as error:
         raise ValueError(f"{folder} is not the competition's data; delete it and try again:\n{error}") from error
     print(f"{len(train)} training images, {len(test)} test images")
+
+
+if __name__ == "__main__":  # it was a command of its own once, and should not end in silence
+    raise SystemExit("error: this module is no command; run: hubmap-kit data")

@@ -343,3 +343,7 @@ PARTS = (
 def _key(text: str, *facts: Any) -> str:
     """Fingerprint of a dataset, or of a kernel with its sources; equal fingerprints mean that nothing changed."""
     return hashlib.sha256(json.dumps([text, *facts], sort_keys=True).encode()).hexdigest()
+
+
+if __name__ == "__main__":  # it was a command of its own once, and should not end in silence
+    raise SystemExit("error: this module is no command; run: hubmap-kit push")

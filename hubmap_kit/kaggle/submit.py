@@ -214,3 +214,7 @@ def outcome(row: dict[str, str]) -> str:
     reason = row["error"] or "no reason given"
     remedies = [remedy for word, remedy in REMEDIES.items() if word in reason.lower()]
     return f"the submission failed on Kaggle: {reason}; {(remedies or ['rehearse again'])[0]}"
+
+
+if __name__ == "__main__":  # it was a command of its own once, and should not end in silence
+    raise SystemExit("error: this module is no command; run: hubmap-kit submit")
