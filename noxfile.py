@@ -46,7 +46,7 @@ def tests(session: nox.Session) -> None:
     """
     shutil.rmtree("build", ignore_errors=True)  # else the wheel would still hold modules that were deleted
     session.install(".[tests]")
-    arguments = session.posargs or ["--cov=hubmap_kit"]
+    arguments = session.posargs or ["--cov"]
     session.run("python", "-P", "-m", "pytest", "--numprocesses=logical", "--dist=worksteal", *arguments)
 
 

@@ -201,7 +201,7 @@ def test_rehearsal_fails_with_its_kernel(built, tmp_path, capsys):
     assert not rehearse(out, CLONE, replace(DEMO, settings=settings), SHORT)
     text = capsys.readouterr().out
     assert "The train kernel (smoke) ended with status 1" in text
-    assert text.rstrip().splitlines()[-1].startswith("ValueError: there is no recipe 'no such recipe'")
+    assert text.rstrip().splitlines()[-1].startswith("there is no recipe 'no such recipe'; choose one of")
     assert Verdict.read(out).passed is False
 
 
