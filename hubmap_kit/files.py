@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import types
@@ -139,6 +138,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
+    import hashlib  # here, because the command line imports this module at every start
+
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, lru_cache
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from ..lazy import Lazy
@@ -70,6 +69,8 @@ def _normal() -> np.ndarray:
 
     A random byte picks one of them, seven times as fast as a normal number is drawn.
     """
+    from statistics import NormalDist  # here, because the command line imports this module to list the steps
+
     return np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], np.float32)
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -342,6 +341,8 @@ PARTS = (
 
 def _key(text: str, *facts: Any) -> str:
     """Fingerprint of a dataset, or of a kernel with its sources; equal fingerprints mean that nothing changed."""
+    import hashlib  # here, because the command line imports this module to list the parts
+
     return hashlib.sha256(json.dumps([text, *facts], sort_keys=True).encode()).hexdigest()
 
 
