@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 IMAGE = Path("kernels", "kaggle-image.txt")
@@ -39,6 +38,7 @@ def commit_of(clone: Path) -> tuple[str | None, bool, str]:
         Its hash (None without git or without a commit), whether there are changes since, and its time in seconds
         since 1970, as text.
     """
+    import subprocess  # here, because the command line imports this module to list the parts of a push
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(clone), *arguments]
