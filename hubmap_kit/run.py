@@ -194,6 +194,11 @@ CONSTANTS: dict[str, Any] = {
 _GONE = CONSTANTS.keys() | {"jobs", "deterministic"}
 
 
+def turned_constants(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier version that are constants now but had another value, with that value, by name."""
+    return {name: values[name] for name, value in CONSTANTS.items() if values.get(name, value) != value}
+
+
 def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
     """Settings of a patch store as this version or an earlier one wrote them.
 

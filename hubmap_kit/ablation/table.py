@@ -23,14 +23,14 @@ import pandas as pd
 
 from .. import rle
 from ..competition import ID, ORGAN, RLE, SOURCE, image_path, table_path
-from ..config import PredictConfig, PrepareConfig, TrainConfig
+from ..config import WHOLE, PredictConfig, PrepareConfig, TrainConfig
 from ..files import read_json, replacing, sha256_of, write_json, write_text
 from ..masks import MaskRule
 from ..metrics import dice_by_organ, mean_dice
 from ..prediction.predict import predict_images
 from ..preparation.prepare import prepare
 from ..preparation.store import PatchStore
-from ..run import CONSTANTS, MAPS, SWEEP, Run, is_finished, read_prepare, read_train
+from ..run import MAPS, SWEEP, Run, is_finished, read_prepare, read_train, turned_constants
 from ..tables import read_images, table_of
 from ..training.pseudo_labels import pseudo_label
 from ..training.thresholds import choose, dice_at
@@ -138,12 +138,11 @@ def _convert(begun: dict[str, Any]) -> dict[str, Any]:
     facts = {name: begun[name] for name in ("split seed", "training images")}
     prepare = read_prepare({name: value for name, value in begun.items() if name in of_geometry})
     if begun["whole"]:
-        prepare = replace(prepare, context="whole")
+        prepare = replace(prepare, context=WHOLE)
     train = read_train({name: value for name, value in begun.items() if name not in of_geometry | facts.keys()})
     settings = asdict(prepare) | asdict(train)
     del settings["seed"]
-    other = {name: begun[name] for name, value in CONSTANTS.items() if begun.get(name, value) != value}
-    return settings | facts | other
+    return settings | facts | turned_constants(begun)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from ..config import PrepareConfig, TrainConfig
 from ..files import replacing
 from ..models.network_config import NetworkConfig
-from ..run import CHECKPOINT, CONSTANTS, FORMAT, RunConfig, read_prepare, read_train
+from ..run import CHECKPOINT, CONSTANTS, FORMAT, RunConfig, read_prepare, read_train, turned_constants
 
 _ON_KAGGLE = "; on Kaggle, detach the kernel's own earlier output (kernel_sources in kernel-metadata.json)"
 
@@ -140,10 +140,7 @@ def _check_constants(run: Path, settings: Mapping[str, Mapping[str, Any]]) -> No
     Raises:
         ValueError: There is such a setting.
     """
-    values = {**settings["prepare"], **settings["train"]}
-    gone = CONSTANTS.keys() - {each.name for kind in (PrepareConfig, TrainConfig) for each in fields(kind)}
-    other = {name: value for name, value in values.items() if name in gone and value != CONSTANTS[name]}
-    if other:
+    if other := turned_constants({**settings["prepare"], **settings["train"]}):
         listed = ", ".join(f"{name} {value} (now {CONSTANTS[name]})" for name, value in other.items())
         raise ValueError(
             f"{run} was begun by an earlier version of the kit with {listed}, which are constants now; "
