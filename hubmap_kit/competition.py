@@ -19,7 +19,9 @@ PIXEL_SIZE: Final = "pixel_size"  # um
 THICKNESS: Final = "tissue_thickness"  # um
 RLE: Final = "rle"
 
-SAMPLE_SUBMISSION = "sample_submission.csv"
+TABLES: Final = {"train": "train.csv", "test": "test.csv"}  # by split
+SAMPLE_SUBMISSION: Final = "sample_submission.csv"
+SUBMISSION: Final = "submission.csv"  # what the inference kernel leaves, and Kaggle scores
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ ORGANS = {
 
 def table_path(folder: Path, split: str) -> Path:
     """The table of a competition folder's split, ``train`` or ``test``: ``{split}.csv``."""
-    return folder / f"{split}.csv"
+    return folder / TABLES[split]
 
 
 def image_path(folder: Path, split: str, image_id: int) -> Path:

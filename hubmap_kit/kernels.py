@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from .competition import SUBMISSION
 from .files import has_type, type_text
 from .kaggle.manifest import LIBRARY, MANIFEST, Manifest
 from .kaggle.names import CHANGES
@@ -174,7 +175,7 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
         )
         data, runs = find_competition(INPUT), find_runs(INPUT, settings.RUNS)
     print("runs:", *runs, flush=True)
-    submission = WORKING / "submission.csv"
+    submission = WORKING / SUBMISSION
     problems = predict(data, runs, submission, config) + validate(submission, data)
     for problem in problems:
         print(problem)

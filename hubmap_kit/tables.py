@@ -23,6 +23,7 @@ from .competition import (
     SAMPLE_SUBMISSION,
     SOURCE,
     SOURCES,
+    TABLES,
     THICKNESS,
     WIDTH,
     image_path,
@@ -252,7 +253,7 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", newline="") as file:
             records = {row: record for row, record in enumerate(csv.reader(file), start=1) if record}
     except FileNotFoundError:
-        in_layout = path.name in ("train.csv", "test.csv", SAMPLE_SUBMISSION)
+        in_layout = path.name in (*TABLES.values(), SAMPLE_SUBMISSION)
         remedy = "name a folder in the competition's layout" if in_layout else "check the path"
         raise fail(f"there is no such file in {path.parent.absolute()}", remedy) from None
     except UnicodeDecodeError as error:

@@ -29,7 +29,7 @@ from ..masks import MaskRule
 from ..metrics import dice_by_organ, mean_dice
 from ..prediction.predict import predict_images
 from ..preparation.prepare import prepare
-from ..preparation.store import PatchStore
+from ..preparation.store import STORE, PatchStore
 from ..run import MAPS, SWEEP, Run, is_finished, read_prepare, read_train, turned_constants
 from ..tables import read_images, table_of
 from ..training.pseudo_labels import pseudo_label
@@ -93,7 +93,7 @@ def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainCo
     """
     facts = asdict(geometry) | asdict(config)
     del facts["seed"]  # a row is trained with several seeds; the split's seed is added below
-    facts |= {"split seed": geometry.seed, "training images": sha256_of(data / "train.csv")}
+    facts |= {"split seed": geometry.seed, "training images": sha256_of(table_path(data, "train"))}
     facts["groups"] = sha256_of(Path(geometry.groups)) if geometry.groups else None
     for name in ("encoder_weights", "looks_from", "pseudo"):
         facts[name] = Path(facts[name]).name if facts[name] else None
@@ -201,7 +201,7 @@ class _Work:
         """The patch store of a row's geometry."""
         geometry = ROWS[name].geometry(self.geometry)
         folder = self.out / "stores" / (BASE if geometry == self.geometry else name)
-        if not (folder / "store.json").is_file():
+        if not (folder / STORE).is_file():
             prepare(self.data, folder, geometry)
         return folder
 

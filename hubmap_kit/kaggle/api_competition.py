@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..competition import SLUG
+from ..competition import SLUG, SUBMISSION
 from .connection import Connection
 from .failures import RULES_PAGE, retry
 
@@ -64,7 +64,7 @@ class Competition:
         )
 
         request = ApiCreateCodeSubmissionRequest()
-        request.competition_name, request.file_name = SLUG, "submission.csv"
+        request.competition_name, request.file_name = SLUG, SUBMISSION
         request.kernel_owner, request.kernel_slug = self._connection.owner, slug
         request.kernel_version, request.submission_description = version, description
         method = f"{_SERVICE}/CreateCodeSubmission"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..competition import SUBMISSION
 from ..files import read_json, size_text
 from ..lazy import Lazy
 from .api_datasets import Datasets
@@ -295,7 +296,7 @@ class Push:
             reason = " ".join(failure.split()) or f"status {status}"
             raise KaggleError(f"{name} version {version} failed on Kaggle: {reason}; its log is {log}")
         self._fetch(f"{name} version {version}", output.files, folder)
-        wanted = (f"run/{run.CONFIG}", f"run/{run.FOLDS}") if name == TRAIN else ("submission.csv",)
+        wanted = (f"run/{run.CONFIG}", f"run/{run.FOLDS}") if name == TRAIN else (SUBMISSION,)
         if not any((folder / file).is_file() for file in wanted):
             raise KaggleError(
                 f"{name} version {version} ended well but left no {' or '.join(wanted)}; look at {folder}"

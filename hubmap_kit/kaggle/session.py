@@ -13,11 +13,11 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..competition import SLUG
+from ..competition import SAMPLE_SUBMISSION, SLUG, TABLES
 from ..run import CHECKPOINT, CONFIG, FOLD, FOLDS, WEIGHTS, FoldsConfig
 from .weights import check_run, holds_run
 
-_TABLES = {"test.csv", "sample_submission.csv"}
+_TABLES = {TABLES["test"], SAMPLE_SUBMISSION}
 _TRAINED = {CHECKPOINT, WEIGHTS}
 
 

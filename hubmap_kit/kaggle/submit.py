@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from ..competition import SUBMISSION
 from ..files import read_rows, write_rows
 from .api_competition import Competition
 from .connection import Connection
@@ -61,7 +62,7 @@ class Submissions:
             ValueError: No such version has run.
         """
         pushed = self._records.pushed(INFER)
-        ran = {n for n in pushed if (self._records.output(INFER, n) / "submission.csv").is_file()}
+        ran = {n for n in pushed if (self._records.output(INFER, n) / SUBMISSION).is_file()}
         if not ran:
             raise ValueError(f"no version of {INFER} has run yet; push one with: nox -s push")
         if weights is not None:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, sha256_of, write_json
-from ..run import CONFIG, WEIGHTS, Run, expand
+from ..run import CONFIG, HISTORY, RESULTS, RESULTS_TABLE, SCORES, WEIGHTS, Run, expand
 from .clone import DATASET_METADATA
 from .names import WEIGHTS as WEIGHTS_DATASET
 
 MANIFEST = f"{WEIGHTS_DATASET}.json"
 
 # The files of a run folder that are packed: what prediction needs, and the results of the training.
-_FILES = (CONFIG, WEIGHTS, "history.csv", "results.csv", "results.txt", "scores.csv")
+_FILES = (CONFIG, WEIGHTS, HISTORY, RESULTS_TABLE, RESULTS, SCORES)
 
 
 def build_weights(runs: Sequence[Path], out: Path, clone: Path) -> Path:

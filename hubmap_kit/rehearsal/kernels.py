@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..competition import SLUG
+from ..competition import SLUG, SUBMISSION
 from ..files import read_json, size_text
 from ..kaggle.clone import KERNEL_METADATA
 from ..kaggle.names import CHANGES
@@ -87,7 +87,7 @@ class KernelRunner:
         self, name: str, changes: Mapping[str, Any], attached: Mapping[str, Path], layout: str, **environment: str
     ) -> Path:
         """Run the inference kernel; returns its submission, after a check that it is valid."""
-        submission = self._run(name, "infer", "submission.csv", changes, attached, layout, **environment)
+        submission = self._run(name, "infer", SUBMISSION, changes, attached, layout, **environment)
         errors = [problem for problem in validate(submission, attached[SLUG]) if problem.severity == "error"]
         if errors:
             raise Failure("\n".join([f"{submission} is not valid:", *map(str, errors)]))

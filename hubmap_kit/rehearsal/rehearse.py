@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import pandas as pd
 
-from ..competition import SLUG
+from ..competition import SLUG, SUBMISSION, table_path
 from ..demo.write import write_demo
 from ..files import sha256_of, size_text
 from ..kaggle.bundle import WHEELS, build_bundle
@@ -298,8 +298,8 @@ def _without_corrupt(
     out = out / "scored"
     shutil.copytree(data / "test_images", out / "test_images", copy_function=os.link)
     kept = images.index[images["form"] != CORRUPT].astype(str)
-    paths = out / "test.csv", out / "submission.csv", out / "truth.csv"
-    for path, original in zip(paths, (data / "test.csv", submission, truth), strict=True):
+    paths = table_path(out, "test"), out / SUBMISSION, out / "truth.csv"
+    for path, original in zip(paths, (table_path(data, "test"), submission, truth), strict=True):
         table = pd.read_csv(original, dtype=str, keep_default_na=False)
         table[table["id"].isin(kept)].to_csv(path, index=False)
     return out, *paths[1:]

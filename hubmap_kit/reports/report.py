@@ -14,12 +14,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from ..files import write_text
-from ..run import Run
+from ..run import HISTORY, RESULTS_TABLE, SCORES, Run
 
 _TEMPLATE = "report.html.j2"
 _SETTINGS = ("prepare", "train", "thresholds", "min_region_um2")  # of config.json, shown on the page
 
-_TABLES = (("history", ["epoch"]), ("results", ["split"]), ("scores", ["split", "dice"]))  # and needed columns
+_TABLES = ((HISTORY, ["epoch"]), (RESULTS_TABLE, ["split"]), (SCORES, ["split", "dice"]))  # and needed columns
 
 
 def write_report(runs: list[Path], out: Path) -> None:
@@ -39,7 +39,7 @@ def write_report(runs: list[Path], out: Path) -> None:
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    history, results, scores = (_read(run.folder / f"{name}.csv", needed) for name, needed in _TABLES)
+    history, results, scores = (_read(run.folder / name, needed) for name, needed in _TABLES)
     config, network = run.config, run.config.network
     unfinished = f"unfinished, {0 if history is None else len(history)}"
     worst = None
