@@ -12,12 +12,10 @@ import numpy.typing as npt
 from ..images.scaled_rows import ScaledRows, open_scaled
 from ..images.scaling import resize
 from ..images.stain import Look, measure_bands, transfer
+from ..images.tissue import is_background
 from ..tables import Image
 from ..tiles import pad_to_tile, tile_starts
 from .ensemble import Tiling
-
-# Background: fewer than TISSUE_SHARE of a tile's pixels have a channel below TISSUE_BELOW.
-TISSUE_SHARE, TISSUE_BELOW = 1e-3, 205
 
 _Tile = npt.NDArray[np.uint8]
 
@@ -50,7 +48,7 @@ def tiles_of(image: Image, tilings: Sequence[Tiling], skip_background: bool) -> 
             tiling, look = tilings[number], looks[number]
             for x in tile_starts(band.shape[1], tiling.tile_size, tiling.overlap):
                 tile = band[:, x : x + tiling.tile_size]
-                if skip_background and _is_background(tile):
+                if skip_background and is_background(tile):
                     yield number, None
                 elif look and tiling.look:
                     yield number, transfer(tile, look, tiling.look)
@@ -101,7 +99,3 @@ def _bands(
         for y in tile_starts(max(height, size), size, tiling.overlap):
             band = rows.read(int(y), min(int(y) + size, height))
             yield y / height, number, pad_to_tile(band, size)
-
-
-def _is_background(tile: _Tile) -> bool:
-    return bool((tile.min(axis=2) < TISSUE_BELOW).mean() < TISSUE_SHARE)
