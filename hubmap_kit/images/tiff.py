@@ -6,13 +6,14 @@ import itertools
 import logging
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from tifffile import COMPRESSION
+from tifffile import COMPRESSION, PHOTOMETRIC
 
 from .tiff_colours import to_rgb
 from .tiff_errors import COPY, RESAVE, naming, refuse
@@ -22,6 +23,7 @@ from .tiff_opencv import needs_opencv, read_opencv
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 MAX_VALUES = 3 * 2**30  # OpenCV's limit of 2**30 px; more is a damaged header, or a slide too large for memory
+JPEG_HEAD = 1024  # bytes of JPEG data in which a marker of its colours is looked for
 
 
 def read_image(path: str | Path, *, threads: int | None = None) -> npt.NDArray[np.uint8]:
@@ -81,12 +83,8 @@ def check(tif: tifffile.TiffFile) -> Stored:
     _check_pages(tif)
     if not tif.series:
         refuse("holds no image", COPY)
-    series, *others = tif.series
+    series = _the_image(tif)
     page = series.keyframe
-    for other in (o.keyframe for o in others):
-        smaller = other.imagelength < page.imagelength and other.imagewidth < page.imagewidth
-        if not (smaller or other.is_reduced or other.is_mask):
-            refuse(f"holds {len(tif.pages)} pages of different kinds", "keep one image per file")
     order, shape = _layout(series.axes, series.shape, len(tif.pages))
     _check_tags(page, shape)
     for stored in series.pages:
@@ -127,6 +125,21 @@ def _check_pages(tif: tifffile.TiffFile) -> None:
         seen.add(offset)
 
 
+def _the_image(tif: tifffile.TiffFile) -> Any:
+    """The series of pages that is the image: the first one that is not marked as reduced or as a mask.
+
+    Others may be pictures of the slide or its label, with at most half as many pixels.
+    """
+    whole = [each for each in tif.series if not (each.keyframe.is_reduced or each.keyframe.is_mask)]
+    series, *others = whole or tif.series
+    pixels = series.keyframe.imagelength * series.keyframe.imagewidth
+    for other in (each.keyframe for each in others):
+        smaller = other.imagelength < series.keyframe.imagelength and other.imagewidth < series.keyframe.imagewidth
+        if not (smaller or 2 * other.imagelength * other.imagewidth <= pixels):
+            refuse(f"holds {len(tif.pages)} pages of different kinds", "keep one image per file")
+    return series
+
+
 def _layout(axes: str, shape: tuple[int, ...], pages: int) -> tuple[list[int], tuple[int, int, int]]:
     """Find out which axes of a file are rows, columns and samples, before anything is decoded.
 
@@ -165,6 +178,8 @@ def _check_tags(page: Any, shape: tuple[int, int, int]) -> None:
         refuse(f"claims {size} values, not 1 to {MAX_VALUES} in all", f"{COPY}, or cut it into parts")
     if page.samplesperpixel > 1 and page.planarconfig not in (1, 2):
         refuse(f"has PlanarConfiguration {page.planarconfig}, not 1 or 2", COPY)
+    if page.samplesperpixel > 1 and "BitsPerSample" not in page.tags:
+        refuse(f"has no BitsPerSample for its {page.samplesperpixel} samples per pixel", RESAVE)
     kind = "" if page.dtype is None else page.dtype.kind
     if not (kind == "f" or (kind in ("b", "u") and page.dtype.itemsize <= 2)):
         refuse(f"holds samples of type {page.dtype}, not unsigned integers of 1 to 16 bits or floats", RESAVE)
@@ -179,6 +194,9 @@ def _check_segments(tif: tifffile.TiffFile, page: Any) -> None:
     if len(segments) < wanted:
         refuse(f"lists {len(segments)} of {wanted} strips or tiles", COPY)
     file = tif.filehandle
+    if page.keyframe.compression == COMPRESSION.NONE and sum(page.databytecounts) >= 2 * _most_bytes(page.keyframe):
+        held, most = sum(page.databytecounts), _most_bytes(page.keyframe)
+        refuse(f"holds {held} bytes of pixels, and its tags describe at most {most}", RESAVE)
     for index, (offset, count) in enumerate(segments[:wanted]):
         if offset <= 0 or count <= 0:
             refuse(f"has no data for strip or tile {index} of {wanted}", COPY)
@@ -192,3 +210,25 @@ def _check_segments(tif: tifffile.TiffFile, page: Any) -> None:
             file.seek(offset + count - tail)
             if b"\xff\xd9" not in file.read(tail):
                 refuse(f"has no end of JPEG data in strip or tile {index} of {wanted}", COPY)
+            file.seek(offset)
+            _check_jpeg_colours(page.keyframe, file.read(min(count, JPEG_HEAD)))
+
+
+def _most_bytes(page: Any) -> int:
+    """Bytes that the pixels of a page take without compression, its last strip or tiles being whole."""
+    values: int = math.prod(page.chunked) * math.prod(page.chunks)
+    return math.ceil(values / 8) if page.dtype.kind == "b" else values * int(page.dtype.itemsize)
+
+
+def _check_jpeg_colours(page: Any, head: bytes) -> None:
+    """Refuse JPEG data whose Adobe marker contradicts the tags: readers show the one colours as the other.
+
+    The marker's last byte is 0 for RGB and 1 for YCbCr (Adobe Technical Note 5116).
+    """
+    marker = re.search(rb"\xff\xee\x00\x0eAdobe.{6}(.)", head, re.DOTALL)
+    if marker is None or page.samplesperpixel != 3:
+        return
+    stored = {b"\0": PHOTOMETRIC.RGB, b"\1": PHOTOMETRIC.YCBCR}.get(marker[1])
+    if stored is not None and stored != page.photometric:
+        said = getattr(page.photometric, "name", page.photometric)
+        refuse(f"holds {stored.name} as JPEG data, and its tags say {said}", RESAVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,13 @@ from typing import NoReturn
 
 RESAVE = "save it as 8-bit RGB, e.g. tifffile.imwrite(path, image, photometric='rgb')"
 COPY = "copy or download the file again"
-INSTALL = "install imagecodecs (pip install imagecodecs), or save it without compression"
+
+
+def decoder_remedy() -> str:
+    """What to do about a compression that cannot be decoded: install imagecodecs, unless it is there."""
+    if importlib.util.find_spec("imagecodecs") is None:
+        return f"install imagecodecs (pip install imagecodecs), or {RESAVE}"
+    return RESAVE
 
 
 class _Refused(ValueError):
@@ -29,7 +36,8 @@ def naming(path: Path) -> Iterator[None]:
     except _Refused as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file can raise anything: struct.error, MemoryError, codecs' own errors
-        remedy = INSTALL if "'imagecodecs'" in str(error) else f"it is damaged or no TIFF: {COPY}"
+        needed = "'imagecodecs'" in str(error)
+        remedy = decoder_remedy() if needed else f"it is damaged or no TIFF: {COPY}"
         raise ValueError(f"{path}: cannot be read as TIFF ({type(error).__name__}: {error}); {remedy}") from error
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
-from .tiff_errors import COPY, INSTALL, RESAVE, refuse
+from .tiff_errors import COPY, RESAVE, decoder_remedy, refuse
 
 # Time to read 3000 x 3000 x 3 px on two cores, in ms: tifffile with one thread, with two, OpenCV (4.13 and 5.0 agree);
 # then the choice, and OpenCV's time divided by that of the choice.
@@ -29,7 +29,13 @@ from .tiff_errors import COPY, INSTALL, RESAVE, refuse
 # (imagecodecs is not installed); what it prints meanwhile is checked.
 OPENCV_INSTEAD = {COMPRESSION.LZW, COMPRESSION.JPEG}
 # YCbCr without JPEG is converted to RGB by libtiff alone, which is inside OpenCV.
-OPENCV_YCBCR = {COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE}
+OPENCV_YCBCR = {
+    COMPRESSION.NONE,
+    COMPRESSION.LZW,
+    COMPRESSION.PACKBITS,
+    COMPRESSION.DEFLATE,
+    COMPRESSION.ADOBE_DEFLATE,
+}
 
 _stderr = threading.Lock()
 
@@ -59,7 +65,9 @@ def needs_opencv(page: Any, pages: int) -> bool:
     if known and plain and upright and page.bitspersample == 8 and pages == 1 and page.index == 0:
         return True
     name = getattr(page.compression, "name", page.compression)
-    refuse(f"compression {name} of this layout has no decoder here", f"{INSTALL}, or {RESAVE}")
+    if decodes:
+        refuse(f"YCbCr colours with compression {name} in this layout are not understood", RESAVE)
+    refuse(f"compression {name} of this layout has no decoder here", decoder_remedy())
 
 
 def read_opencv(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
@@ -91,7 +99,7 @@ def read_opencv(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8
         lines = log.read().splitlines()
     trouble = b" ".join(line for line in lines if re.search(rb"TIFF_Error|JPEGLib", line)).decode(errors="replace")
     if trouble or image is None:
-        refuse(f"OpenCV cannot decode it whole ({trouble[:200]})", f"{COPY}, or {INSTALL}")
+        refuse(f"OpenCV cannot decode it whole ({trouble[:200]})", f"{COPY}, or {decoder_remedy()}")
     for line in lines:  # other threads wrote these meanwhile
         if b"TIFF" not in line:
             os.write(2, line + b"\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -32,6 +33,7 @@ from tiff_files import (
 
 from hubmap_kit.images import read_image
 from hubmap_kit.images.tiff_opencv import read_opencv
+from hubmap_kit.images.tiff_rows import RowReader
 
 
 def read_or_error(path: Path) -> np.ndarray | str:
@@ -333,3 +335,125 @@ def test_sample_files_of_every_kind() -> None:
             and "b-contig" not in row["file"]
         ):
             np.testing.assert_array_equal(image, tifffile.imread(SAMPLES / row["file"])[..., :3])
+
+
+def rows_of(path: Path) -> np.ndarray:
+    """The image, read a few rows at a time."""
+    with RowReader(path) as reader:
+        height = reader.shape[0]
+        return np.concatenate([reader.read(top, min(top + 7, height)) for top in range(0, height, 7)])
+
+
+each_way = pytest.mark.parametrize("read", [read_image, rows_of], ids=["whole", "by rows"])
+
+
+def ycbcr(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[..., (0, 2, 1)])
+
+
+@each_way
+@pytest.mark.parametrize("cut", [{}, {"tile": (32, 16)}], ids=["whole", "tiles"])
+def test_aperio_jpeg_2000_of_ycbcr_becomes_rgb(tmp_path, cut, read):
+    """Aperio writes YCbCr as JPEG 2000 and says RGB in the tag; OpenSlide converts by the compression, and so do we."""
+    path = tmp_path / "image.tiff"
+    tifffile.imwrite(path, ycbcr(A), **RGB, compression="aperio_jp2000_ycbc", **cut)
+    assert np.abs(read(path).astype(int) - A).max() <= 8
+
+
+@each_way
+@pytest.mark.parametrize(("says", "tag", "right"), [(1, "rgb", False), (0, "rgb", True), (2, "rgb", True)])
+def test_jpeg_whose_adobe_marker_contradicts_the_tag_is_refused(tmp_path, says, tag, right, read):
+    """Readers disagree about such a file, so none of the two pictures is taken."""
+    jpeg = imagecodecs.jpeg8_encode(A, level=95, colorspace="rgb", outcolorspace="rgb")
+    at = jpeg.find(b"Adobe")
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([says])
+    plain = jpeg if at < 0 else jpeg[: at - 4] + jpeg[at + 12 :]
+    path = tmp_path / "image.tiff"
+    rgb = {"compression": "jpeg", "compressionargs": {"outcolorspace": "rgb"}, **RGB}
+    tifffile.imwrite(path, iter([bytes(plain[:2] + adobe + plain[2:])]), shape=A.shape, dtype=np.uint8, **rgb)
+    if right:
+        assert np.abs(read(path).astype(int) - A).max() <= 8
+    else:
+        with pytest.raises(ValueError, match=r"holds YCBCR as JPEG data, and its tags say RGB; save it"):
+            read(path)
+
+
+def without_bits(path: Path) -> None:
+    """Take BitsPerSample out of a little-endian TIFF: its entry becomes one of a private tag."""
+    data = bytearray(path.read_bytes())
+    first = int.from_bytes(data[4:8], "little")
+    count = int.from_bytes(data[first : first + 2], "little")
+    entries = [bytes(data[first + 2 + 12 * i : first + 14 + 12 * i]) for i in range(count)]
+    (bits,) = (entry for entry in entries if entry[:2] == b"\x02\x01")
+    entries.remove(bits)
+    data[first + 2 : first + 2 + 12 * count] = b"".join([*entries, b"\xff\xfe" + bits[2:]])
+    path.write_bytes(data)
+
+
+@each_way
+def test_colours_without_bits_per_sample_are_refused(tmp_path, read):
+    """By the specification they would have one bit; read so, 8-bit pixels become noise."""
+    path = tmp_path / "image.tiff"
+    tifffile.imwrite(path, A, **RGB, rowsperstrip=7)
+    without_bits(path)
+    with pytest.raises(ValueError, match="has no BitsPerSample for its 3 samples per pixel"):
+        read(path)
+
+
+@each_way
+def test_grey_without_bits_per_sample_is_refused_where_it_holds_more(tmp_path, read):
+    """One sample of one bit is a legal default, but not with the bytes of eight."""
+    path = tmp_path / "image.tiff"
+    tifffile.imwrite(path, A[..., 0], **GREY, rowsperstrip=7)
+    without_bits(path)
+    with pytest.raises(ValueError, match=r"holds 3869 bytes of pixels, and its tags describe at most"):
+        read(path)
+
+
+@each_way
+def test_the_image_is_found_among_pages(tmp_path, read):
+    """A page marked as reduced is not the image, even if it comes first; nor is the picture of a label or a slide."""
+    image = picture(200, 150)
+    first = tmp_path / "thumbnail-first.tiff"
+    with tifffile.TiffWriter(first) as tif:
+        tif.write(picture(50, 38), **RGB, subfiletype=1)
+        tif.write(image, **RGB)
+    wide = tmp_path / "wide-macro.tiff"
+    with tifffile.TiffWriter(wide) as tif:
+        for page in (image, picture(40, 90), picture(60, 180)):
+            tif.write(page, **RGB)
+    for path in (first, wide):
+        np.testing.assert_array_equal(read(path), image)
+
+
+@each_way
+@pytest.mark.parametrize("shapes", [[(50, 38), (200, 150)], [(200, 150), (190, 160)]])
+def test_two_pages_that_may_both_be_the_image_are_refused(tmp_path, shapes, read):
+    """Nothing says which of them is meant."""
+    path = tmp_path / "image.tiff"
+    with tifffile.TiffWriter(path) as tif:
+        for shape in shapes:
+            tif.write(picture(*shape), **RGB)
+    with pytest.raises(ValueError, match="2 pages of different kinds; keep one image per file"):
+        read(path)
+
+
+@each_way
+def test_ycbcr_with_packbits_is_read(tmp_path, read):
+    """OpenCV and Pillow read it, and agree."""
+    path = tmp_path / "image.tiff"
+    extra = [(530, "H", 2, (1, 1), True)]
+    tifffile.imwrite(path, ycbcr(A), photometric="ycbcr", compression="packbits", metadata=None, extratags=extra)
+    assert np.abs(read(path).astype(int) - A).max() <= 3
+
+
+@pytest.mark.parametrize("compression", ["zstd", "aperio_jp2000_rgb"])
+def test_imagecodecs_is_not_named_where_it_is_installed(tmp_path, compression):
+    """What no decoder understands is named as such; to install what is there would not help."""
+    path = tmp_path / "image.tiff"
+    tifffile.imwrite(path, ycbcr(A), **RGB, compression=compression)
+    edit_tag(path, ("PhotometricInterpretation", ""), lambda _: [6])
+    message = read_or_error(path)
+    assert isinstance(message, str)
+    assert "YCbCr colours with compression" in message
+    assert "install" not in message
