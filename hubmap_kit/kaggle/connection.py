@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .failures import NO_CREDENTIALS, RERUN, RULES_PAGE, KaggleError, Missing, refused, retry, token_source
+from .credentials import token_source
+from .failures import NO_CREDENTIALS, RERUN, RULES_PAGE, KaggleError, Missing, refused, retry
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ..competition import SLUG
+from .credentials import KEY, TOKEN, credentials_source
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | No
             status = response.status_code if response is not None else None
             said = one_line(redact(str(error)))
             if status == 401:
-                raise KaggleError(refused(token_source() or _key_source())) from None
+                raise KaggleError(refused(credentials_source() or "kaggle.json")) from None
             if status in (403, 404):
                 remedy = denied or "check that it exists and that the credentials are its owner's"
                 raise Missing(
@@ -102,21 +102,6 @@ def _retry_after(response: Any) -> float | None:
         return None
 
 
-def token_source() -> str | None:
-    """The place that a token comes from, searched in the client's order; None if there is no token."""
-    if os.environ.get("KAGGLE_API_TOKEN"):
-        return "KAGGLE_API_TOKEN"
-    for name in ("access_token", "access_token.txt"):
-        if Path.home().joinpath(".kaggle", name).is_file():
-            return f"~/.kaggle/{name}"
-    return None
-
-
-def _key_source() -> str:
-    """The place that a user's name and key come from."""
-    return "KAGGLE_USERNAME and KAGGLE_KEY" if os.environ.get("KAGGLE_KEY") else "kaggle.json"
-
-
 def refused(source: str) -> str:
     """The message for credentials that Kaggle refuses."""
     remedy = f"make a new token on {SETTINGS_PAGE} (section API) and put it there"
@@ -125,7 +110,7 @@ def refused(source: str) -> str:
 
 def redact(text: str) -> str:
     """A text without credentials and without the query of a URL, which may hold a signature."""
-    secrets = [os.environ.get(name) for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN")]
+    secrets = [os.environ.get(name) for name in (KEY, TOKEN)]
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
     return re.sub(r"((?:https?://|/)[^\s?'\")]+)\?[^\s'\")]+", r"\1?…", text)
