@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,55 +103,74 @@ def test_without_isolation(probe, tmp_path):
     assert "KAGGLE_KEY" not in seen["environment"]
 
 
+# Processes are found by a word of their command line: in a process namespace they have other numbers.
 ENDLESS = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-print(os.getpid(), child.pid, flush=True)
+sleep = [sys.executable, "-c", "import time; time.sleep(600)", TAG]
+child = subprocess.Popen(sleep, start_new_session=True)
+print("started", flush=True)
 """
 WAIT = "time.sleep(600)\n"
 ALLOCATE = "held = b'x' * (300 * 2**20)\n"  # resident memory, unlike that of a bytearray
 
 
-def assert_ended(text: str):
-    """The processes whose numbers a script printed have ended or are zombies."""
-    for number in map(int, text.split()):
-        assert not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+def is_left(tag: str) -> bool:
+    """Whether a process runs, and is no zombie, that has a word in its command line."""
+    found = psutil.process_iter(["cmdline", "status"])
+    return any(tag in (p.info["cmdline"] or []) and p.info["status"] != psutil.STATUS_ZOMBIE for p in found)
+
+
+@pytest.fixture
+def tagged(play, tmp_path):
+    """Like `play`, for a script whose processes have the word TAG in their command lines; checks that they ended."""
+    tag = f"tag-{os.getpid()}-{tmp_path.name}"
+
+    def run(text: str, isolated: bool, **more: Any) -> tuple[isolation.Outcome, str]:
+        seen: list[bool] = []
+        lines = more.pop("on_line", lambda line: None)
+
+        def on_line(line: str) -> None:
+            seen.append(is_left(tag))
+            lines(line)
+
+        try:
+            return play(f"TAG = {tag!r}\n{text}", isolated, on_line=on_line, **more)
+        finally:
+            assert seen[0], "the script's processes are not found by their tag"
+            assert not is_left(tag)
+
+    return run
 
 
 @both_ways
-def test_a_running_kernel_is_stopped(play, isolated):
+def test_a_running_kernel_is_stopped(tagged, isolated):
     """When a rehearsal is interrupted, the kernel and its children end."""
-    lines: list[str] = []
 
     def interrupt(line: str) -> None:
-        lines.append(line)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        play(ENDLESS + WAIT, isolated, on_line=interrupt)
-    assert_ended(lines[0])
+        tagged(ENDLESS + WAIT, isolated, on_line=interrupt)
 
 
 @pytest.mark.slow
 @both_ways
-def test_memory_limit(play, isolated):
+def test_memory_limit(tagged, isolated):
     """A kernel that takes more memory than it may is killed with its children, and the limit is named."""
-    outcome, text = play(ENDLESS + ALLOCATE + WAIT, isolated, memory_limit=150 * 2**20, time_limit_s=60)
+    outcome, _ = tagged(ENDLESS + ALLOCATE + WAIT, isolated, memory_limit=150 * 2**20, time_limit_s=60)
     assert outcome.stopped == "memory"
     assert outcome.status != 0
     assert outcome.peak_memory > 150 * 2**20
-    assert_ended(text)
 
 
 @pytest.mark.slow
 @both_ways
-def test_time_limit(play, isolated):
+def test_time_limit(tagged, isolated):
     """A kernel that takes longer than it may is killed with its children, and the limit is named."""
-    outcome, text = play(ENDLESS + WAIT, isolated, time_limit_s=1)
+    outcome, _ = tagged(ENDLESS + WAIT, isolated, time_limit_s=1)
     assert outcome.stopped == "time"
     assert outcome.status != 0
     assert 1 < outcome.seconds < 10
-    assert_ended(text)
 
 
 @pytest.mark.slow
@@ -161,3 +182,106 @@ def test_peak_memory(play, isolated):
     outcome, text = play(script, isolated, memory_limit=2**30, time_limit_s=60)
     assert (outcome.status, outcome.stopped) == (0, None), text
     assert 600 < outcome.peak_memory / 2**20 < 700
+
+
+# A child in a session of its own whose parent has ended, so that nothing leads from the kernel to it any more.
+ORPHAN = """
+import subprocess, sys, time
+code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], start_new_session=True)"
+subprocess.run([sys.executable, "-c", code, CHILD, TAG])
+print("started", flush=True)
+"""
+
+
+@needs_namespaces
+@pytest.mark.parametrize("ending", ["", "sys.exit(3)", "time.sleep(600)"])
+def test_nothing_outlives_a_kernel(tagged, ending):
+    """An orphan in a session of its own, which holds the output open, ends with the kernel, however that ends."""
+    script = f"CHILD = 'import time; time.sleep(600)'\n{ORPHAN}time.sleep(0.5)\n{ending}\n"
+    begin = time.monotonic()
+    outcome, _ = tagged(script, True, time_limit_s=3)
+    assert time.monotonic() - begin < 10
+    assert (outcome.stopped, outcome.status) == {"": (None, 0), "sys.exit(3)": (None, 3)}.get(ending, ("time", -9))
+
+
+def test_output_that_a_child_keeps_open_is_not_waited_for(play):
+    """Without namespaces a child can outlive the kernel; it does not keep the rehearsal waiting."""
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(8)'], start_new_session=True)"
+    outcome, text = play(f"import subprocess, sys\n{child}\nprint('end')\n", False)
+    assert (outcome.status, text) == (0, "end")
+    assert outcome.seconds < 7
+
+
+@pytest.mark.slow
+@needs_namespaces
+def test_an_orphan_and_files_in_memory_count(tagged, play):
+    """The memory of a child whose parent has ended counts, and so does what lies in /dev/shm."""
+    script = f"CHILD = {'import time; ' + ALLOCATE + 'time.sleep(600)'!r}\n{ORPHAN}time.sleep(60)"
+    assert tagged(script, True, memory_limit=250 * 2**20, time_limit_s=30)[0].stopped == "memory"
+    script = """
+import os, time
+file = open("/dev/shm/file", "wb")
+os.unlink("/dev/shm/file")
+for _ in range(300): file.write(bytes(2**20))
+file.flush()
+time.sleep(60)
+"""
+    before = set(os.listdir("/dev/shm"))
+    outcome, text = play(script, True, memory_limit=200 * 2**20, time_limit_s=30)
+    assert (outcome.stopped, text) == ("memory", "")
+    assert set(os.listdir("/dev/shm")) == before
+
+
+@both_ways
+def test_long_lines_and_much_output(play, isolated, monkeypatch):
+    """A line without an end comes in parts, and what is printed beyond a limit is left out, which is said."""
+    monkeypatch.setattr(isolation, "LINE_CHARACTERS", 1000)
+    monkeypatch.setattr(isolation, "OUTPUT_BYTES", 5 * 2**20)
+    outcome, text = play("print('ä' * 2500); print('b' * 2500, end=''); print('', flush=True)", isolated)
+    lines = text.split("\n")
+    assert outcome.status == 0
+    assert "".join(lines) == "ä" * 2500 + "b" * 2500
+    outcome, text = play("for _ in range(10_000): print('c' * 999)", isolated)
+    assert outcome.status == 0
+    assert "is left out" in text[-100:]
+    assert len(text) < 6 * 2**20
+
+
+@needs_namespaces
+def test_a_kernel_cannot_open_its_walls(play, tmp_path):
+    """It has no capability, so it cannot mount a read-only folder anew; also mounts below a read-only one are."""
+    script = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.mount(None, b"/kaggle/src", None, ctypes.c_ulong(32 | 4096), None), ctypes.get_errno())
+with open("/proc/self/status") as file:
+    print({line.split()[1] for line in file if line.startswith(("CapPrm", "CapEff", "CapBnd"))})
+open("/kaggle/src/new", "w")
+"""
+    outcome, text = play(script, True)
+    assert outcome.status == 1
+    assert text.startswith("-1 1\n{'0000000000000000'}\n")
+    assert "Read-only file system" in text
+
+
+@needs_namespaces
+def test_a_kernel_ends_with_the_rehearsal(tmp_path):
+    """A rehearsal that is killed leaves no kernel behind."""
+    tag = f"tag-{os.getpid()}-killed"
+    (tmp_path / "script.py").write_text(f"TAG = {tag!r}\n{ENDLESS}{WAIT}")
+    program = f"""
+from pathlib import Path
+from hubmap_kit.rehearsal import isolation
+folder = Path({str(tmp_path)!r})
+isolation.run(folder / "script.py", inputs={{}}, working=folder, hidden=(), environment={{}},
+              on_line=lambda line: print(line, flush=True))
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "started\n"
+        assert is_left(tag)
+        process.kill()
+    patience = time.monotonic() + 10
+    while is_left(tag) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not is_left(tag)
