@@ -85,7 +85,7 @@ def _locked(path: Path, target: Path) -> Iterator[IO[str] | None]:
                 yield None
                 return
             # The one who held it before may have removed the file between our opening and our locking it.
-            if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+            if not _is_at(file, path):
                 continue
             file.truncate(0)
             try:
@@ -93,6 +93,14 @@ def _locked(path: Path, target: Path) -> Iterator[IO[str] | None]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file still has this path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _refusal(file: IO[str], target: Path) -> str:
