@@ -98,6 +98,14 @@ def validate(session: nox.Session) -> None:
 
 
 @nox.session(default=False, reuse_venv=True)
+def docs(session: nox.Session) -> None:
+    """Build the pages of docs/ in dist/docs, offline; every warning is an error."""
+    session.install("--quiet", *declared("numpy", "pandas"), *PROJECT["optional-dependencies"]["docs"])
+    session.run("python", "-m", "sphinx", "-q", "-W", "--keep-going", "docs", "dist/docs", *session.posargs)
+    session.log("the pages: dist/docs/index.html")
+
+
+@nox.session(default=False, reuse_venv=True)
 def bench(session: nox.Session) -> None:
     """Measure the kit against its peers: nox -s bench -- [--quick] [--only NAME ...]; results in dist/bench."""
     shutil.rmtree("build", ignore_errors=True)

@@ -1,9 +1,11 @@
-"""Tests of the pages: links lead somewhere, flags exist, every file is on the map."""
+"""Tests of the pages: they build, links lead somewhere, flags exist, every file is on the map."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,8 +23,10 @@ from hubmap_kit.tables import Problem
 CLONE = Path(__file__).parents[1]
 PAGES = [*CLONE.glob("*.md"), *CLONE.glob("docs/*.md")]
 ARCHITECTURE = CLONE / "docs" / "architecture.md"
-# Flags of pip and of the benchmarks.
-OF_OTHERS = {"--editable", "--only", "--pip", "--python", "--quick", "--without-pip"}
+FILES = CLONE / "docs" / "files.md"
+# Flags of pip, of Dask and of the benchmarks.
+OF_OTHERS = {"--editable", "--host", "--nthreads", "--only", "--pip", "--port", "--python", "--quick", "--without-pip"}
+LONG = 4  # a page with this many sections has a list of them
 
 
 def anchors(page: Path) -> set[str]:
@@ -59,6 +63,29 @@ def test_flags_exist(page):
     assert not named - flags(_parser()) - OF_OTHERS
 
 
+@pytest.mark.parametrize("page", [*CLONE.glob("docs/*.md")], ids=lambda page: page.name)
+def test_long_pages_list_their_sections(page):
+    """A page of four sections or more begins with a link to each."""
+    text = page.read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    if len(sections) >= LONG:
+        first = " ".join(text.partition("\n## ")[0].split())
+        assert [section for section in sections if f"[{section}](#" not in first] == []
+
+
+def test_the_documentation_builds(tmp_path):
+    """Sphinx builds every page without a warning: each link leads somewhere, and each page is in the contents."""
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", tmp_path / "doctrees"]
+    done = subprocess.run(
+        [*build, CLONE / "docs", tmp_path / "html"], capture_output=True, text=True, timeout=120, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    commands = (tmp_path / "html" / "command-line.html").read_text(encoding="utf-8")
+    assert "--encoder-weights" in commands  # the parser's flags are there
+    settings = (tmp_path / "html" / "kernel-settings.html").read_text(encoding="utf-8")
+    assert "TIME_LIMIT" in settings
+
+
 def test_every_file_is_on_the_map():
     """The page about the architecture describes each folder and each file of the package."""
     text = ARCHITECTURE.read_text(encoding="utf-8")
@@ -76,8 +103,8 @@ def test_every_file_is_on_the_map():
     "kind", [StoreInfo, Written, RunConfig, NetworkConfig, MaskRule, FoldsConfig, Problem, Timing, Verdict]
 )
 def test_every_field_is_described(kind):
-    """The page about the architecture names each field of the files that one stage writes and another reads."""
-    text = ARCHITECTURE.read_text(encoding="utf-8")
+    """The page about files names each field of the files that one stage writes and another reads."""
+    text = FILES.read_text(encoding="utf-8")
     written = {"rule": "thresholds"}  # the fields of the `MaskRule` are fields of config.json and folds.json
     missing = [field.name for field in fields(kind) if f"`{written.get(field.name, field.name)}`" not in text]
     assert not missing

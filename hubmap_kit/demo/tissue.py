@@ -27,7 +27,7 @@ CORE_RADIUS_UM = 500.0  # the Human Protein Atlas photographs tissue cores of 1 
 SCHIFF = (0.175, 0.972, 0.155)
 
 # For HuBMAP only, whose images come from several laboratories. The ranges are so wide that a network trained without
-# regard to stain loses as much Dice as in the competition (README.md has the figures).
+# regard to stain loses as much Dice as in the competition (docs/measurements.md has the figures).
 HAEMATOXYLIN_UPTAKE = (0.45, 1.1)  # factor for the time a section was left in the dye
 SECOND_UPTAKE = (0.6, 1.6)
 SCANNER_CURVE = (0.75, 1.4)  # power of the light
