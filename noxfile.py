@@ -71,7 +71,7 @@ def kaggle(session: nox.Session, command: str) -> None:
 
 @nox.session(default=False, reuse_venv=True)
 def push(session: nox.Session) -> None:
-    """Push to Kaggle what was rehearsed, and run it: nox -s push -- [kit|train|weights|infer ...] [--dry-run]."""
+    """Push to Kaggle what was rehearsed, and run it: nox -s push -- [PART ...] [--notebook] [--dry-run]."""
     kaggle(session, "push")
 
 
@@ -103,6 +103,15 @@ def docs(session: nox.Session) -> None:
     session.install("--quiet", *declared("numpy", "pandas"), *PROJECT["optional-dependencies"]["docs"])
     session.run("python", "-m", "sphinx", "-q", "-W", "--keep-going", "docs", "dist/docs", *session.posargs)
     session.log("the pages: dist/docs/index.html")
+
+
+@nox.session(default=False, reuse_venv=True)
+def notebooks(session: nox.Session) -> None:
+    """Make the notebooks from their scripts, and run them on a small demo in dist/notebooks, which takes a minute."""
+    shutil.rmtree("build", ignore_errors=True)
+    shutil.rmtree("dist/notebooks", ignore_errors=True)
+    session.install("--quiet", ".[notebooks]")
+    session.run("python", "notebooks/make.py", "--run", "dist/notebooks")
 
 
 @nox.session(default=False, reuse_venv=True)

@@ -52,11 +52,30 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return known | changes
 
 
-def host() -> Literal["Kaggle", "Colab", "here"]:
+def begin(variables: dict[str, Any]) -> Path:
+    """Begin a notebook: change its settings as HUBMAP_NOTEBOOK says, and make its work folder.
+
+    Args:
+        variables: The notebook's ``globals()``; settings are changed in it.
+
+    Returns:
+        See `work_folder`.
+
+    Raises:
+        ValueError: See `settings`.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # leaves TensorFlow's start-up notes out of the notebook
+    variables |= settings(variables)
+    folder = work_folder()
+    print(f"running on {host()}; files go to {folder}")
+    return folder
+
+
+def host() -> Literal["Kaggle", "Colab", "this computer"]:
     """Where this Python runs."""
     if os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
         return "Kaggle"
-    return "Colab" if _colab() else "here"
+    return "Colab" if _colab() else "this computer"
 
 
 def work_folder() -> Path:

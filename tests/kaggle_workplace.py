@@ -50,7 +50,7 @@ def git(clone: Path, *arguments: str) -> str:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with one commit whose rehearsal has passed; its bundle has two small files."""
     clone = tmp_path_factory.mktemp("template") / "clone"
-    for name in ("kernels", "datasets"):
+    for name in ("kernels", "datasets", "notebooks"):
         shutil.copytree(CLONE / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     (clone / "hubmap_kit").mkdir()  # empty, because a push takes the library from the bundle
     (clone / "hubmap_kit" / "__init__.py").touch()

@@ -23,7 +23,12 @@ def add_parsers(add: Callable[..., argparse.ArgumentParser]) -> None:
     stopped = f"kernels that run on Kaggle go on; {RERUN}"
     sub = add("push", "push datasets and kernels to Kaggle, and run the kernels", _push, stopped)
     names = ", ".join(part.name for part in PARTS)
-    sub.add_argument("parts", metavar="PART", nargs="*", type=_part, default=["all"], help=f"all (default), {names}")
+    sub.add_argument("parts", metavar="PART", nargs="*", type=_part, default=[], help=f"all (default), {names}")
+    sub.add_argument(
+        "--notebook",
+        action="store_true",
+        help="push the notebook of the results as a private kernel, and no PART that is not named",
+    )
     sub.add_argument(
         "--run",
         metavar="RUN",
@@ -79,7 +84,8 @@ def _push(arguments: argparse.Namespace) -> int:
     from .records import FOLDER, Records
     from .verdict import obstacles
 
-    names = [part.name for part in PARTS if part.name in arguments.parts or "all" in arguments.parts]
+    parts = arguments.parts or ([] if arguments.notebook else ["all"])
+    names = [part.name for part in PARTS if part.name in parts or "all" in parts]
     if arguments.runs:
         if "weights" not in names:
             arguments.parser.error("--run names run folders for the part weights, which is not pushed")
@@ -99,7 +105,10 @@ def _push(arguments: argparse.Namespace) -> int:
             kit = build_bundle(clone, clone / "dist" / KIT)
         known = "" if connection.connected else ": there are no credentials, so nothing is read from Kaggle"
         print(f"owner {connection.owner}{known}")
-        Push(connection, clone, kit, runs=arguments.runs, poll_s=arguments.poll).run(names)
+        push = Push(connection, clone, kit, runs=arguments.runs, poll_s=arguments.poll)
+        push.run(names)
+        if arguments.notebook:
+            push.notebook()
     if dry_run:
         print("dry run: nothing was sent")
     return 0

@@ -20,7 +20,7 @@ from .clone import DATASET_METADATA, KERNEL_METADATA, commit_of
 from .connection import Connection
 from .failures import KaggleError
 from .manifest import MANIFEST
-from .names import INFER, KIT, TRAIN, WEIGHTS
+from .names import INFER, KIT, NOTEBOOK, TRAIN, WEIGHTS
 from .records import FOLDER, Records
 from .waiting import once, until
 
@@ -89,7 +89,7 @@ class Push:
 
     def train(self) -> None:
         """Run the training kernel, in as many sessions as it needs, and fetch its run folder."""
-        metadata, text, sources = self._kernel_files("train")
+        metadata, text, sources = self._kernel_files("kernels/train")
         known = self._records.get(TRAIN)
         # An interrupted push may have reached a later session of this training.
         before = known["sources"].get(TRAIN) if known.get("base") == _key(text, metadata, sources) else None
@@ -125,11 +125,16 @@ class Push:
 
     def infer(self) -> None:
         """Run the inference kernel; the version that it makes can be submitted."""
-        metadata, text, sources = self._kernel_files("infer")
+        metadata, text, sources = self._kernel_files("kernels/infer")
         self._push_kernel(INFER, metadata, text, sources)
         if not self._connection.dry_run:
             version = self._records.get(INFER)["version"]
             print(f"{INFER}: version {version} can be submitted: nox -s submit")
+
+    def notebook(self) -> None:
+        """Run the notebook of the results, which shows the newest weights and writes a submission of its own."""
+        metadata, text, sources = self._kernel_files("notebooks")
+        self._push_kernel(NOTEBOOK, metadata, text, sources)
 
     def _push_dataset(self, folder: Path, manifest: str, about: dict[str, str]) -> None:
         """Make or version a dataset if it changed, and wait until kernels can use it.
@@ -194,9 +199,13 @@ class Push:
             self._records.put(name, {})
             raise KaggleError(f"Kaggle could not process version {version} of {name} ({status}); push again")
 
-    def _kernel_files(self, kernel: str) -> tuple[dict[str, Any], str, dict[str, int]]:
-        """A kernel's metadata with the owner in place, its source, and the versions of its datasets on Kaggle."""
-        owner, folder = self._connection.owner, self._clone / "kernels" / kernel
+    def _kernel_files(self, place: str) -> tuple[dict[str, Any], str, dict[str, int]]:
+        """A kernel's metadata with the owner in place, its source, and the versions of its datasets on Kaggle.
+
+        Args:
+            place: Its folder in the clone.
+        """
+        owner, folder = self._connection.owner, self._clone / place
         metadata: dict[str, Any] = json.loads(
             (folder / KERNEL_METADATA).read_text(encoding="utf-8").replace("OWNER/", f"{owner}/")
         )
@@ -207,7 +216,9 @@ class Push:
             if not sources[name] and not self._connection.dry_run:
                 part = next((part.name for part in PARTS if part.slug == name), "it")
                 raise ValueError(f"{metadata['id']} needs {reference}, which is not on Kaggle; push {part} first")
-        return metadata, (folder / metadata["code_file"]).read_text(encoding="utf-8"), sources
+        code = folder / metadata["code_file"]
+        text = code.read_text(encoding="utf-8")
+        return metadata, notebook_text(code, text) if metadata["kernel_type"] == "notebook" else text, sources
 
     def _push_kernel(
         self, name: str, metadata: dict[str, Any], text: str, sources: dict[str, int], *, before: int | None = None
@@ -249,7 +260,7 @@ class Push:
         known = self._records.get(name)
         begun = known.get("begun", {})
         before, newest = self._kernels.newest(name)
-        if begun.get("key") == key and before > begun["after"] and newest == text:
+        if begun.get("key") == key and before > begun["after"] and is_same_source(newest, text):
             print(f"{name}: version {before} was pushed before the interruption")
             return before
         if self._connection.dry_run:
@@ -259,7 +270,7 @@ class Push:
 
         def is_made() -> bool:
             version, source = self._kernels.newest(name)
-            return version > before and source == text
+            return version > before and is_same_source(source, text)
 
         version = once(
             lambda: self._kernels.save(metadata, text),
@@ -338,6 +349,43 @@ PARTS = (
     Part("weights", WEIGHTS, Push.weights),
     Part("infer", INFER, Push.infer),
 )
+
+
+def notebook_text(path: Path, text: str) -> str:
+    """A notebook as Kaggle takes it: the source of each cell as one text, and no outputs.
+
+    Args:
+        path: Its file, for the errors.
+        text: The file's content.
+
+    Raises:
+        ValueError: It is no notebook, or names no kernel to run it with.
+    """
+    remedy = "make it with: nox -s notebooks"
+    try:
+        content: dict[str, Any] = json.loads(text)
+        cells = [cell | {"source": "".join(cell["source"])} for cell in content["cells"]]
+        named = content["metadata"]["kernelspec"]["name"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no notebook with a kernelspec ({error}); make it with: nox -s notebooks"
+        ) from error
+    if named != "python3":
+        raise ValueError(f"{path} is for the kernel {named}, and Kaggle runs python3; {remedy}")
+    cells = [cell | {"outputs": [], "execution_count": None} if "outputs" in cell else cell for cell in cells]
+    return json.dumps(content | {"cells": cells})
+
+
+def is_same_source(one: str, other: str) -> bool:
+    """Whether two sources of a kernel do the same; of notebooks only the cells count, as Kaggle adds metadata."""
+
+    def cells(text: str) -> Any:
+        try:
+            return [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+        except (KeyError, TypeError, ValueError):
+            return text  # a script
+
+    return bool(cells(one) == cells(other))
 
 
 def _key(text: str, *facts: Any) -> str:

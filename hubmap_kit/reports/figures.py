@@ -64,12 +64,12 @@ class Picture:
         path.write_bytes(self.png)
 
 
-def show_images(images: Sequence[Image], masks: Mapping[int, str] | None = None, *, columns: int = 5) -> Picture:
+def show_images(images: Sequence[Image], predicted: Mapping[int, str] | None = None, *, columns: int = 5) -> Picture:
     """Images with the outlines of their masks and a scale bar.
 
     Args:
         images: The images.
-        masks: RLE by id; by default each image's true mask, which images of a test set do not have.
+        predicted: Predicted RLE by id, to be drawn instead of the true masks, which images of a test set do not have.
         columns: Most images in a line.
 
     Raises:
@@ -81,8 +81,10 @@ def show_images(images: Sequence[Image], masks: Mapping[int, str] | None = None,
     for axis, image in zip(axes, images, strict=False):
         pixels, shape = _small(image)
         _draw(axis, pixels, f"{image.id}  {image.organ}, {image.source}\n{_size_text(image)}")
-        if text := image.rle if masks is None else masks.get(image.id, ""):
-            _outline(axis, _small_mask(text, image, shape), TRUTH)
+        if predicted is not None:
+            _outline(axis, _small_mask(predicted.get(image.id, ""), image, shape), PREDICTION, dashed=True)
+        elif image.rle:
+            _outline(axis, _small_mask(image.rle, image, shape), TRUTH)
         _scale_bar(axis, shape, image.pixel_size_um * image.shape[1] / shape[1])
     return _picture(figure, f"{len(images)} images with the outlines of their masks")
 
@@ -199,7 +201,7 @@ def show_predictions(images: Sequence[Image], predicted: Mapping[int, str], true
         _outline(truth, wanted, TRUTH)
         _draw(answer, pixels, f"prediction, Dice {dice:.3f}")
         _outline(answer, found, PREDICTION, dashed=True)
-        _draw(error, _pale(pixels), "error: \\\\\\ missed   /// extra")
+        _draw(error, _pale(pixels), "missed \\\\\\ blue, extra /// orange")
         _hatch(error, wanted & (1 - found), TRUTH, "\\\\\\\\")
         _hatch(error, found & (1 - wanted), PREDICTION, "////")
         _scale_bar(truth, shape, image.pixel_size_um * image.shape[1] / shape[1])
@@ -258,10 +260,12 @@ def _path(mask: _Pixels) -> Outline | None:
 
 
 def _outline(axis: Axes, mask: _Pixels, colour: str, *, dashed: bool = False) -> None:
-    if path := _path(mask):
-        axis.add_patch(PathPatch(path, fill=False, edgecolor=CASING, linewidth=3.6))
+    place = axis.get_subplotspec()
+    if (path := _path(mask)) and place:
+        width = 0.5 + 1.3 * len(place.colspan) * 3 / place.get_gridspec().ncols  # thinner in narrow pictures
+        axis.add_patch(PathPatch(path, fill=False, edgecolor=CASING, linewidth=2 * width))
         style = (0, (4, 2)) if dashed else "solid"
-        axis.add_patch(PathPatch(path, fill=False, edgecolor=colour, linewidth=1.8, linestyle=style))
+        axis.add_patch(PathPatch(path, fill=False, edgecolor=colour, linewidth=width, linestyle=style))
 
 
 def _hatch(axis: Axes, mask: _Pixels, colour: str, hatch: str) -> None:

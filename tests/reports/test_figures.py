@@ -37,10 +37,15 @@ def test_a_notebook_shows_a_picture(demo, tmp_path):
 
 
 def test_images_have_outlines_only_if_they_have_masks(demo):
-    """True masks are drawn; images without masks are drawn without outlines."""
+    """True masks are drawn, or predicted ones in another colour; images without masks have no outlines."""
     images = read_images(demo, "train")[:3]
-    assert coloured(figures.show_images(images), figures.TRUTH) > 500
-    assert coloured(figures.show_images(images, {}), figures.TRUTH) < 50
+    predicted = {image.id: image.rle for image in images}
+    for picture, counts in (
+        (figures.show_images(images), (True, False)),
+        (figures.show_images(images, predicted), (False, True)),
+        (figures.show_images(images, {}), (False, False)),
+    ):
+        assert tuple(coloured(picture, colour) > 100 for colour in (figures.TRUTH, figures.PREDICTION)) == counts
 
 
 def test_outlines_lie_on_the_borders_of_pixels():
