@@ -31,7 +31,7 @@ def declared(*names: str) -> list[str]:
 def lint(session: nox.Session) -> None:
     """Check style, formatting, spelling and types; TensorFlow is not needed."""
     extras = PROJECT["optional-dependencies"]
-    session.install(*extras["lint"], *extras["cluster"], *declared(*TYPED))
+    session.install(*extras["lint"], *extras["cluster"], *extras["notebooks"], *declared(*TYPED))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")

@@ -218,7 +218,7 @@ def start(kind: type[Settings], given: Mapping[str, Any], dataset: Path) -> Sett
             raise ValueError(
                 f"{damaged[0]} is missing or is not the file that {MANIFEST} describes; upload the dataset again"
             )
-        installed = _install(dataset, manifest)
+        installed = install_missing(dataset, manifest)
     print(
         f"installed {', '.join(installed) or 'nothing: this image has all modules of the bundled wheels'}", flush=True
     )
@@ -260,7 +260,7 @@ def apply_changes(kind: type[Settings], given: Mapping[str, Any], changes_text: 
     return kind(**{**given, **changes})
 
 
-def _install(dataset: Path, manifest: Manifest) -> list[str]:
+def install_missing(dataset: Path, manifest: Manifest) -> list[str]:
     """Install the wheels whose modules are missing into a folder of their own, offline; returns their file names.
 
     The library's own wheel is not installed: it is on ``sys.path`` already.

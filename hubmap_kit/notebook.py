@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .kaggle.credentials import sign_in
+from .kaggle.manifest import MANIFEST, Manifest
 from .kaggle.session import find_competition, find_runs
-from .kernels import INPUT, WORKING
+from .kernels import INPUT, WORKING, install_missing
 from .run import expand, is_finished
 
 CHANGES = "HUBMAP_NOTEBOOK"  # environment variable: a JSON object of setting to value
@@ -55,6 +56,9 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
 def begin(variables: dict[str, Any]) -> Path:
     """Begin a notebook: change its settings as HUBMAP_NOTEBOOK says, and make its work folder.
 
+    With the dataset hubmap-kit attached on Kaggle, the wheels that Kaggle's image lacks are installed. So call it
+    before anything else is imported from the library.
+
     Args:
         variables: The notebook's ``globals()``; settings are changed in it.
 
@@ -67,6 +71,10 @@ def begin(variables: dict[str, Any]) -> Path:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # leaves TensorFlow's start-up notes out of the notebook
     variables |= settings(variables)
     folder = work_folder()
+    if host() == "Kaggle":
+        for path in sorted(INPUT.rglob(MANIFEST))[:1]:
+            if installed := install_missing(path.parent, Manifest.read(path.parent)):
+                print("installed:", *installed)
     print(f"running on {host()}; files go to {folder}")
     return folder
 

@@ -49,19 +49,21 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("hubmap_kit") is None:
-    wheels = sorted(map(str, Path("/kaggle/input").rglob("*.whl")))
-    what = ["--no-index", "--no-deps", *wheels] if wheels else [PACKAGE]
+    wheels = sorted(map(str, Path("/kaggle/input").rglob("hubmap_kit-*.whl")))
+    what = ["--no-index", "--no-deps", *wheels[:1]] if wheels else [PACKAGE]
     if not wheels and "/OWNER/" in PACKAGE:
         sys.exit("set PACKAGE to the path of a wheel of hubmap-kit, or to the address of its repository")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *what], check=True)
 
-from hubmap_kit import notebook, rle
+from hubmap_kit import notebook
+
+work = notebook.begin(globals())
+
+from hubmap_kit import rle
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.preparation.prepare import prepare, summary
 from hubmap_kit.reports import figures
 from hubmap_kit.tables import read_images, table_of
-
-work = notebook.begin(globals())
 
 # %% [markdown]
 # ## The data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 
@@ -9,6 +10,7 @@ import pytest
 
 from hubmap_kit import notebook
 from hubmap_kit.competition import SLUG
+from hubmap_kit.kaggle.manifest import BundledWheel, Manifest
 from hubmap_kit.tables import read_images
 
 
@@ -91,6 +93,28 @@ def test_runs(monkeypatch, tmp_path, trained):
     assert notebook.runs() == [attached / "cpu"]
     (working / "run").symlink_to(trained)
     assert notebook.runs() == [working / "run"]
+
+
+def test_missing_wheels_are_installed_on_kaggle(monkeypatch, tmp_path, capsys):
+    """With the dataset hubmap-kit attached, a wheel is installed whose module this Python lacks, and no other."""
+    attached, working = on_kaggle(monkeypatch, tmp_path)
+    wheels = [BundledWheel("hubmap_kit-0-py3-none-any.whl", "hubmap_kit", ""), BundledWheel("j.whl", "json", "")]
+    wheels.append(BundledWheel("a.whl", "no_such_module", ""))
+    (attached / "hubmap-kit").mkdir()
+    Manifest("0", "c", False, tuple(wheels)).write(attached / "hubmap-kit")
+    commands: list[list[str]] = []
+
+    def run(command, **_):
+        commands.append(command)
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    variables = {"DEMO": False}
+    assert notebook.begin(variables) == working
+    (command,) = commands
+    assert [part for part in command if part.endswith(".whl")] == [str(attached / "hubmap-kit" / "a.whl")]
+    assert "installed: a.whl" in capsys.readouterr().out
 
 
 def test_google_drive_is_mounted_on_colab_only(monkeypatch, tmp_path):
