@@ -127,13 +127,46 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
         writer.writerows(rows)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV as text; none if there is no file."""
+def read_rows(path: Path, columns: Sequence[str], remedy: str = "restore it from a copy") -> list[dict[str, str]]:
+    """Read a CSV that the kit wrote and a person may have saved again from a spreadsheet.
+
+    Args:
+        path: The file. A byte order mark and semicolons or tabs between the cells are understood.
+        columns: The columns that it must have.
+        remedy: What to do about a damaged file.
+
+    Returns:
+        The rows as text, by column; none if there is no file.
+
+    Raises:
+        ValueError: The file is no such table; the text names it.
+    """
     if not path.is_file():
         return []
     csv.field_size_limit(2**31 - 1)  # a long RLE exceeds the usual limit of 128 KiB per field
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            separator = separator_of(file.readline())
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=separator)
+            header, rows = reader.fieldnames or (), [row for row in reader if any(row.values())]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV as UTF-8 text ({error}); {remedy}") from error
+    if missing := [name for name in columns if name not in header]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}; {remedy}")
+    ragged = [number for number, row in enumerate(rows, start=2) if None in row or None in row.values()]
+    if ragged:
+        raise ValueError(f"{path}, row {ragged[0]}: it has not as many cells as its header; {remedy}")
+    return rows
+
+
+def separator_of(header: str) -> str:
+    """What separates the cells of a CSV, by its first line: a comma, or a semicolon or tab where there is no comma.
+
+    >>> separator_of("id;rle"), separator_of("id,rle"), separator_of("id")
+    (';', ',', ',')
+    """
+    return next((each for each in ";\t" if each in header and "," not in header), ",")
 
 
 def sha256_of(path: Path) -> str:

@@ -86,7 +86,7 @@ def read_problems(submission: Path) -> list[Problem]:
             cell["remedy"],
             int(cell["image_id"]) if cell.get("image_id") else None,  # 0.3.0 wrote no such column
         )
-        for cell in read_rows(problems_path(submission))
+        for cell in read_rows(problems_path(submission), ("severity", "file", "row", "rule", "remedy"))
     ]
 
 
@@ -107,7 +107,7 @@ def read_timings(submission: Path) -> list[Timing]:
             cell["tta"] or None,
             float(cell["overlap"]) if cell["overlap"] else None,
         )
-        for cell in read_rows(timings_path(submission))
+        for cell in read_rows(timings_path(submission), [field.name for field in fields(Timing)])
     ]
 
 

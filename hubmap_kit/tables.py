@@ -33,6 +33,7 @@ from .competition import (
 if TYPE_CHECKING:
     import pandas as pd
 
+WORKBOOK = b"PK\x03\x04"  # how a zip file begins, and so an Excel workbook
 _TEST_COLUMNS = (ID, ORGAN, SOURCE, HEIGHT, WIDTH)
 _TRAIN_COLUMNS = (*_TEST_COLUMNS, RLE)
 
@@ -250,6 +251,9 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     # A long RLE exceeds the reader's usual limit of 128 KiB per field.
     csv.field_size_limit(2**31 - 1)
     try:
+        with path.open("rb") as stored:
+            if stored.read(4) == WORKBOOK:
+                raise fail("is an Excel workbook", "save it as CSV with commas")
         with path.open(encoding="utf-8-sig", newline="") as file:
             records = {row: record for row, record in enumerate(csv.reader(file), start=1) if record}
     except FileNotFoundError:
@@ -265,6 +269,11 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not records:
         raise fail("the file is empty", f"it needs the header {','.join(columns)}")
     header = records.pop(min(records))
+    for name, separator in {"semicolons": ";", "tabs": "\t"}.items():
+        if len(header) == 1 and separator in header[0]:
+            raise fail(f"has {name} between its columns", "save it as CSV with commas")
+    if header[0].startswith("sep="):
+        raise fail("begins with a line sep=, by which Excel knows the separator", "delete that line")
     problems = [
         Problem("error", path.name, 1, f"column {name!r} is missing", f"the columns are {','.join(columns)}")
         for name in columns

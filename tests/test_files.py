@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from hubmap_kit.files import check_types, has_type, replacing, type_text
+from hubmap_kit.files import check_types, has_type, read_rows, replacing, type_text, write_rows
 
 
 def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
@@ -62,3 +63,39 @@ def test_the_message_names_field_value_and_type() -> None:
         check_types(Example, {"name": 3})
     with pytest.raises(ValueError, match=r"sizes is .*; it must be an object"):
         check_types(Example, {"sizes": {"a": "1"}})
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_rows_saved_by_a_spreadsheet_are_read(tmp_path, mark, separator, end):
+    """A spreadsheet adds a byte order mark, changes line ends, separators and quotes; the rows stay the same."""
+    path = tmp_path / "rows.csv"
+    rows = [{"name": "one", "text": f"a{separator}b\nc"}, {"name": "two", "text": ""}]
+    write_rows(path, ["name", "text"], rows)
+    assert read_rows(path, ["name"]) == rows
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["name", "text"], delimiter=separator, lineterminator=end)
+        writer.writeheader()
+        writer.writerows(rows)
+    path.write_bytes(mark + path.read_bytes())
+    assert read_rows(path, ["text", "name"]) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"name\none\n", "has no column text"),
+        (b"", "has no column name, text"),
+        (b"name,text\none\n", "row 2: it has not as many cells"),
+        (b"name,text\none,a,b\n", "row 2: it has not as many cells"),
+        (b"name,text\n\xff,\n", "is no CSV as UTF-8 text"),
+    ],
+)
+def test_rows_that_are_damaged_are_named(tmp_path, content, rule):
+    """A damaged table is an error that names the file; a missing one has no rows."""
+    path = tmp_path / "rows.csv"
+    assert read_rows(path, ["name"]) == []
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"rows.csv.*{rule}"):
+        read_rows(path, ["name", "text"])

@@ -30,7 +30,7 @@ def test_demo_tables_are_read_with_their_types(demo):
     """The demo's tables pass: one image for each row, with its numbers, its file and, in training, its mask."""
     train, test = read_images(demo, "train"), read_images(demo, "test")
     assert (len(train), len(test)) == (10, 5)
-    cells = [SimpleNamespace(**row) for row in read_rows(demo / "train.csv")]
+    cells = [SimpleNamespace(**row) for row in read_rows(demo / "train.csv", ())]
     for row, (image, cell) in enumerate(zip(train, cells, strict=True), start=2):
         assert (str(image.id), image.organ, image.source) == (cell.id, cell.organ, cell.data_source)
         assert image.shape == (int(cell.img_height), int(cell.img_width))
@@ -154,6 +154,10 @@ def test_good_rows_can_be_had_without_the_bad(tmp_path):
         (f"{HEADER}\n".encode(), "no rows"),
         (f"{HEADER},id\n{GOOD},7\n".encode(), "'id' appears twice"),
         (b"\xff\xfe\x00", "not UTF-8"),
+        (b"id;rle\n7;1 3\n", "has semicolons between its columns"),
+        (b"\xef\xbb\xbfid\trle\n7\t1 3\n", "has tabs between its columns"),
+        (b"sep=,\nid,rle\n7,1 3\n", "begins with a line sep="),
+        (b"PK\x03\x04\xff\xfe\x00", "is an Excel workbook"),
     ],
 )
 def test_files_that_are_no_table(tmp_path, content, rule):

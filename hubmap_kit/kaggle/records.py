@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..claim import claim
 from ..files import has_type, read_json, read_rows, write_json, write_rows
 
 FOLDER = "records"
@@ -39,7 +40,7 @@ class Records:
             owner: See the class.
 
         Raises:
-            ValueError: ``state.json`` is damaged.
+            ValueError: ``state.json`` or ``pushes.csv`` is damaged.
         """
         self.folder = folder
         self.owner = owner
@@ -47,6 +48,7 @@ class Records:
         self._state: dict[str, Any] = read_json(path) if path.is_file() else {}
         if not has_type(self._state, dict[str, dict[str, Any]]):
             raise ValueError(f"{path} is damaged: it must be an object of objects; restore it from a copy")
+        read_rows(folder / PUSHES, PUSH_COLUMNS)  # what is damaged is named before anything is made on Kaggle
 
     def get(self, name: str) -> dict[str, Any]:
         """What is recorded about a dataset or kernel; empty if nothing is."""
@@ -62,12 +64,15 @@ class Records:
         """Add a row, some of `PUSH_COLUMNS`, to ``pushes.csv``; the time and the owner are added."""
         path = self.folder / PUSHES
         row = row | {"time": now(), "name": f"{self.owner}/{row['name']}"}
-        write_rows(path, PUSH_COLUMNS, [*read_rows(path), row])
+        write_rows(path, PUSH_COLUMNS, [*read_rows(path, PUSH_COLUMNS), row])
 
     def pushed(self, name: str) -> dict[int, dict[str, str]]:
         """Rows of ``pushes.csv`` of a dataset or kernel, by version; the last row of each version."""
-        rows = read_rows(self.folder / PUSHES)
-        return {int(row["version"]): row for row in rows if row["name"] == f"{self.owner}/{name}"}
+        path = self.folder / PUSHES
+        rows = [row for row in read_rows(path, PUSH_COLUMNS) if row["name"] == f"{self.owner}/{name}"]
+        if wrong := [row["version"] for row in rows if not row["version"].isdecimal()]:
+            raise ValueError(f"{path}: version is {wrong[0]!r}; it must be a whole number: correct it")
+        return {int(row["version"]): row for row in rows}
 
     def output(self, kernel: str, version: int) -> Path:
         """Folder for the files that a kernel's version left."""
@@ -80,19 +85,8 @@ class Records:
         Raises:
             ValueError: One is running.
         """
-        from filelock import FileLock, Timeout
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            rule = f"another push or submission is running in this clone ({lock.lock_file})"
-            raise ValueError(f"{rule}; wait for it") from None
-        try:
+        with claim(self.folder, "hubmap-kit push or submit", folder=True):
             yield
-        finally:
-            lock.release()
 
 
 def now() -> str:

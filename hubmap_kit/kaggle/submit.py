@@ -49,7 +49,7 @@ class Submissions:
         self._records = records
         self._pause_s = PAUSE_S if poll_s is None else poll_s
         self._path = records.folder / SUBMISSIONS
-        self._rows = read_rows(self._path)
+        self._rows = read_rows(self._path, COLUMNS)
 
     def choose(self, version: int | None, weights: int | None) -> int:
         """Choose the version of the inference kernel to submit, among those that have run.

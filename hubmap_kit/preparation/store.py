@@ -205,7 +205,7 @@ class PatchStore:
             if not (folder / name).is_file():
                 raise ValueError(f"{folder / name} is missing; prepare it again")
         images = {}
-        for row, cell in enumerate(read_rows(folder / IMAGES), start=2):
+        for row, cell in enumerate(read_rows(folder / IMAGES, (), "prepare it again"), start=2):
             try:
                 stored = _stored(info, row, cell)
             except (KeyError, TypeError, ValueError) as error:

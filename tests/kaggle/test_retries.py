@@ -97,7 +97,7 @@ def test_second_push_at_the_same_time(place, module):
     inner = Workplace(place.clone, place.home, place.kaggle)
     place.kaggle.fault("GetDatasetStatus", lambda call: said.append(inner.run(module, status=1)))
     place.run("push", "kit")
-    assert "another push or submission is running in this clone" in said[0]
+    assert "records is being written by process" in said[0]
     assert place.versions() == {"hubmap-kit": 1}
 
 
@@ -266,3 +266,28 @@ def test_submit_is_killed(place, method, after):
     place.run("submit")
     assert len(place.kaggle.submissions) == 1
     assert place.rows("submissions.csv")[-1]["status"] == "COMPLETE"
+
+
+@pytest.mark.parametrize("separator", [b",", b";"])
+def test_records_saved_by_a_spreadsheet(place, separator):
+    """A push and a submission go on with records that a spreadsheet has saved, with what was made before."""
+    place.run("push")
+    path = place.clone / "records" / "pushes.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b",", separator).replace(b"\n", b"\r\n"))
+    before = place.versions()
+    place.run("push")
+    assert place.versions() == before
+    place.run("submit")
+    assert [body["kernelVersion"] for body in place.kaggle.submissions] == [before["hubmap-infer"]]
+
+
+def test_damaged_records_stop_a_push_before_it_makes_anything(place):
+    """Records that cannot be understood are named, with nothing made on Kaggle."""
+    place.run("push", "kit")
+    path = place.clone / "records" / "pushes.csv"
+    path.write_text(path.read_text().replace("version", "v"))
+    commit_change(place.clone)
+    pretend_rehearsal(place.clone)
+    text = place.run("push", "kit", status=1)
+    assert "pushes.csv has no column version" in text
+    assert place.versions() == {"hubmap-kit": 1}
