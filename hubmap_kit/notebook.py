@@ -93,17 +93,18 @@ def work_folder() -> Path:
     return folder
 
 
-def run_folder(*, drive: bool = False) -> Path:
+def run_folder(name: str = "run", *, drive: bool = False) -> Path:
     """The folder of the run that the notebooks train and read.
 
     Args:
+        name: Its name.
         drive: On Colab, take a folder on Google Drive, which outlives the session; elsewhere without effect.
     """
     colab = _colab()
     if drive and colab:
         importlib.import_module("google.colab.drive").mount(str(DRIVE))
-        return DRIVE / "MyDrive" / "hubmap-kit" / "run"
-    return work_folder() / "run"
+        return DRIVE / "MyDrive" / "hubmap-kit" / name
+    return work_folder() / name
 
 
 def competition(*, demo: bool, images: int = 20, size: int = 2048, data: str | None = None) -> Path:
@@ -145,10 +146,11 @@ def competition(*, demo: bool, images: int = 20, size: int = 2048, data: str | N
     return folder
 
 
-def runs(*, drive: bool = False) -> list[Path]:
+def runs(name: str = "run", *, drive: bool = False) -> list[Path]:
     """The run folders that the results are about: the one of the training notebook, or those attached on Kaggle.
 
     Args:
+        name: See `run_folder`.
         drive: See `run_folder`.
 
     Returns:
@@ -157,7 +159,7 @@ def runs(*, drive: bool = False) -> list[Path]:
     Raises:
         ValueError: A run cannot be read.
     """
-    own = run_folder(drive=drive)
+    own = run_folder(name, drive=drive)
     if is_finished(own):
         return expand([own])
     if host() == "Kaggle":

@@ -34,7 +34,8 @@ DEMO = False  # True: draw a small competition; it needs no credentials
 DEMO_IMAGES = 20  # its training images; it has half as many test images
 DEMO_SIZE = 2048  # side of its training images, in px
 DATA = None  # folder with the competition's data; None: the one attached on Kaggle, or a download
-DRIVE = False  # True: on Colab, keep the run folder on Google Drive, where it outlives the session
+RUN = "run"  # name of the run folder; another one for each training
+DRIVE = False  # True: on Colab, the run folder is on Google Drive, where it outlives the session
 
 TEST_SIZE = None  # test images, and as many validation images; None: 65, or the same share of a smaller set
 PATCH_SIZE = 1024  # side of a patch, in pixels of 0.4 µm, which training images have
@@ -130,12 +131,12 @@ for phase in phases(config):
 #
 # Each line is an epoch. The Dice is that of whole validation images at full resolution, as the competition scores
 # them, not of patches. The weights of the best epoch are kept. If the session ends early, run this cell again: the
-# training goes on after its last epoch.
+# training goes on after its last epoch. For a training with other settings name another folder in `RUN`.
 
 # %%
 from hubmap_kit.training.train import train
 
-run = notebook.run_folder(drive=DRIVE)
+run = notebook.run_folder(RUN, drive=DRIVE)
 finished = train(store.folder, run, config, recipe="seed", resume=True)
 
 # %% [markdown]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 from hubmap_kit import notebook
 from hubmap_kit.competition import SLUG
+from hubmap_kit.kaggle import data
+from hubmap_kit.kaggle.connection import Connection
 from hubmap_kit.kaggle.manifest import BundledWheel, Manifest
 from hubmap_kit.tables import read_images
 
@@ -57,19 +60,34 @@ def test_wrong_settings(monkeypatch, text, rule):
 
 def test_demo_needs_no_credentials_and_is_kept(tmp_path):
     """The demo is drawn once for each size, beside the notebook."""
-    data = notebook.competition(demo=True, images=5, size=128)
-    assert data.is_relative_to(tmp_path / "work")
-    assert len(read_images(data, "train")) == 5
-    made = (data / "train.csv").stat().st_mtime_ns
-    assert notebook.competition(demo=True, images=5, size=128) == data
-    assert (data / "train.csv").stat().st_mtime_ns == made
-    assert notebook.competition(demo=True, images=6, size=128) != data
+    drawn = notebook.competition(demo=True, images=5, size=128)
+    assert drawn.is_relative_to(tmp_path / "work")
+    assert len(read_images(drawn, "train")) == 5
+    made = (drawn / "train.csv").stat().st_mtime_ns
+    assert notebook.competition(demo=True, images=5, size=128) == drawn
+    assert (drawn / "train.csv").stat().st_mtime_ns == made
+    assert notebook.competition(demo=True, images=6, size=128) != drawn
 
 
 def test_without_credentials_the_remedy_is_named():
     """Without credentials the error says where to get some, and that the demo needs none."""
     with pytest.raises(ValueError, match=r"no Kaggle credentials; .*set DEMO = True"):
         notebook.competition(demo=False)
+
+
+def test_data_is_downloaded_with_credentials(monkeypatch, tmp_path, capsys):
+    """With credentials the competition is downloaded beside the notebook; a folder that is named is taken as it is."""
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "0f1e2d3c")
+    connected, fetched = object(), []
+    monkeypatch.setattr(Connection, "connect", lambda: connected)
+    monkeypatch.setattr(data, "fetch", lambda connection, folder: fetched.append((connection, folder)))
+    assert notebook.competition(demo=False) == tmp_path / "work" / "data"
+    assert fetched == [(connected, tmp_path / "work" / "data")]
+    said = capsys.readouterr().out
+    assert "credentials: KAGGLE_API_TOKEN" in said
+    assert "0f1e2d3c" not in said
+    assert notebook.competition(demo=False, data="mine") == Path("mine")
+    assert len(fetched) == 1
 
 
 def test_on_kaggle_the_attached_competition_is_used(monkeypatch, tmp_path, demo):

@@ -121,7 +121,7 @@ def test_links_between_notebooks_and_to_pages(make, script):
 def test_settings_of_the_same_name_are_the_same():
     """A setting that two notebooks have has the same value and explanation in both."""
     seen: dict[str, str] = {}
-    differing = {"DRIVE", "SEED"}  # explained for what each notebook does with it
+    differing = {"SEED"}  # explained for what each notebook does with it
     for script in SCRIPTS:
         for name, line in settings(script).items():
             assert name in differing or seen.setdefault(name, line) == line

@@ -108,18 +108,43 @@ def read(run: Path, config: RunConfig) -> Checkpoint | None:
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it and train again{_ON_KAGGLE}") from error
     _check_constants(run, settings)
-    now = _comparable(config.prepare, config.train, config.network, config.splits)
-    if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
-        raise ValueError(
-            f"{run} was trained with another {', '.join(changed)}; resume with the same, "
-            f"or name another folder{_ON_KAGGLE}"
-        )
+    _check_same(run, before, _comparable(config.prepare, config.train, config.network, config.splits))
     here = config.versions
     others = {name: version for name, version in state.get("versions", {}).items() if version != here.get(name)}
     if others:
         listed = ", ".join(f"{name} {version} (here {here.get(name)})" for name, version in others.items())
         print(f"warning: {run} was begun with {listed}; the result may differ a little from an unbroken training's")
     return Checkpoint(state["history"], arrays)
+
+
+def check_finished(run: Path, prepare: PrepareConfig, train: TrainConfig, splits: Mapping[str, list[int]]) -> None:
+    """Check that a finished training is the one that is asked for.
+
+    Args:
+        run: Its run folder.
+        prepare: Settings of the patch store.
+        train: Settings of the training.
+        splits: Image ids by split.
+
+    Raises:
+        ValueError: It was made with other settings.
+    """
+    done = RunConfig.read(run)
+    before = _comparable(done.prepare, done.train, done.network, done.splits)
+    _check_same(run, before, _comparable(prepare, train, train.network(), splits))
+
+
+def _check_same(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to take a training for another; both are from `_comparable`.
+
+    Raises:
+        ValueError: A setting differs.
+    """
+    if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+        raise ValueError(
+            f"{run} was trained with another {', '.join(changed)}; resume with the same, "
+            f"or name another folder{_ON_KAGGLE}"
+        )
 
 
 def _comparable(

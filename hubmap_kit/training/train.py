@@ -16,6 +16,7 @@ from ..config import TrainConfig
 from ..masks import MaskRule
 from ..preparation.store import PatchStore
 from ..run import CHECKPOINT, CONFIG, FOLDS, RESULTS, FoldsConfig, RunConfig, is_finished
+from . import checkpoints
 from .dataset import PatchSampler
 from .devices import open_devices
 from .folds import join_folds
@@ -85,6 +86,7 @@ def _train_one(store: PatchStore, run: Path, config: TrainConfig, limit: TimeLim
         if not resume:
             raise ValueError(f"{run} holds a training already; go on with --resume, or name another folder")
         if is_finished(run):
+            checkpoints.check_finished(run, store.config, config, ids)
             print(f"{run} is finished already\n{(run / RESULTS).read_text(encoding='utf-8')}")
             return True
     keras.utils.set_random_seed(config.seed)

@@ -72,11 +72,16 @@ def test_run_says_what_the_network_saw(trained):
 
 @pytest.mark.slow
 def test_a_run_is_not_overwritten(trained, store):
-    """A second training into the same folder is refused, and resuming a finished one changes nothing."""
+    """A second training into the same folder is refused; resuming a finished one changes nothing.
+
+    With other settings it is refused too, so that an old result is not taken for that of the new settings.
+    """
     before = (trained / "model.weights.h5").read_bytes()
     with pytest.raises(ValueError, match="--resume"):
         training.train(store, trained, TINY)
     training.train(store, trained, TINY, resume=True)
+    with pytest.raises(ValueError, match=r"was trained with another epochs, seed; .* name another folder"):
+        training.train(store, trained, replace(TINY, epochs=9, seed=1), resume=True)
     assert (trained / "model.weights.h5").read_bytes() == before
 
 
