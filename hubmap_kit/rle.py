@@ -71,8 +71,18 @@ def decode(rle: str, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
     array([[0, 1, 1],
            [1, 1, 0]], dtype=uint8)
     """
+    return decode_runs(parse(rle, shape), shape)
+
+
+def decode_runs(runs: _Runs, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Draw RLE runs (``(n, 2)``, ``[start, stop)``) as a mask ``(H, W)`` uint8, in column-major memory order.
+
+    >>> decode_runs(np.array([[1, 5]]), (2, 3))
+    array([[0, 1, 1],
+           [1, 1, 0]], dtype=uint8)
+    """
     height, width = _checked_shape(shape)
-    edges = parse(rle, shape).ravel()
+    edges = runs.ravel()
     lengths = np.diff(edges, prepend=0, append=height * width)
     values = np.zeros(len(lengths), np.uint8)
     values[1::2] = 1
