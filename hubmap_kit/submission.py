@@ -147,6 +147,46 @@ def validate(submission: str | Path, data: str | Path) -> list[Problem]:
     return _check(Path(submission), {image.id: image.shape for image in images})[1]
 
 
+def read_masks(
+    submission: Path, shapes: Mapping[int, tuple[int, int]]
+) -> tuple[dict[int, str], dict[int, np.ndarray], list[Problem]]:
+    """Read the good rows of a submission, for callers that go on without the bad ones.
+
+    Args:
+        submission: The CSV.
+        shapes: ``(height, width)`` in px of each image that it should hold, by id.
+
+    Returns:
+        The RLE and the RLE runs of each good row, by id and in the file's order; and every problem of the file.
+    """
+    runs, problems = _check(submission, shapes)
+    if not runs:
+        return {}, {}, problems
+    cells = read_cells(submission, COLUMNS)
+    good = {str(image_id) for image_id in runs}
+    texts: dict[int, str] = {}
+    for text_id, text in zip(cells[ID].str.lstrip("0"), cells[RLE], strict=True):
+        if (text_id or "0") in good:
+            texts.setdefault(int(text_id or "0"), text)  # of rows with the same id, the first is good
+    return texts, runs, problems
+
+
+def read_truth(path: Path) -> tuple[dict[int, str], dict[int, np.ndarray], dict[int, tuple[int, int]]]:
+    """Read a CSV of true masks.
+
+    Args:
+        path: A CSV with ``id,rle,img_height,img_width``.
+
+    Returns:
+        The RLE, the RLE runs, and ``(height, width)`` in px of each image, by id.
+
+    Raises:
+        DataError: Every problem of the file.
+    """
+    cells, shapes, runs = _read_truth(path)
+    return {int(i): text for i, text in zip(cells[ID], cells[RLE], strict=True)}, runs, shapes
+
+
 def score(submission: str | Path, truth: str | Path) -> pd.DataFrame:
     """Score a submission by the competition's rule: Dice of each image, computed on its RLE runs.
 

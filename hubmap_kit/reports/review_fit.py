@@ -5,22 +5,25 @@ that a linear model of six measurements of the tissue explains: R², from 0 to 1
 another R². One image can mislead, as tissue may look alike in many places; the images of a whole submission do not, if
 most of them prefer the same arrangement.
 
-Measured on the true masks of 228 real images (glands of the colon, glomeruli in four stains) and of a demo: no set of
-three or more images was called misarranged in 200 draws each. All sets of eight masks that were transposed, flipped,
-turned or moved by 5 % of the image's side were.
+Measured on the true masks of 228 real images (glands of the colon, glomeruli in four stains) and of a demo: of 5,600
+random sets of 3 to 20 true masks one was called misarranged. Of sets of 20 masks that were transposed, flipped, turned,
+mixed up or moved by 5 % of the image's side, at least 199 of 200 were found; of sets of 5, all of glands and half or
+more of glomeruli, of which an image shows few. A shift below 2 % of the side is not seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from .. import rle
-from ..images.stain import GLASS, optical_density
+from ..images.stain import optical_density
+from ..images.tissue import tissue_of
 
 RASTER_PX = 128  # longer side at which masks are compared with tissue
 LEAST_SIDE_PX = 16  # of the raster; below it there is too little to compare
@@ -50,6 +53,8 @@ ARRANGEMENTS = {
     "row-after": "on the image of the row after",
 }
 SHIFTED = "shifted"
+
+_Kind = TypeVar("_Kind", np.uint8, np.float32)
 
 
 @dataclass(frozen=True)
@@ -135,13 +140,11 @@ def fit(
     for key, other in (("row-before", after), ("row-after", before)):
         if other is not None and len(other):
             masks[key] = _drawn(other, shape, raster)
-    shifts = explained_by_shift(tissue, mask)
-    dark = optical_density(_shrunk(pixels, raster)).mean(axis=2)
     return Fit(
         as_it_is=explained(tissue, mask),
         arranged={key: explained(tissue, other) for key, other in masks.items()},
-        shifts=shifts,
-        glass=float(mask[dark < GLASS].sum() / mask.sum()),
+        shifts=explained_by_shift(tissue, mask),
+        glass=float(mask[~tissue_of(_shrunk(pixels, raster))].sum() / mask.sum()),
     )
 
 
@@ -175,7 +178,7 @@ def tissue_model(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     values, vectors = np.linalg.eigh(columns.T @ columns)
     kept = values > 1e-4 * max(values, default=0.0)
     orthonormal = columns @ (vectors[:, kept] / np.sqrt(values[kept]))
-    return orthonormal.reshape(height, width, -1)
+    return np.asarray(orthonormal.reshape(height, width, -1))
 
 
 def explained(tissue: npt.NDArray[np.float64], mask: npt.NDArray[np.float64]) -> float:
@@ -295,7 +298,7 @@ def _drawn(runs: npt.NDArray[np.int64], shape: tuple[int, int], raster: tuple[in
     return np.asarray(cv2.resize(mask.T * np.uint8(255), raster, interpolation=cv2.INTER_AREA).T, np.float64) / 255
 
 
-def _shrunk(image: npt.NDArray[np.generic], shape: tuple[int, int]) -> npt.NDArray[np.generic]:
+def _shrunk(image: npt.NDArray[_Kind], shape: tuple[int, int]) -> npt.NDArray[_Kind]:
     return np.asarray(cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_AREA))
 
 
