@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .competition import ORGANS
+from .competition import ORGANS, ByOrgan
 from .images.augment import STEPS
 from .models.encoders import ENCODERS, IMAGENET
 from .models.losses import LOSSES, loss_terms
@@ -49,7 +49,7 @@ class UsageError(Exception):
 # --- Values written as text: by organ, shares, scales -------------------------------------------------------------
 
 
-def organ_values(value: float | str | Mapping[str, float], fallback: float | Mapping[str, float]) -> dict[str, float]:
+def organ_values(value: float | str | Mapping[str, float], fallback: float | ByOrgan[float]) -> ByOrgan[float]:
     """One number for each organ.
 
     Args:
@@ -58,18 +58,20 @@ def organ_values(value: float | str | Mapping[str, float], fallback: float | Map
         fallback: For organs that `value` does not name: a number, or one for each organ.
 
     Returns:
-        Organ to positive number, all five organs.
+        Organ to positive number: the competition's organs, those that `value` names, and one for any other.
 
     Raises:
-        ValueError: An unknown organ, or a number that is not positive.
+        ValueError: Text that cannot be read, or a number that is not positive.
 
     >>> organ_values("410,kidney=512", 1.0)
     {'kidney': 512.0, 'prostate': 410.0, 'largeintestine': 410.0, 'spleen': 410.0, 'lung': 410.0}
+    >>> organ_values("410,kidney=512", 1.0)["liver"]
+    410.0
     """
+    named: dict[str, float] = {}
     if isinstance(value, (int, float)):
-        value = {organ: float(value) for organ in ORGANS}
+        fallback = value
     elif isinstance(value, str):
-        named = {}
         for part in value.split(","):
             organ, sep, number = part.rpartition("=")
             try:
@@ -79,25 +81,29 @@ def organ_values(value: float | str | Mapping[str, float], fallback: float | Map
             if sep and not organ.strip():
                 raise ValueError(f"{part!r} names no organ; write for example kidney=512")
         fallback = named.pop("", fallback)
-        value = named
-    unknown = sorted(set(value) - set(ORGANS))
-    if unknown:
-        raise ValueError(f"unknown organ {', '.join(unknown)}; the organs are {', '.join(ORGANS)}")
-    default = fallback if isinstance(fallback, Mapping) else dict.fromkeys(ORGANS, fallback)
-    result = {organ: float(value[organ] if organ in value else default[organ]) for organ in ORGANS}
+    else:
+        named |= value
+    default = fallback if isinstance(fallback, ByOrgan) else ByOrgan({}, float(fallback))
+    organs = dict.fromkeys((*ORGANS, *default, *named))
+    result = ByOrgan({organ: float(named.get(organ, default[organ])) for organ in organs}, default.other)
     wrong = {organ: v for organ, v in result.items() if not (math.isfinite(v) and v > 0)}
     if wrong:
         raise ValueError(f"{wrong}: the number of each organ must be above 0")
+    if not (math.isfinite(result.other) and result.other > 0):
+        raise ValueError(f"{result.other}: the number must be above 0")
     return result
 
 
 def organ_text(values: Mapping[str, float]) -> str:
     """Numbers by organ as the text that `organ_values` reads, each to its last digit.
 
+    In a `ByOrgan` the number of the organs that are not named comes first.
+
     >>> organ_text({"kidney": 512.0, "lung": 0.1 * 3})
     'kidney=512.0,lung=0.30000000000000004'
     """
-    return ",".join(f"{organ}={value!r}" for organ, value in values.items())
+    named = [f"{organ}={value!r}" for organ, value in values.items()]
+    return ",".join([repr(values.other), *named] if isinstance(values, ByOrgan) else named)
 
 
 def named_shares(text: str, names: Collection[str], what: str) -> dict[str, float]:
@@ -251,7 +257,7 @@ class PrepareConfig:
         if self.folds == 1:
             raise SettingError("folds", "is 1; use 0 for none or at least 2")
 
-    def contexts_um(self) -> dict[str, float]:
+    def contexts_um(self) -> ByOrgan[float]:
         """Side of the tissue in a patch, in µm, by organ.
 
         Raises:
@@ -259,12 +265,12 @@ class PrepareConfig:
         """
         if self.context == WHOLE:
             raise ValueError("context is whole, so it depends on the images; take the settings of their patch store")
-        default = dict.fromkeys(ORGANS, WORKING_UM * self.patch_size)
-        return default if self.context is None else organ_values(self.context, default)
+        default = WORKING_UM * self.patch_size
+        return organ_values(default if self.context is None else self.context, default)
 
-    def network_um(self) -> dict[str, float]:
+    def network_um(self) -> ByOrgan[float]:
         """Pixel size at which the network sees each organ, in µm, by organ; raises as `contexts_um` does."""
-        return {organ: um / self.input_size for organ, um in self.contexts_um().items()}
+        return self.contexts_um().map(lambda um: um / self.input_size)
 
 
 @dataclass(frozen=True)

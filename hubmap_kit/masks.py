@@ -7,7 +7,7 @@ the same mask everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,13 +40,33 @@ class MaskRule:
     min_region_um2: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def uniform(cls, threshold: float, min_region_um2: float = 0.0) -> MaskRule:
+    def uniform(cls, threshold: float, min_region_um2: float = 0.0, organs: Iterable[str] = ORGANS) -> MaskRule:
         """The same threshold and least area for every organ.
 
         >>> MaskRule.uniform(0.5).thresholds["kidney"]
         0.5
         """
-        return cls(dict.fromkeys(ORGANS, threshold), dict.fromkeys(ORGANS, min_region_um2))
+        return cls(dict.fromkeys(organs, threshold), dict.fromkeys(organs, min_region_um2))
+
+    def of(self, organ: str) -> tuple[float, float]:
+        """Threshold and least area in µm² of an organ; for one that the rule does not know, the means over its organs.
+
+        Raises:
+            ValueError: The rule knows no organ at all.
+
+        >>> rule = MaskRule({"lung": 0.25, "spleen": 0.75}, {"spleen": 100.0})
+        >>> rule.of("lung"), rule.of("liver")
+        ((0.25, 0.0), (0.5, 50.0))
+        """
+        if not self.thresholds:
+            raise ValueError(
+                "the run has no thresholds; train it again, or give one for all organs, such as --threshold 0.5"
+            )
+        organs = [organ] if organ in self.thresholds else list(self.thresholds)
+        return (
+            float(np.mean([self.thresholds[each] for each in organs])),
+            float(np.mean([self.min_region_um2.get(each, 0.0) for each in organs])),
+        )
 
     @classmethod
     def mean(cls, rules: Sequence[MaskRule]) -> MaskRule:
@@ -56,16 +76,14 @@ class MaskRule:
             rules: One rule per member, at least one.
 
         Returns:
-            The means, for the organs that every rule knows.
+            The means, for the organs that any rule knows; see `of` for a rule that does not know one of them.
 
-        >>> MaskRule.mean([MaskRule({"lung": 0.4}, {"lung": 100.0}), MaskRule({"lung": 0.5, "spleen": 0.3})])
+        >>> MaskRule.mean([MaskRule({"lung": 0.4}, {"lung": 100.0}), MaskRule({"lung": 0.5})])
         MaskRule(thresholds={'lung': 0.45}, min_region_um2={'lung': 50.0})
         """
-        organs = [organ for organ in rules[0].thresholds if all(organ in rule.thresholds for rule in rules)]
-        return cls(
-            {organ: float(np.mean([rule.thresholds[organ] for rule in rules])) for organ in organs},
-            {organ: float(np.mean([rule.min_region_um2.get(organ, 0.0) for rule in rules])) for organ in organs},
-        )
+        organs = dict.fromkeys(organ for rule in rules for organ in rule.thresholds)
+        of = {organ: np.mean([rule.of(organ) for rule in rules], axis=0).tolist() for organ in organs}
+        return cls({organ: pair[0] for organ, pair in of.items()}, {organ: pair[1] for organ, pair in of.items()})
 
     def override(self, threshold: float | None = None, min_region_um2: float | None = None) -> MaskRule:
         """The rule with the given numbers for every organ; None keeps the rule's own numbers.
@@ -73,7 +91,7 @@ class MaskRule:
         >>> MaskRule({"lung": 0.4}, {"lung": 100.0}).override(min_region_um2=0.0).min_region_um2["lung"]
         0.0
         """
-        given = MaskRule.uniform(threshold or 0.0, min_region_um2 or 0.0)
+        given = MaskRule.uniform(threshold or 0.0, min_region_um2 or 0.0, (*ORGANS, *self.thresholds))
         return MaskRule(
             self.thresholds if threshold is None else given.thresholds,
             self.min_region_um2 if min_region_um2 is None else given.min_region_um2,
@@ -91,7 +109,7 @@ class MaskRule:
             ``(n, 2)`` int64, see `hubmap_kit.rle.mask_to_runs`.
 
         Raises:
-            ValueError: The rule does not know the organ.
+            ValueError: See `of`.
         """
         builder = self.builder(organ, (probability.shape[0], probability.shape[1]), pixel_size_um)
         builder.add(probability)
@@ -107,15 +125,10 @@ class MaskRule:
             maps: How many maps are added up in the rows; their sum is compared with the threshold times this number.
 
         Raises:
-            ValueError: The rule does not know the organ.
+            ValueError: See `of`.
         """
-        if organ not in self.thresholds:
-            raise ValueError(
-                f"the run has no threshold for organ {organ!r}, only for {', '.join(self.thresholds)}; "
-                f"train a run with this version, or give one threshold for all organs, such as --threshold 0.5"
-            )
-        area_um2 = self.min_region_um2.get(organ, 0.0)
-        return MaskBuilder(shape, pixel_size_um, self.thresholds[organ] * maps, area_um2)
+        threshold, area_um2 = self.of(organ)
+        return MaskBuilder(shape, pixel_size_um, threshold * maps, area_um2)
 
     def to_json(self) -> dict[str, dict[str, float]]:
         """The rule as JSON values: two objects, ``thresholds`` and ``min_region_um2``, by organ."""

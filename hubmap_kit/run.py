@@ -212,7 +212,8 @@ def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
     values = {"patch_size": values["patch_size"], "input_size": values["input_size"], **values}
     if "pixel_size_um" in values:
         working_um = organ_values(values.pop("pixel_size_um"), WORKING_UM)
-        contexts = {organ: um * values["patch_size"] for organ, um in working_um.items()}
+        patch_size = values["patch_size"]
+        contexts = working_um.map(lambda um: um * patch_size)
         if (context_um := values.pop("context_um")) is not None:
             contexts = organ_values(context_um, contexts)
         values.pop("whole")  # the patch size is already that of the largest image

@@ -14,7 +14,7 @@ No mask is decoded and no image is read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +144,11 @@ def validate(submission: str | Path, data: str | Path) -> list[Problem]:
         images = read_images(Path(data), "test", check_files=False)
     except DataError as error:
         return error.problems
-    return _check(Path(submission), {image.id: image.shape for image in images})[1]
+    names = {image.id: image.name for image in images if image.name}
+    return [
+        replace(problem, rule=f"{names[problem.image_id]}: {problem.rule}") if problem.image_id in names else problem
+        for problem in _check(Path(submission), {image.id: image.shape for image in images})[1]
+    ]
 
 
 def read_masks(

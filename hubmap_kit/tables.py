@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from .competition import (
     HEIGHT,
     ID,
+    NAME,
+    NAMES,
     ORGAN,
     ORGANS,
     PIXEL_SIZE,
@@ -26,6 +28,8 @@ from .competition import (
     TABLES,
     THICKNESS,
     WIDTH,
+    default_pixel_size_um,
+    default_thickness_um,
     image_path,
     table_path,
 )
@@ -81,14 +85,15 @@ class Image:
 
     Attributes:
         id: Its id.
-        organ: Key of `ORGANS`.
-        source: Who made the image, one of `SOURCES`.
+        organ: Its organ, a key of `ORGANS` or another one.
+        source: Who made the image, one of `SOURCES` or another one.
         shape: ``(height, width)`` in px.
         pixel_size_um: Side of a pixel in um.
-        thickness_um: Thickness of the tissue section in um.
+        thickness_um: Thickness of the tissue section in um; None if it is not known.
         path: Its file.
         row: Its line in the table, the header being row 1.
         rle: Its true mask; empty in a test table, which has none.
+        name: Its name, from ``names.csv``; empty in a folder without that file.
     """
 
     id: int
@@ -96,15 +101,16 @@ class Image:
     source: str
     shape: tuple[int, int]
     pixel_size_um: float
-    thickness_um: float
+    thickness_um: float | None
     path: Path
     row: int
     rle: str = ""
+    name: str = ""
 
     def problem(self, rule: str, remedy: str, severity: Literal["error", "warning"] = "error") -> Problem:
-        """A problem of this image, at its row of ``train.csv`` or ``test.csv``."""
+        """A problem of this image, at its row of ``train.csv`` or ``test.csv``; its name comes before the rule."""
         table = self.path.parent.name.removesuffix("_images") + ".csv"
-        return Problem(severity, table, self.row, rule, remedy, self.id)
+        return Problem(severity, table, self.row, f"{self.name}: {rule}" if self.name else rule, remedy, self.id)
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def read_images(folder: Path, split: str, *, check_files: bool = True) -> list[I
     """Read and check ``train.csv`` or ``test.csv``.
 
     An empty cell of ``pixel_size`` or ``tissue_thickness``, or a table without these columns, stands for the value of
-    the image's organ and source in `ORGANS`.
+    the image's organ and source in `ORGANS`. Images of other organs and sources need a pixel size.
 
     Args:
         folder: Competition folder.
@@ -163,27 +169,29 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
     problems = check_ids(table.name, cells[ID])
     bad_ids = {problem.row for problem in problems}
     rows = {int(value): row for row, value in zip(cells.index, cells[ID], strict=True) if row not in bad_ids}
-    problems += _check_column(table.name, cells[ORGAN], cells[ORGAN].isin(list(ORGANS)), f"one of {', '.join(ORGANS)}")
-    problems += _check_column(table.name, cells[SOURCE], cells[SOURCE].isin(SOURCES), f"one of {', '.join(SOURCES)}")
+    problems += _check_words(table.name, cells[ORGAN], ORGANS) + _check_words(table.name, cells[SOURCE], SOURCES)
     problems += check_sizes(table.name, cells)
     for column in (PIXEL_SIZE, THICKNESS):
         problems += _check_lengths(table.name, cells, column)
+    problems += _check_pixel_sizes(table.name, cells)
+    names = read_names(folder)
     bad = {problem.row for problem in problems}
     images = []
     for row, cell in zip(cells.index, cells.to_dict("records"), strict=True):
         if row in bad:
             continue
-        organ = ORGANS[cell[ORGAN]]
+        organ, source = cell[ORGAN], cell[SOURCE]
         image = Image(
             id=int(cell[ID]),
-            organ=cell[ORGAN],
-            source=cell[SOURCE],
+            organ=organ,
+            source=source,
             shape=(int(cell[HEIGHT]), int(cell[WIDTH])),
-            pixel_size_um=float(cell.get(PIXEL_SIZE) or organ.pixel_size_um[cell[SOURCE]]),
-            thickness_um=float(cell.get(THICKNESS) or organ.thickness_um[cell[SOURCE]]),
+            pixel_size_um=float(cell.get(PIXEL_SIZE) or ORGANS[organ].pixel_size_um[source]),
+            thickness_um=float(cell[THICKNESS]) if cell.get(THICKNESS) else default_thickness_um(organ, source),
             path=image_path(folder, split, int(cell[ID])),
             row=row,
             rle="" if split == "test" else cell[RLE],
+            name=names.get(int(cell[ID]), ""),
         )
         found = []
         if check_files and not image.path.is_file():
@@ -200,6 +208,21 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
         problems.append(Problem("error", table.name, None, "has no rows", "it needs one row for each image"))
     problems.sort(key=lambda problem: problem.row or 0)
     return Scan(images, problems, rows)
+
+
+def read_names(folder: Path) -> dict[int, str]:
+    """Read ``names.csv``, which `hubmap-kit import` writes: the name of each image by id; none if there is no file.
+
+    Raises:
+        DataError: Every problem of the file, each with its row.
+    """
+    path = folder / NAMES
+    if not path.is_file():
+        return {}
+    cells = read_cells(path, (ID, NAME))
+    if problems := check_ids(path.name, cells[ID]):
+        raise DataError(problems)
+    return {int(image_id): name for image_id, name in zip(cells[ID], cells[NAME], strict=True)}
 
 
 def table_of(images: Iterable[Image]) -> pd.DataFrame:
@@ -258,7 +281,11 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
             records = {row: record for row, record in enumerate(csv.reader(file), start=1) if record}
     except FileNotFoundError:
         in_layout = path.name in (*TABLES.values(), SAMPLE_SUBMISSION)
-        remedy = "name a folder in the competition's layout" if in_layout else "check the path"
+        remedy = (
+            "name a folder in the competition's layout; hubmap-kit import makes one of your own images"
+            if in_layout
+            else "check the path"
+        )
         raise fail(f"there is no such file in {path.parent.absolute()}", remedy) from None
     except UnicodeDecodeError as error:
         raise fail(f"is not UTF-8 text ({error.reason} at byte {error.start})", "save it as UTF-8") from error
@@ -338,6 +365,54 @@ def _check_lengths(file: str, cells: pd.DataFrame, column: str) -> list[Problem]
     number = pd.to_numeric(cells[column], errors="coerce")
     right = (cells[column] == "") | ((number > 0) & (number < float("inf")))
     return _check_column(file, cells[column], right, "a number above 0, in um, or empty")
+
+
+def check_word(word: str, known: Iterable[str]) -> str:
+    """The rule that an organ or a source breaks, if it breaks one; else an empty text.
+
+    It may be any text without the characters that settings by organ use, but not another spelling of a known word.
+
+    Args:
+        word: The organ or the source.
+        known: The words of the competition.
+
+    >>> check_word("liver", ["kidney"]), check_word("Kidney", ["kidney"])
+    ('', 'it must be kidney, spelled like this, or another word')
+    """
+    if word in known:
+        return ""
+    if not word or word != word.strip() or not word.isprintable() or any(sign in word for sign in ',="'):
+        return f"it must be {', '.join(known)}, or another word without comma, equals sign, quotes and outer spaces"
+
+    def plain(text: str) -> str:
+        return "".join(sign for sign in text.casefold() if sign.isalnum())
+
+    for other in known:
+        if plain(word) == plain(other):
+            return f"it must be {other}, spelled like this, or another word"
+    return ""
+
+
+def _check_words(file: str, column: pd.Series[str], known: Iterable[str]) -> list[Problem]:
+    """Problems of the column of organs or of sources."""
+    rules = {word: check_word(word, known) for word in column.unique()}
+    return [
+        Problem("error", file, row, f"{column.name} is {word!r}; {rules[word]}", "correct the cell")
+        for row, word in zip(column.index, column, strict=True)
+        if rules[word]
+    ]
+
+
+def _check_pixel_sizes(file: str, cells: pd.DataFrame) -> list[Problem]:
+    """Problems of images without a pixel size whose organ and source are not the competition's."""
+    problems = []
+    given = cells[PIXEL_SIZE] if PIXEL_SIZE in cells else [""] * len(cells)
+    for row, organ, source, um in zip(cells.index, cells[ORGAN], cells[SOURCE], given, strict=True):
+        if um == "" and default_pixel_size_um(organ, source) is None:
+            rule = f"organ is {organ!r} and data_source {source!r}, and {PIXEL_SIZE} is empty"
+            remedy = "write the size of a pixel in um; hubmap-kit import does it with --pixel-size"
+            problems.append(Problem("error", file, row, rule, remedy))
+    return problems
 
 
 def _check_column(file: str, column: pd.Series[str], right: pd.Series[bool], rule: str) -> list[Problem]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from hubmap_kit.competition import ORGANS
+from hubmap_kit.competition import ByOrgan
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.prediction.ensemble import Member
@@ -88,4 +88,4 @@ def pixelwise(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 def a_member(um: float = 0.5, predict: Predictor = smooth, **changes: Any) -> Member:
     """A network without TensorFlow that sees every organ at the same pixel size, in µm."""
     settings: dict[str, Any] = {"tile_size": 64, "overlap": 0.25, "batch_size": 3, "rule": MaskRule.uniform(0.5)}
-    return Member(predict=predict, network_um=dict.fromkeys(ORGANS, um), **settings | changes)
+    return Member(predict=predict, network_um=ByOrgan({}, um), **settings | changes)

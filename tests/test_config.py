@@ -15,6 +15,9 @@ def test_organ_text_is_read_back():
     """Numbers by organ written as text are read back to the last digit."""
     values = {organ: 0.1 * number for number, organ in enumerate(ORGANS, start=1)}
     assert organ_values(organ_text(values), 1.0) == values
+    contexts = PrepareConfig(context="317.5,liver=40").contexts_um()
+    again = organ_values(organ_text(contexts), 1.0)
+    assert (again, again.other) == (contexts, 317.5)
 
 
 @pytest.mark.parametrize("config", [PrepareConfig, TrainConfig, PredictConfig])
@@ -43,7 +46,7 @@ def test_every_setting_is_a_flag_with_help(config, capsys):
         ("demo OUT --train 4", "--train is 4; all five organs need an image"),
         ("demo OUT --size 0", "--size is 0; units are"),
         ("prepare D P --input-size 100", "--input-size is 100; it must be a multiple of 32"),
-        ("prepare D P --context liver=1", "--context is wrong: unknown organ liver"),
+        ("prepare D P --context liver=0", "--context is wrong: {'liver': 0.0}"),
         ("prepare D P --whole", "--whole is now written --context whole"),
         ("prepare --whole D P", "--whole is now written --context whole"),
         ("prepare D P --pixel-size 1.6", "write --context 1638.4"),

@@ -189,7 +189,7 @@ def test_unknown_setting(kit, tmp_path):
 @pytest.mark.parametrize(
     ("kernel", "settings", "message"),
     [
-        ("train", {"CONTEXT": "liver=3"}, "context is wrong: unknown organ liver"),
+        ("train", {"CONTEXT": "lung=x"}, "context is wrong: 'lung=x' is not a number"),
         ("train", {"RECIPE": "slow"}, "there is no recipe 'slow'"),
         ("infer", {"TTA": "all"}, "tta is 'all'; choose one of none, flips, d4"),
     ],

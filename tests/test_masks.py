@@ -61,9 +61,9 @@ def test_several_areas_of_one_map(rng):
 
 
 def test_mean_of_rules():
-    """An ensemble's rule has the mean of its members' numbers, for the organs that all of them know."""
-    rules = [MaskRule({"lung": 0.4, "kidney": 0.5}, {"lung": 90.0}), MaskRule({"lung": 0.5}, {"kidney": 7.0})]
-    assert MaskRule.mean(rules) == MaskRule({"lung": 0.45}, {"lung": 45.0})
+    """An ensemble's rule has the mean of its members' numbers; a member has its own mean for an unknown organ."""
+    rules = [MaskRule({"lung": 0.4, "kidney": 0.6}, {"lung": 90.0}), MaskRule({"lung": 0.5}, {"kidney": 7.0})]
+    assert MaskRule.mean(rules) == MaskRule({"lung": 0.45, "kidney": 0.55}, {"lung": 45.0, "kidney": 0.0})
 
 
 def test_one_number_for_all_organs():
@@ -73,12 +73,18 @@ def test_one_number_for_all_organs():
     assert rule.override(threshold=0.0) == MaskRule(dict.fromkeys(ORGANS, 0.0), {"lung": 90.0})
     assert rule.override(min_region_um2=0.0) == MaskRule({"lung": 0.4}, dict.fromkeys(ORGANS, 0.0))
     assert rule.override(0.3, 5.0) == MaskRule.uniform(0.3, 5.0)
+    assert MaskRule({"liver": 0.4}).override(min_region_um2=5.0).of("liver") == (0.4, 5.0)
+    assert rule.override(0.3, 5.0).of("liver") == (0.3, 5.0)
 
 
 def test_an_organ_that_the_rule_does_not_know():
-    """An organ without a threshold, such as one added after the training, is an error with organ and remedy."""
-    with pytest.raises(ValueError, match=r"no threshold for organ 'liver', only for lung; .*--threshold 0\.5"):
-        MaskRule({"lung": 0.4}).runs(np.ones((3, 5), np.float32), "liver", 0.4)
+    """An organ that the training did not see has the means of those it saw; a rule without any is an error."""
+    probability = np.array([[0.45, 0.55, 0.65]], np.float32)
+    rule = MaskRule({"lung": 0.4, "kidney": 0.8}, {"kidney": 4.0})
+    assert rule.runs(probability, "liver", 1.0).tolist() == []  # 1 px of 1 um² is below 2 um²
+    assert rule.runs(probability, "liver", 2.0).tolist() == [[2, 3]]
+    with pytest.raises(ValueError, match=r"the run has no thresholds; .*--threshold 0\.5"):
+        MaskRule({}).runs(probability, "liver", 0.4)
 
 
 def test_json_form():

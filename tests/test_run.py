@@ -113,10 +113,10 @@ def test_geometry_of_format_2(old_run, patch_size, pixel_size_um, context_um):
     old = json.loads((old_run / "config.json").read_text())["prepare"]
     old |= {"patch_size": patch_size, "pixel_size_um": pixel_size_um, "context_um": context_um}
     rewrite(old_run, prepare=old)
-    contexts = {organ: um * patch_size for organ, um in organ_values(pixel_size_um, 0.4).items()}
+    contexts = organ_values(pixel_size_um, 0.4).map(lambda um: um * patch_size)
     if context_um is not None:
         contexts = organ_values(context_um, contexts)
-    assert RunConfig.read(old_run).prepare.network_um() == {organ: um / 64 for organ, um in contexts.items()}
+    assert RunConfig.read(old_run).prepare.network_um() == contexts.map(lambda um: um / 64)
 
 
 def test_whole_images_of_format_2(old_run):

@@ -64,8 +64,12 @@ def test_a_problem_of_an_image_names_its_row(demo):
         ("x7,kidney,HPA,10,12,0.4,4", "id 'x7' is not a whole number"),
         ("7.0,kidney,HPA,10,12,0.4,4", "id '7.0'"),
         (",kidney,HPA,10,12,0.4,4", "id ''"),
-        ("8,liver,HPA,10,12,0.4,4", "organ is 'liver'"),
-        ("8,kidney,hubmap,10,12,0.4,4", "data_source is 'hubmap'"),
+        ("8,Kidney,HPA,10,12,0.4,4", "organ is 'Kidney'; it must be kidney, spelled like this"),
+        ("8,large intestine,HPA,10,12,0.4,4", "organ is 'large intestine'; it must be largeintestine"),
+        ("8,,HPA,10,12,0.4,4", "organ is ''; it must be kidney, "),
+        ("8, liver,HPA,10,12,0.4,4", "organ is ' liver'"),
+        ("8,liver=1,HPA,10,12,0.4,4", "organ is 'liver=1'; it must be kidney, "),
+        ("8,kidney,hubmap,10,12,0.4,4", "data_source is 'hubmap'; it must be Hubmap"),
         ("8,kidney,HPA,0,12,0.4,4", "img_height is '0'"),
         ("8,kidney,HPA,10,-12,0.4,4", "img_width is '-12'"),
         ("8,kidney,HPA,10,1.5,0.4,4", "img_width is '1.5'"),
@@ -75,8 +79,8 @@ def test_a_problem_of_an_image_names_its_row(demo):
         ("8,kidney,HPA,10,12,x,4", "pixel_size is 'x'"),
         ("8,kidney,HPA,10,12,-0.4,4", "pixel_size is '-0.4'"),
         ("8,kidney,HPA,10,12,0.4,x", "tissue_thickness is 'x'"),
-        ("8,liver,HPA,10,12,,", "organ is 'liver'"),
-        ("8,kidney,Mars,10,12,,", "data_source is 'Mars'"),
+        ("8,liver,HPA,10,12,,", "organ is 'liver' and data_source 'HPA', and pixel_size is empty"),
+        ("8,kidney,Mars,10,12,,4", "organ is 'kidney' and data_source 'Mars', and pixel_size is empty"),
         ("8,kidney,HPA,10,12,0.4,-4", "tissue_thickness is '-4'"),
         ("7,kidney,HPA,10,12,0.4,4", "id 7 is already in row 2"),
         ("5,kidney,HPA,10,12,0.4,4", "5.tiff does not exist"),
@@ -122,9 +126,36 @@ def test_tables_without_pixel_size(demo, tmp_path, split):
         assert image.thickness_um == ORGANS[image.organ].thickness_um[image.source]
 
 
+def test_other_organs_and_sources_have_a_pixel_size(tmp_path):
+    """Images of any organ and source are read if their pixel size is given; their thickness may be unknown."""
+    rows = ("7,bile duct,Mars,10,12,0.25,", "8,kidney,Mars,10,12,0.3,7", "9,kidney,HPA,10,12,,")
+    duct, kidney, known = read_images(folder_with(tmp_path, *rows), "test")
+    assert (duct.organ, duct.source, duct.pixel_size_um, duct.thickness_um) == ("bile duct", "Mars", 0.25, None)
+    assert (kidney.pixel_size_um, kidney.thickness_um) == (0.3, 7)
+    assert (known.pixel_size_um, known.thickness_um) == (0.4, 4)
+
+
+def test_names_of_images(tmp_path):
+    """Images have their names of names.csv, and their problems too; a damaged file is named with its row."""
+    folder = folder_with(tmp_path, GOOD, "8,kidney,HPA,10,12,0.4,4")
+    (folder / "names.csv").write_text("id,name\n7,Fall 1 äö\n")
+    first, second = read_images(folder, "test")
+    assert (first.name, second.name) == ("Fall 1 äö", "")
+    assert str(first.problem("is odd", "look at it")) == "error: test.csv, row 2: Fall 1 äö: is odd; look at it"
+    (folder / "names.csv").write_text("id,name\n7,a\n7,b\n")
+    with pytest.raises(DataError, match=r"names\.csv, row 3: id 7 is already in row 2"):
+        read_images(folder, "test")
+
+
+def test_a_folder_that_is_no_competition_folder(tmp_path):
+    """The error says how such a folder is made of one's own images."""
+    with pytest.raises(DataError, match=r"train\.csv: there is no such file .*hubmap-kit import makes one"):
+        read_images(tmp_path, "train")
+
+
 def test_all_problems_come_together(tmp_path):
     """Several bad rows are reported at once, in the order of the file."""
-    folder = folder_with(tmp_path, "7,liver,Mars,10,12,0.4,4", GOOD, "8,kidney,HPA,x,12,0.4,4", images=(7,))
+    folder = folder_with(tmp_path, "7,Kidney,hpa,10,12,0.4,4", GOOD, "8,kidney,HPA,x,12,0.4,4", images=(7,))
     with pytest.raises(DataError) as caught:
         read_images(folder, "test")
     assert [problem.row for problem in caught.value.problems] == [2, 2, 3, 4]
@@ -132,7 +163,7 @@ def test_all_problems_come_together(tmp_path):
 
 def test_blank_lines_count_as_rows(tmp_path):
     """Rows are counted as an editor counts lines, blank ones too."""
-    scan = scan_images(folder_with(tmp_path, "", GOOD, "", "8,liver,HPA,10,12,0.4,4"), "test")
+    scan = scan_images(folder_with(tmp_path, "", GOOD, "", "8,liver,HPA,10,12,,4"), "test")
     assert scan.rows == {7: 3, 8: 5}
     assert [image.row for image in scan.images] == [3]
     assert [problem.row for problem in scan.problems] == [5]
@@ -140,7 +171,7 @@ def test_blank_lines_count_as_rows(tmp_path):
 
 def test_good_rows_can_be_had_without_the_bad(tmp_path):
     """A scan gives the rows that can be used beside the problems of the others."""
-    scan = scan_images(folder_with(tmp_path, GOOD, "8,liver,HPA,10,12,0.4,4"), "test")
+    scan = scan_images(folder_with(tmp_path, GOOD, "8,liver,HPA,10,12,,4"), "test")
     assert scan.rows == {7: 2, 8: 3}
     assert [image.id for image in scan.images] == [7]
     assert len(scan.problems) == 1

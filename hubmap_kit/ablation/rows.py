@@ -62,7 +62,7 @@ def _context(factor: float) -> Callable[[PrepareConfig], PrepareConfig]:
         sized = _sized(config, factor)
         if config.context == WHOLE or sized == config:
             return config
-        wider = {organ: um * sized.input_size for organ, um in config.network_um().items()}
+        wider = config.network_um().map(lambda um: um * sized.input_size)
         return replace(sized, context=organ_text(wider))
 
     return change

@@ -30,7 +30,7 @@ class Assembly:
             tilings: Its tilings, each with the members that share it.
 
         Raises:
-            ValueError: A member's rule does not know the image's organ.
+            ValueError: A member's rule has no thresholds.
         """
         members = [member for sharing in tilings.values() for member in sharing]
         rule = MaskRule.mean([member.rule for member in members])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..competition import ByOrgan
 from ..images.scaled_rows import ScaledImage
 from ..images.stain import Look
 from ..masks import MaskRule
@@ -36,7 +37,7 @@ class Member:
     """
 
     predict: Predictor
-    network_um: Mapping[str, float]
+    network_um: ByOrgan[float]
     tile_size: int
     overlap: float
     batch_size: int
@@ -48,8 +49,7 @@ class Member:
 
     def at_scale(self, factor: float) -> Member:
         """The same network, which sees images `factor` times as large."""
-        network_um = {organ: um / factor for organ, um in self.network_um.items()}
-        return replace(self, network_um=network_um, scale=self.scale * factor)
+        return replace(self, network_um=self.network_um.map(lambda um: um / factor), scale=self.scale * factor)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..competition import ORGANS
+from ..competition import ByOrgan
 from ..config import STRIDE, PredictConfig, scale_factors
 from ..images.stain import Look, average, measure_bands, transfer
 from ..models.hardware import compute_dtype, default_batch_size, has_gpu
@@ -70,14 +70,14 @@ def load_members(runs: Sequence[Run], config: PredictConfig) -> list[Member]:
     return [member.at_scale(factor) for member in loaded for factor in scale_factors(config.scales)]
 
 
-def _looks(run: Run, method: str) -> dict[str, Look]:
+def _looks(run: Run, method: str) -> ByOrgan[Look]:
     """The average look of a run's training images, by organ; for an organ without one, the average over organs."""
     looks = {organ: Look(method, values) for organ, values in run.config.looks.get(method, {}).items() if values}
     if not looks:
         raise ValueError(
             f"{run.folder} has no {method} look of its training images; predict with --stain none, or train again"
         )
-    return dict.fromkeys(ORGANS, average(list(looks.values()))) | looks
+    return ByOrgan(looks, average(list(looks.values())))
 
 
 def probability_map(image: npt.NDArray[np.uint8], member: Member, organ: str) -> npt.NDArray[np.float32]:

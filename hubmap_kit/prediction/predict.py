@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, submission
-from ..competition import SAMPLE_SUBMISSION
+from ..competition import SAMPLE_SUBMISSION, table_path
 from ..config import PredictConfig
 from ..files import sha256_of
 from ..progress import track
@@ -76,6 +77,7 @@ def predict(
         ids = [i for i in sample if i in known] + sorted(known - sampled)
     images = {image.id: image for image in scan.images}
     opened = [Run.open(run) for run in expand(runs)]
+    problems += _unseen(list(images.values()), opened, table_path(data, config.split).name)
     journal = Journal(submission.progress_path(out), _fingerprint(opened, config))
     masks = journal.masks(images.values())
     if masks:
@@ -106,6 +108,20 @@ def predict(
         problems = [problem.as_warning() for problem in problems]
     submission.write_problems(out, problems)
     journal.end()
+    return problems
+
+
+def _unseen(images: Sequence[Image], runs: Sequence[Run], table: str) -> list[Problem]:
+    """A warning for each organ of the images on which a run was not trained."""
+    problems = []
+    for organ, count in Counter(image.organ for image in images).items():
+        strangers = [run for run in runs if organ not in run.config.rule.thresholds]
+        if strangers:
+            names = ", ".join(run.folder.name for run in strangers)
+            seen = ", ".join(dict.fromkeys(seen for run in strangers for seen in run.config.rule.thresholds))
+            rule = f"{count} images are of organ {organ!r}, on which {names} was not trained, only on {seen}"
+            remedy = f"the mean threshold of these is used; train with images of {organ}"
+            problems.append(Problem("warning", table, None, rule, remedy))
     return problems
 
 

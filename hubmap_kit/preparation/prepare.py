@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .. import rle
+from ..competition import ORGANS
 from ..config import WHOLE, WORKING_UM, PrepareConfig
 from ..images.scaling import load_image, resize_mask
 from ..tables import DataError, Image, read_images
@@ -66,6 +67,11 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
         rest = organs[splits != "test"]
         folds.loc[rest.index] = assign_folds(rest, config.folds, config.seed, groups)
     network_um = config.network_um()
+    if strangers := [organ for organ in network_um if organ not in ORGANS and organ not in set(organs)]:
+        raise ValueError(
+            f"the context names {', '.join(strangers)}, and no training image of {data} is of that organ; "
+            f"its organs are {', '.join(organs.unique())}"
+        )
 
     begin_store(out)
     write = partial(_prepare_image, out.absolute(), config.input_size, network_um)
@@ -143,7 +149,7 @@ def summary(store: PatchStore) -> str:
     counts = counts.reindex(columns=[s for s in ("train", "validation", "test") if s in counts])
     counts.loc["all"] = counts.sum()
     kept = int((store.patches["mask_share"] >= MIN_MASK_SHARE).sum())
-    contexts = {organ: um for organ, um in store.config.contexts_um().items() if organ in counts.index}
+    contexts = {str(organ): store.config.contexts_um()[str(organ)] for organ in counts.index if organ != "all"}
     return (
         f"{counts.rename_axis(None).rename_axis(None, axis=1).to_string()}\n"
         f"{len(store.patches)} patches seen at {store.config.input_size} px, "

@@ -28,7 +28,18 @@ import pandas as pd
 
 from .. import __version__
 from ..cluster import spread
-from ..competition import HEIGHT, ID, ORGAN, ORGANS, PIXEL_SIZE, RLE, SOURCE, THICKNESS, WIDTH, image_path
+from ..competition import (
+    HEIGHT,
+    ID,
+    ORGAN,
+    PIXEL_SIZE,
+    RLE,
+    SOURCE,
+    THICKNESS,
+    WIDTH,
+    default_thickness_um,
+    image_path,
+)
 from ..config import PrepareConfig
 from ..files import check_types, read_json, read_rows, replacing, write_json, write_rows
 from ..progress import track
@@ -411,7 +422,7 @@ def _stored(info: StoreInfo, row: int, cell: Mapping[str, str]) -> StoredImage:
         source=source,
         shape=(int(cell[HEIGHT]), int(cell[WIDTH])),
         pixel_size_um=float(cell[PIXEL_SIZE]),
-        thickness_um=float(cell.get(THICKNESS) or ORGANS[organ].thickness_um[source]),
+        thickness_um=float(cell[THICKNESS]) if cell.get(THICKNESS) else default_thickness_um(organ, source),
         path=image_path(info.data, info.data_split, int(cell[ID])),
         row=int(cell.get("row") or row),
         rle=cell[RLE],

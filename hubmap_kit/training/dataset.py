@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from ..competition import ORGANS
+from ..competition import ORGANS, ByOrgan
 from ..config import TrainConfig
 from ..images.augment import augment, cutmix
 from ..images.scaling import load_image
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     Attributes:
         images: ``(B, S, S, 3)`` uint8 RGB.
         masks: ``(B, S, S)`` uint8, 255 times the probability of foreground; 0 or 255 where the masks are true.
-        organs: ``(B,)`` int32, position of the organ in `ORGANS`.
+        organs: ``(B,)`` int32, position of the organ in `ORGANS`; other organs have the numbers after them.
         log2_um: ``(B,)`` float32, binary logarithm of the pixel size in µm at which the tissue is shown.
     """
 
@@ -130,7 +130,14 @@ class PatchSampler:
         self.looks: dict[str, dict[str, Look]] = {method: {} for method in METHODS}
         for (method, organ), of_images in looks.items():
             self.looks[method][organ] = average(of_images)
-        self._donors = _looks_of(Path(config.looks_from), store) if config.looks_from else looks
+        self._donors = _looks_of(Path(config.looks_from), store) if config.looks_from else _by_method(looks)
+        self._numbers = {organ: number for number, organ in enumerate(self._all_organs())}
+        others = list(self._numbers)[len(ORGANS) :]
+        if config.auxiliary and others:
+            raise ValueError(
+                f"auxiliary is {config.auxiliary}, and its head tells only {', '.join(ORGANS)} apart, but there are "
+                f"images of {', '.join(others)}; train with --auxiliary 0"
+            )
 
     def choose(self, epoch: int) -> np.ndarray:
         """The patches of an epoch: ``(n, 4)`` int64, ``source, id, y, x``; n is a multiple of the batch size."""
@@ -165,7 +172,7 @@ class PatchSampler:
         rng = np.random.default_rng(seed)
 
         def donor(method: str, rng: np.random.Generator) -> Look:
-            looks = self._donors[method, organ]
+            looks = self._donors[method][organ]
             return looks[rng.integers(len(looks))]
 
         image, mask, scale = augment(
@@ -200,10 +207,13 @@ class PatchSampler:
         return images, masks, organs, np.log2(um)
 
     def _organs(self, chosen: np.ndarray) -> np.ndarray:
-        """Positions in `ORGANS` of the organs of chosen patches: ``(n,)`` int32."""
-        names = list(ORGANS)
-        organs = [names.index(self._sources[number].organs[i]) for number, i in chosen[:, :2].tolist()]
+        """Numbers of the organs of chosen patches, as in a `Batch`: ``(n,)`` int32."""
+        organs = [self._numbers[self._sources[number].organs[i]] for number, i in chosen[:, :2].tolist()]
         return np.array(organs, np.int32)
+
+    def _all_organs(self) -> list[str]:
+        """The competition's organs, and then the others of the training images."""
+        return list(dict.fromkeys([*ORGANS, *(organ for source in self._sources for organ in source.by_organ)]))
 
     def batches(self, epoch: int, devices: Devices) -> tf.distribute.DistributedDataset | tf.data.Dataset:
         """The batches of an epoch, each shared by the devices; a `Batch` for each device and step."""
@@ -251,7 +261,7 @@ def _open_soft(folder: Path, store: PatchStore) -> _Source:
     return _open_source(soft, list(soft.images))[0]
 
 
-def _looks_of(folder: Path, store: PatchStore) -> dict[tuple[str, str], list[Look]]:
+def _looks_of(folder: Path, store: PatchStore) -> dict[str, ByOrgan[list[Look]]]:
     """Looks of a competition folder's test images, by method and organ; an organ without images has all of them."""
     found: dict[tuple[str, str], list[Look]] = {}
     for image in read_images(folder, "test"):
@@ -259,8 +269,13 @@ def _looks_of(folder: Path, store: PatchStore) -> dict[tuple[str, str], list[Loo
         pixels, _ = load_image(image.path, image.pixel_size_um, um)
         for method in METHODS:
             found.setdefault((method, image.organ), []).append(measure(pixels, method))
+    return _by_method(found)
+
+
+def _by_method(looks: Mapping[tuple[str, str], list[Look]]) -> dict[str, ByOrgan[list[Look]]]:
+    """Looks, given by method and organ, of each method; an organ without looks has those of all organs."""
+    found = {}
     for method in METHODS:
-        everything = [look for (of, _), looks in found.items() if of == method for look in looks]
-        for organ in ORGANS:
-            found.setdefault((method, organ), everything)
+        by_organ = {organ: of_organ for (of, organ), of_organ in looks.items() if of == method}
+        found[method] = ByOrgan(by_organ, [look for of_organ in by_organ.values() for look in of_organ])
     return found

@@ -71,8 +71,9 @@ def dice_at(table: pd.DataFrame, rule: MaskRule) -> npt.NDArray[np.float64]:
     Returns:
         float64 in [0, 1], one for each image, in the order in which the images come in `table`.
     """
-    chosen = np.isclose(table["threshold"], table["organ"].map(dict(rule.thresholds)))
-    chosen &= np.isclose(table["min_region_um2"], table["organ"].map(dict(rule.min_region_um2)))
+    pairs = {organ: rule.of(organ) for organ in table["organ"].unique()}
+    chosen = np.isclose(table["threshold"], table["organ"].map({organ: pair[0] for organ, pair in pairs.items()}))
+    chosen &= np.isclose(table["min_region_um2"], table["organ"].map({organ: pair[1] for organ, pair in pairs.items()}))
     return np.asarray(table.loc[chosen, "dice"], np.float64)
 
 
@@ -87,7 +88,7 @@ def choose(table: pd.DataFrame, present: MaskRule) -> MaskRule:
         present: The rule to improve.
 
     Returns:
-        The chosen rule, for the organs of `present`.
+        The chosen rule, for the organs of `present` and of `table`.
 
     Raises:
         ValueError: The images of an organ were not tried with the same thresholds and sizes.
@@ -102,6 +103,7 @@ def choose(table: pd.DataFrame, present: MaskRule) -> MaskRule:
                 "the tables are of different versions of the kit: train the folds again with one"
             )
         best = _best(dice.mean().unstack())
+        thresholds[str(organ)], min_region_um2[str(organ)] = present.of(str(organ))
         before = _nearest(thresholds[str(organ)], THRESHOLDS), _nearest(min_region_um2[str(organ)], REGION_UM2)
         gain = (dice[best] - dice[before]).to_numpy(np.float64)
         if len(gain) >= LEAST_IMAGES and gain.mean() > LEAST_GAIN * gain.std(ddof=1) / len(gain) ** 0.5:

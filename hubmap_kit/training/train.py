@@ -106,7 +106,7 @@ def _describe_run(
         prepare=store.config,
         train=config,
         network=config.network(),
-        rule=MaskRule.uniform(config.threshold),
+        rule=MaskRule.uniform(config.threshold, organs=next(iter(sampler.looks.values()))),
         looks={
             method: {organ: look.values for organ, look in looks.items()} for method, looks in sampler.looks.items()
         },

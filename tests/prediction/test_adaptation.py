@@ -17,7 +17,7 @@ from keras import layers
 from test_predict import masks_of, write_run
 
 from hubmap_kit import submission
-from hubmap_kit.competition import ORGANS
+from hubmap_kit.competition import ByOrgan
 from hubmap_kit.config import PredictConfig
 from hubmap_kit.images.stain import Look
 from hubmap_kit.masks import MaskRule
@@ -77,7 +77,7 @@ def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 def member_of(network: keras.Model, **changes) -> Member:
     member = Member(
         predict=networks.make_predictor(network),
-        network_um=dict.fromkeys(ORGANS, 0.8),
+        network_um=ByOrgan({}, 0.8),
         tile_size=TILE,
         overlap=0.25,
         batch_size=2,

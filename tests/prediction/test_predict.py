@@ -293,10 +293,9 @@ def test_looks_of_a_run(tmp_path, free_networks):
     """An organ has its training images' look, one without images the average; without any look it is an error."""
     run = Run.open(write_run(tmp_path / "run"))
     looks = networks.load_member(run, PredictConfig(stain="reinhard")).looks
-    assert set(looks) == set(ORGANS)
     known = [Look("reinhard", LOOKS[organ]) for organ in ("kidney", "lung")]
     assert [looks["kidney"], looks["lung"]] == known
-    assert looks["spleen"] == looks["prostate"] == average(known)
+    assert looks["spleen"] == looks["prostate"] == looks["liver"] == average(known)
     with pytest.raises(ValueError, match=r"run has no macenko look of its training images; predict with --stain none"):
         networks.load_member(run, PredictConfig(stain="macenko"))
 

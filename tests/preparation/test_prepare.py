@@ -281,7 +281,7 @@ def test_the_fast_mask_is_the_plain_one_at_any_factor(small, rng):
         ({"input_size": 100}, "multiple of 32"),
         ({"folds": 1}, "folds is 1"),
         ({"context": "0"}, "context is wrong.* above 0"),
-        ({"context": "liver=1"}, "unknown organ liver"),
+        ({"context": "liver=0"}, "context is wrong.*liver.* above 0"),
         ({"context": "x"}, "'x' is not a number"),
         ({"test_size": -1}, "at least 0"),
     ],
@@ -292,8 +292,20 @@ def test_settings_out_of_bounds(setting, rule):
         PrepareConfig(**setting)
 
 
+def test_context_of_an_organ_without_images(demo, tmp_path):
+    """A context that names an organ of which there are no images, such as a misspelled one, is an error."""
+    with pytest.raises(
+        ValueError, match=r"the context names kidny, and no training image of .*; its organs are .*kidney"
+    ):
+        prepare(demo, tmp_path / "store", PrepareConfig(context="kidny=200"))
+    assert not (tmp_path / "store").exists()
+
+
 def test_values_by_organ():
     """A number, organ=number and both together give one number for each organ."""
     assert set(organ_values("0.5", 1).values()) == {0.5}
     assert organ_values("prostate=1.6", 0.4) == organ_values(0.4, 1) | {"prostate": 1.6}
     assert organ_values("0.4,lung=2", 9) == organ_values(0.4, 1) | {"lung": 2}
+    assert organ_values("0.4,liver=2", 9) == organ_values(0.4, 1) | {"liver": 2}
+    assert [organ_values(text, 9)["skin"] for text in ("0.4,liver=2", "liver=2")] == [0.4, 9]
+    assert organ_values("lung=2", organ_values("3,liver=4", 1)) == organ_values("3,liver=4,lung=2", 1)

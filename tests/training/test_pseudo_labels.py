@@ -202,7 +202,7 @@ def test_bad_images_cost_only_themselves(data, store, runs, tmp_path, capsys):
     path = data / "test_images" / f"{ids[4]}.tiff"
     tifffile.imwrite(path, read_image(path)[1:].copy(), photometric="rgb")
     lines = (data / "test.csv").read_text().splitlines()
-    lines[4] = lines[4].replace(lines[4].split(",")[1], "liver")
+    lines[4] = lines[4].replace(lines[4].split(",")[1], "Lung")
     (data / "test.csv").write_text("\n".join([lines[0], "", *lines[1:]]) + "\n")
     out = tmp_path / "soft"
     assert main(["pseudo", str(data), str(store), str(out), *map(str, runs)]) == 1
@@ -214,7 +214,7 @@ def test_bad_images_cost_only_themselves(data, store, runs, tmp_path, capsys):
     assert err[1].startswith("warning:")
     assert f"id {ids[2]}: no pixel reaches" in err[1]
     assert "it is left out" in err[1]
-    assert "organ is 'liver'" in err[2]
+    assert "organ is 'Lung'" in err[2]
 
 
 def test_an_image_that_is_left_out_is_no_error(data, store, runs, tmp_path):
