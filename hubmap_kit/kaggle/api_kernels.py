@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .connection import Connection
+from .credentials import redact
 from .failures import RERUN, RULES_PAGE, AnswerLost, KaggleError, one_line, retry
 
 _SERVICE = "kernels.KernelsApiService"
@@ -107,7 +108,7 @@ class Kernels:
         request.version_label = f"v{version}"
         method = f"{_SERVICE}/GetKernelSessionStatus"
         answer = self._connection.call(method, request, ApiGetKernelSessionStatusResponse)
-        return answer.status.name, answer.failure_message or ""
+        return answer.status.name, redact(answer.failure_message or "")
 
     def output(self, slug: str, version: int) -> Output:
         """Files and log of a version that has ended."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .credentials import token_source
+from .credentials import credentials_source, load
 from .failures import NO_CREDENTIALS, RERUN, RULES_PAGE, KaggleError, Missing, refused, retry
 
 T = TypeVar("T")
@@ -46,10 +46,14 @@ class Connection:
             dry_run: See the class; without credentials nothing is sent at all, and the owner is OWNER.
 
         Raises:
-            KaggleError: There are no credentials, or Kaggle refuses them.
+            KaggleError: There are no credentials, they cannot be understood, or Kaggle refuses them.
         """
         for name in ("VERBOSE", "VERBOSE_OUTPUT"):  # make the client print every request, credentials and all
             os.environ.pop(name, None)
+        try:
+            load()
+        except ValueError as error:
+            raise KaggleError(str(error)) from None
         try:
             with silenced():
                 from kaggle.api.kaggle_api_extended import KaggleApi  # authenticates on import, too
@@ -57,10 +61,10 @@ class Connection:
                 api = KaggleApi()
                 retry(api.authenticate, "sign in", repeat=True)
         except SystemExit:
+            if source := credentials_source():
+                raise KaggleError(refused(source)) from None
             if dry_run:
                 return cls(None, "OWNER", dry_run=True)
-            if source := token_source():
-                raise KaggleError(refused(source)) from None
             raise KaggleError(NO_CREDENTIALS) from None
         except ImportError as error:
             raise KaggleError(f"Kaggle's client is missing ({error}); install hubmap-kit[kaggle]") from error

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..competition import SLUG
-from .credentials import KEY, TOKEN, credentials_source
+from .credentials import credentials_source, redact
 
 T = TypeVar("T")
 
@@ -26,7 +24,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between two attempts; each pause i
 
 
 class KaggleError(ValueError):
-    """Kaggle refused something or failed to do it; the text is one line with a remedy."""
+    """Kaggle refused something or failed to do it; the text is one line with a remedy, without credentials."""
+
+    def __init__(self, text: str):
+        super().__init__(redact(text))
 
 
 class Unreachable(KaggleError):
@@ -69,7 +70,7 @@ def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | No
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             response = getattr(error, "response", None)
             status = response.status_code if response is not None else None
-            said = one_line(redact(str(error)))
+            said = one_line(str(error))
             if status == 401:
                 raise KaggleError(refused(credentials_source() or "kaggle.json")) from None
             if status in (403, 404):
@@ -108,14 +109,6 @@ def refused(source: str) -> str:
     return f"Kaggle refuses the credentials in {source}; {remedy}"
 
 
-def redact(text: str) -> str:
-    """A text without credentials and without the query of a URL, which may hold a signature."""
-    secrets = [os.environ.get(name) for name in (KEY, TOKEN)]
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return re.sub(r"((?:https?://|/)[^\s?'\")]+)\?[^\s'\")]+", r"\1?…", text)
-
-
 def one_line(text: str) -> str:
-    """A message as one line without a full stop, so that it can be put into a sentence."""
-    return " ".join(text.split()).rstrip(".;") or "no reason given"
+    """A message from outside as one line, without credentials and full stop, so that it fits into a sentence."""
+    return " ".join(redact(text).split()).rstrip(".;") or "no reason given"

@@ -18,6 +18,7 @@ from .api_datasets import Datasets
 from .api_kernels import Kernels
 from .clone import DATASET_METADATA, KERNEL_METADATA, commit_of
 from .connection import Connection
+from .credentials import redact
 from .failures import KaggleError
 from .manifest import MANIFEST
 from .names import INFER, KIT, NOTEBOOK, TRAIN, WEIGHTS
@@ -303,7 +304,7 @@ class Push:
         log.write_text(output.log, encoding="utf-8")
         if status != "COMPLETE":
             self._records.put(name, known | {"status": status})
-            print("\n".join(output.log.splitlines()[-_LOG_TAIL:]))
+            print(redact("\n".join(output.log.splitlines()[-_LOG_TAIL:])))
             reason = " ".join(failure.split()) or f"status {status}"
             raise KaggleError(f"{name} version {version} failed on Kaggle: {reason}; its log is {log}")
         self._fetch(f"{name} version {version}", output.files, folder)

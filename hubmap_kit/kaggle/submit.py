@@ -13,6 +13,7 @@ from ..competition import SUBMISSION
 from ..files import read_rows, write_rows
 from .api_competition import Competition
 from .connection import Connection
+from .credentials import redact
 from .names import INFER, WEIGHTS
 from .records import SUBMISSIONS, Records, now
 from .waiting import once, until
@@ -197,7 +198,7 @@ class Submissions:
             ref=str(found.ref),
             public_score=found.public_score or "",
             private_score=found.private_score or "",
-            error=" ".join((found.error_description or "").split()),
+            error=" ".join(redact(found.error_description or "").split()),
         )
         return row
 
