@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ CLONE = Path(__file__).parents[1]
 sys.path.insert(0, str(CLONE))
 
 from hubmap_kit import __version__  # noqa: E402
-from hubmap_kit.cli import _parser  # noqa: E402
+from hubmap_kit.commands import full_parser  # noqa: E402
 
 project = "hubmap-kit"
 release = __version__
@@ -47,12 +48,14 @@ class CommandLine(Directive):
 
     def run(self) -> list[nodes.Node]:
         """Make a section for each command."""
-        return [self._section(name, parser) for name, parser in commands(_parser())]
+        return [self._section(name, parser) for name, parser in commands(full_parser())]
 
     def _section(self, name: str, parser: argparse.ArgumentParser) -> nodes.section:
         section = nodes.section(ids=[name], names=[name])
         section += nodes.title("", name)
-        section += nodes.paragraph("", parser.description or "")
+        about, _, example = (parser.description or "").partition("\n\n")
+        section += nodes.paragraph("", about)
+        section += nodes.literal_block("", textwrap.dedent(example), language="text", classes=["wrapped"])
         usage = parser.format_usage().removeprefix("usage: ")
         section += nodes.literal_block("", " ".join(usage.split()), language="text", classes=["wrapped"])
         for group in parser._action_groups:
@@ -60,7 +63,7 @@ class CommandLine(Directive):
             shown = [action for action in shown if not isinstance(action, argparse._HelpAction)]
             if not shown:
                 continue
-            if group.title and group.title != "positional arguments":
+            if group.title and group.title != "arguments":
                 section += nodes.rubric("", group.title)
             section += [self._flags(parser, shown)]
         if parser.epilog:

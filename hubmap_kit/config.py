@@ -159,6 +159,33 @@ def scale_factors(text: str) -> tuple[float, ...]:
     return factors
 
 
+def number(text: str) -> float:
+    """A finite number, as the type of a flag.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number, as the type of a flag.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 # --- A setting, and the settings of each stage --------------------------------------------------------------------
 
 
@@ -184,6 +211,8 @@ def check_bounds(config: DataclassInstance) -> None:
         value, meta = getattr(config, f.name), f.metadata
         if value is None:
             continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingError(f.name, f"is {value}; it must be a finite number")
         if "choices" in meta and value not in meta["choices"]:
             raise SettingError(f.name, f"is {value!r}; choose one of {', '.join(map(str, meta['choices']))}")
         if "least" in meta and not value >= meta["least"]:
@@ -503,11 +532,21 @@ def flag_of(config: type[DataclassInstance], name: str) -> str:
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, config: type[DataclassInstance], *, only: Iterable[str] | None = None
+    parser: argparse.ArgumentParser,
+    config: type[DataclassInstance],
+    *,
+    only: Iterable[str] | None = None,
+    shown: DataclassInstance | None = None,
 ) -> None:
     """Add a flag for each field of a settings dataclass, or for those named in `only`.
 
     A flag that is not given leaves no attribute in the namespace; see `from_flags`.
+
+    Args:
+        parser: The parser to add them to.
+        config: The settings dataclass.
+        only: Names of fields.
+        shown: Settings whose values the help shows as defaults; those of the class by default.
     """
     hints = typing.get_type_hints(config)
     names = [f.name for f in fields(config)] if only is None else list(only)
@@ -517,8 +556,9 @@ def add_flags(
         if isinstance(kind, types.UnionType):
             kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
         options: dict[str, Any] = {"help": f.metadata["help"], "dest": f.name, "default": argparse.SUPPRESS}
-        if f.default is not None:
-            options["help"] += f" (default: {f.default})"
+        default = f.default if shown is None else getattr(shown, f.name)
+        if default is not None:
+            options["help"] += f" (default: {_shown(default)})"
         options["help"] = options["help"].replace("%", "%%")
         heading = f.metadata.get("group", "")
         if heading not in groups:
@@ -530,11 +570,16 @@ def add_flags(
         options["choices"] = choices = f.metadata.get("choices")
         if not choices or "metavar" in f.metadata:
             options["metavar"] = f.metadata.get("metavar", {int: "N", float: "X", str: "TEXT"}[kind])
-        groups[heading].add_argument(flag, type=kind, **options)
+        groups[heading].add_argument(flag, type={int: whole, float: number}.get(kind, kind), **options)
     if config is PrepareConfig:
         removed: dict[str, Any] = {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
         parser.add_argument("--pixel-size", dest="--pixel-size", **removed)  # `from_flags` says what to write now
         parser.add_argument("--whole", dest="--whole", action="store_true", **removed)
+
+
+def _shown(value: Any) -> str:
+    """A default as the help shows it."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def from_flags(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from .config import TrainConfig
@@ -100,3 +101,10 @@ def recipe(name: str, **changes: Any) -> TrainConfig:
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
     return replace(RECIPES[name](), **changes)
+
+
+def recipe_in(argv: Sequence[str], default: str) -> str:
+    """The recipe that a command line names with ``--recipe``; `default` if it names none that exists."""
+    named = [value for flag, value in pairwise(argv) if flag == "--recipe"]
+    named += [word.partition("=")[2] for word in argv if word.startswith("--recipe=")]
+    return next((name for name in named if name in RECIPES), default)

@@ -126,6 +126,14 @@ def write(path: Path, masks: Mapping[int, str], ids: Iterable[int]) -> None:
             file.writelines((f"{image_id},", masks.get(image_id, ""), "\n"))
 
 
+def count_masks(path: Path) -> tuple[int, int]:
+    """Number of masks of a submission that was written here, and how many of them are empty."""
+    with path.open(encoding="ascii") as file:
+        next(file)
+        empty = [line.rstrip("\n").endswith(",") for line in file]
+    return len(empty), sum(empty)
+
+
 def validate(submission: str | Path, data: str | Path) -> list[Problem]:
     """Check a submission as Kaggle's scorer would, and more.
 

@@ -8,7 +8,8 @@ row.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WORKBOOK = b"PK\x03\x04"  # how a zip file begins, and so an Excel workbook
+MANY = 4  # rows that break one rule and are named in one message
+RANGES = 6  # ranges of rows that such a message names
 _TEST_COLUMNS = (ID, ORGAN, SOURCE, HEIGHT, WIDTH)
 _TRAIN_COLUMNS = (*_TEST_COLUMNS, RLE)
 
@@ -75,8 +78,65 @@ class DataError(ValueError):
     """Input that cannot be used. It carries every `Problem` that was found; its text has one per line."""
 
     def __init__(self, problems: list[Problem]):
-        super().__init__("\n".join(map(str, problems)))
+        super().__init__("\n".join(map(str, summarize(problems))))
         self.problems = problems
+
+
+def summarize(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems for people: where many rows break one rule, one problem names the first and says which others do.
+
+    Rules are the same if they differ only in numbers and in words in quotes.
+
+    >>> rows = [Problem("error", "train.csv", row, "organ is 'liver'", "correct the cell") for row in range(2, 353)]
+    >>> print(*summarize(rows))
+    error: train.csv, rows 2-352: organ is 'liver'; correct the cell
+    """
+    problems = list(problems)
+    groups: dict[tuple[object, ...], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault(_rule_of(problem), []).append(problem)
+    found = []
+    for problem in problems:
+        group = groups[_rule_of(problem)]
+        if len(group) < MANY:
+            found.append(problem)
+        elif problem is group[0]:
+            found.append(_summary(group))
+    return found
+
+
+def _rule_of(problem: Problem) -> tuple[object, ...]:
+    """What the problems of one rule have in common."""
+    rule = re.sub(r"'[^']*'|[0-9]+", "#", problem.rule)
+    return problem.severity, problem.file, rule, problem.remedy, problem.row is None
+
+
+def _summary(group: Sequence[Problem]) -> Problem:
+    """One problem for many of the same rule."""
+    first, *others = group
+    rows = [problem.row for problem in group if problem.row is not None]
+    ids = [problem.image_id for problem in group if problem.image_id is not None]
+    if rows and all(problem.rule == first.rule for problem in group):
+        return replace(first, file=f"{first.file}, rows {_ranges(rows)}", row=None)
+    where = f"rows {_ranges(rows[1:])}" if rows else f"ids {_ranges(ids[1:])}" if ids else ""
+    remedy = f"{first.remedy} (the same in {len(others)} more{where and ': '}{where})"
+    return replace(first, remedy=remedy)
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Numbers in order, neighbours as a range; the first few of them.
+
+    >>> _ranges([2, 3, 4, 9])
+    '2-4, 9'
+    """
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    parts = [f"{first}-{last}" if last > first else str(first) for first, last in ranges]
+    return ", ".join([*parts[:RANGES], *(["..."] if len(parts) > RANGES else [])])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from hubmap_kit.cli import main
+from hubmap_kit.commands import COMMANDS, parser_of
 
 
 @pytest.fixture
@@ -66,7 +67,6 @@ def test_bad_submission(demo, answers, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["nonsense"],
         ["validate", "x.csv"],
         ["train", "a", "b", "--recipe", "nope"],
@@ -81,6 +81,45 @@ def test_wrong_usage_is_status_2(arguments, capsys):
         main(arguments)
     assert stop.value.code == 2
     assert "usage: hubmap-kit" in capsys.readouterr().err
+
+
+def test_first_steps(capsys):
+    """Without a command the commands and the first steps are shown, which are commands with flags that exist."""
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    steps = [line.split()[1:] for line in text.splitlines() if line.startswith("  hubmap-kit ")]
+    assert [name for name, *_ in steps] == ["demo", "prepare", "train", "predict", "score"]
+    for name, *rest in steps:
+        parser_of(name).parse_args(rest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("trian", "error: there is no command trian; did you mean train?"),
+        ("help trian", "error: there is no command trian; did you mean train?"),
+        ("train P R --lr 1", "error: there is no flag --lr; did you mean --learning-rate?"),
+        ("demo OUT --tests 4", "error: there is no flag --tests; did you mean --test?"),
+        ("prepare D P --patchsize=4", "error: there is no flag --patchsize; did you mean --patch-size?"),
+        ("predict D R --out x --tta flip", "error: --tta: there is no 'flip'; did you mean flips?"),
+        ("train P R --encoder resnet50d", "error: --encoder: there is no 'resnet50d'; did you mean resnet50?"),
+        ("train P R --epochs ten", "error: --epochs: 'ten' is not a whole number"),
+        ("train P R --learning-rate inf", "error: --learning-rate: 'inf' is not a number"),
+        ("predict D R --out x --time-limit nan", "error: --time-limit: 'nan' is not a number"),
+        ("push tarin", "error: PART: there is no part tarin; did you mean train?"),
+        ("score x.csv", "error: these are missing: --truth"),
+        ("validate a b c --data D", "error: b is one argument too many"),
+    ],
+)
+def test_mistyped(arguments, line, capsys):
+    """A mistyped word is answered with the one that was meant, after one line of usage, with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+    assert stop.value.code == 2
+    usage, error, *_ = capsys.readouterr().err.splitlines()
+    assert usage.startswith(f"usage: hubmap-kit {arguments.split()[0] if line.startswith('error: -') else ''}")
+    assert error.startswith(line)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hubmap_kit.cli import _parser
+from hubmap_kit.commands import full_parser
 from hubmap_kit.kaggle.verdict import Verdict
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.models.network_config import NetworkConfig
@@ -60,7 +60,7 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
 def test_flags_exist(page):
     """A flag that a page names is one of the command line's."""
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))
-    assert not named - flags(_parser()) - OF_OTHERS
+    assert not named - flags(full_parser()) - OF_OTHERS
 
 
 @pytest.mark.parametrize("page", [*CLONE.glob("docs/*.md")], ids=lambda page: page.name)

@@ -33,7 +33,7 @@ from ..kaggle.names import KIT, WEIGHTS
 from ..kaggle.records import now
 from ..kaggle.verdict import Verdict
 from ..kaggle.weights import build_weights, unpack
-from ..metrics import mean_dice, score_text
+from ..metrics import mean_dice
 from ..reports.overlays import contact_sheet
 from ..reports.report import write_report
 from ..run import SCORES, Run, expand
@@ -111,7 +111,7 @@ class Shortcuts:
 
 
 def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Shortcuts = Shortcuts()) -> bool:
-    """Rehearse the competition, print the findings, and write them to ``verdict.json``.
+    """Rehearse the competition, print the findings, and write them to ``verdict.json`` and ``scores.csv``.
 
     Args:
         out: Folder to make; an earlier rehearsal there is replaced.
@@ -201,7 +201,6 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
         print(f"The mean Dice {dice:.4f} is below {shortcuts.least_dice}: the network has not learned enough.")
     known_dice = None if math.isnan(dice) else dice
     replace(verdict, passed=passed, mean_dice=known_dice, finished_at=now()).write(out)
-    print(score_text(scores))
     return passed
 
 

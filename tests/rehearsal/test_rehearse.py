@@ -27,12 +27,14 @@ from hubmap_kit.images import read_image
 from hubmap_kit.kaggle.clone import image_versions
 from hubmap_kit.kaggle.manifest import MANIFEST
 from hubmap_kit.kaggle.verdict import Verdict
+from hubmap_kit.metrics import mean_dice
 from hubmap_kit.rehearsal import isolation
 from hubmap_kit.rehearsal import rehearse as rehearsal
 from hubmap_kit.rehearsal.hidden_set import CORRUPT, HiddenImage
 from hubmap_kit.rehearsal.isolation import Outcome
 from hubmap_kit.rehearsal.kernels import Limits, sources
 from hubmap_kit.rehearsal.rehearse import Options, Shortcuts, differing_versions, rehearse
+from hubmap_kit.run import SCORES
 from hubmap_kit.submission import read_timings
 from hubmap_kit.tables import Problem, read_images
 
@@ -133,8 +135,7 @@ def test_verdict(rehearsed):
     assert bool(verdict.not_isolated) is not verdict.isolated
     assert verdict.options["train"] == 10
     assert datetime.fromisoformat(verdict.finished_at).utcoffset() == timedelta(0)
-    last = rehearsed.text.splitlines()[-1]
-    assert last == f"mean Dice {verdict.mean_dice:.4f}"
+    assert mean_dice(pd.read_csv(out / SCORES)) == pytest.approx(verdict.mean_dice)
     for part in (
         "valid submissions",
         "peak memory: smoke ",
@@ -431,13 +432,27 @@ def test_default_options(given):
     assert given == [CLONE / "rehearsal", CLONE, Options(runs=[])]
 
 
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_score_is_the_last_line(passed, tmp_path, monkeypatch, capsys):
+    """The command's last line on stdout is the mean Dice, whether the rehearsal passed or not."""
+
+    def pretend(out: Path, *_: Any) -> bool:
+        pd.DataFrame({"id": [1, 2], "dice": [0.25, 0.5]}).to_csv(out / SCORES, index=False)
+        return passed
+
+    monkeypatch.setattr(rehearsal, "rehearse", pretend)
+    monkeypatch.chdir(CLONE)
+    assert main(["rehearse", str(tmp_path)]) == (0 if passed else 1)
+    assert capsys.readouterr().out.splitlines()[-1] == "mean Dice 0.3750"
+
+
 def test_settings_must_be_json(capsys):
     """Settings that are no JSON object of objects are wrong usage, and the message says how to write them."""
     for text in ("{train}", "[]", '{"train": 1}'):
         with pytest.raises(SystemExit) as stop:
             main(["rehearse", "--settings", text])
         assert stop.value.code == 2
-        assert "JSON" in capsys.readouterr().err.splitlines()[-1] or text != "{train}"
+        assert "JSON" in capsys.readouterr().err or text != "{train}"
 
 
 def test_commands_need_a_clone(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,60 @@
+"""hubmap-kit ablation."""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import Namespace
+from pathlib import Path
+
+from ..ablation.rows import BASE, ROWS, plan
+from ..config import PrepareConfig, TrainConfig, UsageError, from_flags
+from ..config import add_flags as add_settings
+from ..recipes import recipe, recipe_in
+from ..terminal import Ending, Parser
+from ..words import count
+from .train import add_recipe
+
+EXAMPLE = "hubmap-kit ablation data ablation --folds 5 --rows no-stain,d4 --seeds 2"
+STOPPED = "the rows that are done are kept; go on with: {command}"
+
+
+def add_flags(parser: Parser) -> None:
+    """Add the arguments and flags."""
+    parser.add_argument("data", metavar="DATA", type=Path, help="competition folder; its test images are not used")
+    parser.add_argument(
+        "out", metavar="OUT", type=Path, help="folder to write; rows already in it are not computed again"
+    )
+    add_recipe(parser, "cpu")
+    rows = ", ".join(name for name in ROWS if name != BASE)
+    parser.add_argument(
+        "--rows", metavar="NAMES", help=f"rows besides the base, comma-separated (default: all): {rows}"
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=int, default=2, help="trainings for each row (default: %(default)s)"
+    )
+    base = recipe(recipe_in(parser.argv, "cpu"))
+    for config, shown in ((PrepareConfig, None), (TrainConfig, base)):  # each row is trained with several seeds
+        names = [field.name for field in dataclasses.fields(config) if field.name != "seed"]
+        add_settings(parser, config, only=names, shown=shown)
+
+
+def run(arguments: Namespace) -> Ending:
+    """Train, predict and score the rows."""
+    geometry = from_flags(PrepareConfig, arguments)
+    config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
+    if arguments.seeds < 1:
+        raise UsageError(f"--seeds is {arguments.seeds}; it must be at least 1")
+    rows = [name.strip() for name in arguments.rows.split(",")] if arguments.rows else None
+    try:
+        plan(geometry, config, rows)
+    except ValueError as error:
+        raise UsageError(error) from error
+    from ..ablation.table import ablation
+
+    table = ablation(arguments.data, arguments.out, geometry, config, rows=rows, seeds=arguments.seeds)
+    path = arguments.out / "ablation.md"
+    return Ending(
+        f"{path}: {count(len(table), 'row')}, {count(arguments.seeds, 'seed')} each",
+        path.read_text(encoding="utf-8"),
+        values={"table": str(arguments.out / "ablation.csv"), "rows": table.to_dict("records")},
+    )

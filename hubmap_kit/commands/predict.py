@@ -1,0 +1,47 @@
+"""hubmap-kit predict."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from ..config import PredictConfig, from_flags
+from ..config import add_flags as add_settings
+from ..terminal import Ending, Parser
+from ..words import count
+
+EXAMPLE = """\
+hubmap-kit predict data run --out submission.csv
+hubmap-kit predict data run1 run2 --out submission.csv --tta d4
+"""
+STOPPED = "the images that were predicted are kept; go on with: {command}"
+
+
+def add_flags(parser: Parser) -> None:
+    """Add the arguments and flags."""
+    parser.add_argument("data", metavar="DATA", type=Path, help="competition folder")
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders, or folders of folds")
+    parser.add_argument("--out", metavar="CSV", type=Path, required=True, help="submission to write")
+    add_settings(parser, PredictConfig)
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask cluster that predicts the images, such as tcp://10.0.0.1:8786; it must share the file system "
+        "of DATA and RUN",
+    )
+
+
+def run(arguments: Namespace) -> Ending:
+    """Predict."""
+    from ..prediction.predict import predict
+    from ..submission import count_masks
+
+    config, out = from_flags(PredictConfig, arguments), arguments.out
+    problems = predict(arguments.data, arguments.runs, out, config, scheduler=arguments.scheduler)
+    masks, empty = count_masks(out)
+    return Ending(
+        f"{out}: {count(masks, 'mask')}, {empty} of them empty",
+        next=("validate", out, "--data", arguments.data) if config.split == "test" else (),
+        values={"submission": str(out), "masks": masks, "empty": empty},
+        problems=problems,
+    )
