@@ -79,12 +79,13 @@ def parser_of(name: str, argv: Sequence[str] = ()) -> Parser:
 def full_parser() -> argparse.ArgumentParser:
     """A parser of all commands, for completion and documentation."""
 
-    def of(command: str, **_: Any) -> Parser:
+    def make(command: str, **_: Any) -> Parser:
         return parser_of(command)
 
     parser = argparse.ArgumentParser(prog="hubmap-kit", description="Submission kit for HuBMAP + HPA.")
     parser.add_argument("-V", "--version", action="store_true", help="print the version")
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=of)  # type: ignore[type-var]
+    # argparse calls `parser_class` with what `add_parser` is given; it need not be a class.
+    commands: Any = parser.add_subparsers(metavar="COMMAND", parser_class=make)  # type: ignore[call-overload]
     for name, about in COMMANDS.items():
-        commands.add_parser(name, help=about, command=name)  # type: ignore[call-arg]
+        commands.add_parser(name, help=about, command=name)
     return parser

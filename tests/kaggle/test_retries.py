@@ -146,9 +146,9 @@ def test_killed_at_every_call(place, after):
 @pytest.mark.parametrize(
     ("module", "method", "said"),
     [
-        ("push", "GetDatasetStatus", "stopped; kernels that run on Kaggle go on; run the same command again"),
-        ("submit", "ListSubmissions", "stopped; Kaggle goes on with the submission; run the same command again"),
-        ("data", "DownloadDataFiles", "stopped; what was downloaded is kept; run the same command again"),
+        ("push", "GetDatasetStatus", "stopped; kernels that run on Kaggle go on; go on with: hubmap-kit "),
+        ("submit", "ListSubmissions", "stopped; Kaggle goes on with the submission; go on with: hubmap-kit "),
+        ("data", "DownloadDataFiles", "stopped; what was downloaded is kept; go on with: hubmap-kit "),
     ],
 )
 def test_interrupt(place, module, method, said):
