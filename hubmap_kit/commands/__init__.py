@@ -41,6 +41,7 @@ STAGES: dict[str, dict[str, str]] = {
     },
     "look": {
         "report": "write a page about runs",
+        "review": "write a page about a submission, before it is sent",
     },
     "kaggle": {
         "rehearse": "rehearse the competition offline, with the kernels that Kaggle will run",

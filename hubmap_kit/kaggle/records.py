@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..claim import claim
+from ..competition import SUBMISSION
 from ..files import has_type, read_json, read_rows, write_json, write_rows
+from .clone import find_clone
 
 FOLDER = "records"
 PUSHES, SUBMISSIONS = "pushes.csv", "submissions.csv"
@@ -87,6 +89,23 @@ class Records:
         """
         with claim(self.folder, "hubmap-kit push or submit", folder=True):
             yield
+
+
+def earlier_submissions(start: Path | None = None) -> list[tuple[str, Path]]:
+    """What versions of the inference kernel predicted, as far as this clone fetched it: a name and a CSV for each.
+
+    Args:
+        start: A folder in the clone; the current one by default.
+
+    Returns:
+        The newest first; none outside a clone.
+    """
+    try:
+        outputs = find_clone(start) / FOLDER / "output"
+    except ValueError:
+        return []
+    files = sorted(outputs.glob(f"*/*/v*/{SUBMISSION}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [(f"version {path.parent.name.removeprefix('v')} of {path.parent.parent.name}", path) for path in files]
 
 
 def now() -> str:

@@ -33,7 +33,21 @@ from .review_flags import AreaRange, MaskFacts, area_ranges, facts_of, flags_of,
 _TEMPLATE = "review.html.j2"
 TRUTH, PREDICTION, OTHER = "truth", "prediction", "other"  # layers
 CHANGED = 0.5  # Dice between two submissions below which an image is pointed out
-_MOST_PICTURES = 12  # of flagged images above the grid
+_MOST_PICTURES = 6  # of a kind of flag, above the grid
+_MOST_PROBLEMS = 200  # listed on the page
+_HEADINGS = {
+    "invalid": "Breaks a rule",
+    "prediction": "Could not be predicted",
+    "unreadable": "Cannot be shown",
+    "empty": "Empty mask",
+    "full": "Nearly the whole image",
+    "area": "Area outside the organ's range in training",
+    "background": "Mask on glass",
+    "specks": "Many tiny regions",
+    "off-by-one": "RLE off by one",
+    "twins": "Same mask as another image",
+    "changed": "Little in common with the other submission",
+}
 
 _Runs = npt.NDArray[np.int64]
 _SEVERITIES = ("error", "warning", "note")
@@ -199,7 +213,7 @@ def write_review(
             cards=cards,
             layers=[Layer(key, masks.name) for key, masks in layers if masks],
             columns=_columns(subject),
-            content=_content(subject, verdict, problems, findings, flags, cards, runs),
+            content=_content(subject, verdict, problems, findings, cards, runs),
             max_mb=max_mb,
             folder=folder,
         )
@@ -499,53 +513,117 @@ def _content(
     verdict: str,
     problems: Sequence[Problem],
     findings: Sequence[Finding],
-    flags: Mapping[int, Sequence[Flag]],
     cards: Sequence[Card],
     runs: Sequence[Path],
 ) -> dict[str, Any]:
     """What the template reads."""
+    bad = any(problem.severity == "error" for problem in problems)
+    sources = sorted({card.drawn.subject.image.source for card in cards})
+    return {
+        "verdict": verdict,
+        "severity": "error" if bad else "warning" if any(one.severity != "note" for one in findings) else "ok",
+        "numbers": _numbers(subject),
+        "findings": findings,
+        "kinds": _kinds(cards),
+        "problems": problems[:_MOST_PROBLEMS],
+        "more_problems": len(problems[_MOST_PROBLEMS:]),
+        "organs": _organ_rows(subject, runs),
+        "organ_columns": _organ_columns(subject, runs),
+        "charts": _charts(subject, cards, sources),
+        "sources": sources,
+    }
+
+
+def _numbers(subject: _Subject) -> list[dict[str, str]]:
+    """The few large numbers at the top."""
+    facts = list(subject.facts.values())
+    empty = sum(one.share == 0 for one in facts)
+    numbers = [
+        {"label": "images in the test set", "value": str(len(subject.images)), "text": ""},
+        {"label": "masks", "value": str(len(facts) - empty), "text": f"{empty} empty" if empty else ""},
+    ]
+    dice = _mean(_dice(subject, image.id)[0] for image in subject.images)
+    other = _mean(_dice(subject, image.id)[1] for image in subject.images)
+    between = _mean(subject.masks.dice(image.id, subject.other) for image in subject.images)
+    if dice is not None:
+        text = "" if other is None else f"the other: {other:.4f}"
+        numbers.append({"label": "mean Dice", "value": f"{dice:.4f}", "text": text})
+    if between is not None:
+        numbers.append({"label": "mean Dice with the other", "value": f"{between:.4f}", "text": ""})
+    return numbers
+
+
+def _kinds(cards: Sequence[Card]) -> list[dict[str, Any]]:
+    """Flags by kind, the worst first: some with pictures, the others as links."""
     kinds: dict[str, list[tuple[Card, Flag]]] = {}
     for card in cards:
         for flag in card.flags:
             kinds.setdefault(flag.key, []).append((card, flag))
-    areas = [_dot(card, card.values["area"], "%") for card in cards]
-    return {
-        "verdict": verdict,
-        "valid": all(problem.severity != "error" for problem in problems),
-        "problems": problems,
-        "findings": findings,
-        "kinds": [
-            {"key": key, "severity": of[0][1].severity, "items": [{"key": card.key, "text": f.text} for card, f in of]}
-            for key, of in kinds.items()
-        ],
-        "flagged": [card.key for card in cards if card.flags][:_MOST_PICTURES],
-        "organs": _organ_rows(subject, runs),
-        "areas": _by_organ(cards, areas, lambda organ: f"{organ}{_range_text(subject.ranges.get(organ))}"),
-        "dice": _by_organ(cards, [_dot(card, card.dice) for card in cards], str),
-        "between": _by_organ(cards, [_dot(card, card.values["between"]) for card in cards], str),
-        "changes": _by_organ(cards, [_dot(card, card.values["change"]) for card in cards], str),
-        "other": subject.other.name if subject.other else "",
-        "truth": bool(subject.truth),
-        "images": len(subject.images),
-    }
+    found = []
+    for key, of in sorted(kinds.items(), key=lambda kind: _SEVERITIES.index(kind[1][0][1].severity)):
+        items = [
+            {
+                "key": card.key,
+                "name": f"{card.drawn.subject.image.id}, {card.drawn.subject.image.organ}",
+                "text": flag.text,
+            }
+            for card, flag in of
+        ]
+        found.append(
+            {
+                "heading": _HEADINGS.get(key, f"Fits better {ARRANGEMENTS.get(key, key)}"),
+                "count": len({card.key for card, _ in of}),
+                "pictured": items[:_MOST_PICTURES],
+                "others": items[_MOST_PICTURES:],
+            }
+        )
+    return found
 
 
-def _dot(card: Card, value: Any, unit: str = "") -> dict[str, Any] | None:
-    """A dot of a chart; None without a value."""
-    if value is None:
-        return None
+def _charts(subject: _Subject, cards: Sequence[Card], sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Strip charts by organ: area, and Dice with the truth and with the other submission, as far as they are known."""
+    wanted = [
+        ("Share of the image that the mask covers", "area", 0.0, None, "%"),
+        ("Dice", "dice", 0.0, 1.0, ""),
+        ("Dice with the other submission", "between", 0.0, 1.0, ""),
+        ("Change of Dice against the other submission", "change", None, None, ""),
+    ]
+    charts = []
+    for title, key, low, high, unit in wanted:
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for card in cards:
+            value = card.dice if key == "dice" else card.values[key]
+            if value is not None:
+                groups.setdefault(card.drawn.subject.image.organ, []).append(_dot(card, value, unit, sources))
+        if not groups:
+            continue
+        values = [dot["value"] for of in groups.values() for dot in of]
+        if low is None:
+            high = max(map(abs, [*values, 0.01]))
+            low = -high
+        labels = {
+            organ: f"{organ}, in training {subject.ranges[organ]}"
+            if key == "area" and organ in subject.ranges
+            else organ
+            for organ in groups
+        }
+        charts.append(
+            {
+                "title": title,
+                "groups": [{"label": labels[organ], "dots": groups[organ]} for organ in _in_order(groups)],
+                "low": low,
+                "high": max(values) if high is None else high,
+                "unit": unit,
+            }
+        )
+    return charts
+
+
+def _dot(card: Card, value: float | str, unit: str, sources: Sequence[str]) -> dict[str, Any]:
+    """A dot of a chart."""
     image = card.drawn.subject.image
     text = f"{image.id}, {image.organ}, {image.source}: {value:.3g} {unit}".rstrip()
-    return {"key": card.key, "value": value, "text": text, "kind": 0 if image.source == "HPA" else 1}
-
-
-def _by_organ(cards: Sequence[Card], dots: Sequence[dict[str, Any] | None], label: Any) -> list[dict[str, Any]]:
-    """Groups of dots for a strip chart; none without dots."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for card, dot in zip(cards, dots, strict=True):
-        if dot:
-            groups.setdefault(card.drawn.subject.image.organ, []).append(dot)
-    return [{"label": label(organ), "dots": groups[organ]} for organ in _in_order(groups)]
+    return {"key": card.key, "value": value, "text": text, "kind": sources.index(image.source)}
 
 
 def _in_order(organs: Iterable[str]) -> list[str]:
@@ -554,8 +632,18 @@ def _in_order(organs: Iterable[str]) -> list[str]:
     return sorted(organs, key=lambda organ: (known.index(organ) if organ in known else len(known), organ))
 
 
-def _range_text(known: AreaRange | None) -> str:
-    return f" (training {known})" if known else ""
+def _organ_columns(subject: _Subject, runs: Sequence[Path]) -> list[dict[str, str]]:
+    """Columns of the table by organ that have values."""
+    columns = {"images": "Images", "empty": "Empty", "area": "Median area", "range": "Area in training"}
+    if subject.truth:
+        columns["dice"] = "Dice"
+    if subject.truth and subject.other:
+        columns["other_dice"] = "Dice of the other"
+    if subject.other:
+        columns["between"] = "Dice with the other"
+    if runs:
+        columns["validation"] = "Dice of the runs in validation"
+    return [{"key": key, "label": label} for key, label in columns.items()]
 
 
 def _organ_rows(subject: _Subject, runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -572,8 +660,8 @@ def _organ_rows(subject: _Subject, runs: Sequence[Path]) -> list[dict[str, Any]]
                 "organ": organ,
                 "images": len(of),
                 "empty": sum(share == 0 for share in shares),
-                "area": percent(statistics.median(shares)) if shares else None,
-                "range": f"{known} of {known.images} images" if known else None,
+                "area": percent(statistics.median(shares)) if shares else "–",
+                "range": f"{known} ({known.images} images)" if known else "–",
                 "dice": _mean(_dice(subject, image.id)[0] for image in of),
                 "other_dice": _mean(_dice(subject, image.id)[1] for image in of),
                 "between": _mean(subject.masks.dice(image.id, subject.other) for image in of),

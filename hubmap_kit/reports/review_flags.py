@@ -25,7 +25,7 @@ MOST_SPECKS = 50
 LEAST_WRAPPED = 3  # columns
 WRAPPED_SHARE = 0.7  # of the columns that are joined to the next one
 # A mask that is one pixel off agrees better with another submission in nearly all images once it is moved.
-OFF_SHARE, OFF_CERTAINTY, OFF_IMAGES = 0.9, 3.0, 3
+OFF_SHARE, OFF_CERTAINTY, OFF_IMAGES = 0.9, 2.0, 4
 
 _Runs = npt.NDArray[np.int64]
 
