@@ -29,6 +29,7 @@ class Ending:
     Attributes:
         done: What was made, where and of how many images, in one sentence without a full stop; the time is added.
         result: Further lines of the result, such as a table.
+        look: Words of the command that shows what was made, as a page.
         next: Words of the command that usually comes next.
         values: The result as JSON values, for ``--json``.
         problems: What was wrong with the input; an error among them makes the status 1.
@@ -37,6 +38,7 @@ class Ending:
 
     done: str = ""
     result: str = ""
+    look: Sequence[object] = ()
     next: Sequence[object] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
@@ -65,8 +67,11 @@ class Ending:
         if self.result:
             print(self.result.rstrip("\n"))
         sys.stdout.flush()  # before the next command, which goes to stderr
-        if self.next and not arguments.quiet and self.status == OK:
-            print(f"next: {command_line(*self.next)}", file=sys.stderr)
+        if arguments.quiet or self.status != OK:
+            return
+        for name, words in (("look", self.look), ("next", self.next)):
+            if words:
+                print(f"{name}: {command_line(*words)}", file=sys.stderr)
 
 
 def command_line(*words: object) -> str:

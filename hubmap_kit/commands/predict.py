@@ -39,8 +39,11 @@ def run(arguments: Namespace) -> Ending:
     config, out = from_flags(PredictConfig, arguments), arguments.out
     problems = predict(arguments.data, arguments.runs, out, config, scheduler=arguments.scheduler)
     masks, empty = count_masks(out)
+    truth = arguments.data / "test_truth.csv"
+    page: tuple[object, ...] = ("review", out, "--data", arguments.data, "--out", out.with_suffix(".html"))
     return Ending(
         f"{out}: {count(masks, 'mask')}, {empty} of them empty",
+        look=(*page, *(("--truth", truth) if truth.is_file() else ())) if config.split == "test" else (),
         next=("validate", out, "--data", arguments.data) if config.split == "test" else (),
         values={"submission": str(out), "masks": masks, "empty": empty},
         problems=problems,

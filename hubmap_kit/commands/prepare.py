@@ -40,6 +40,7 @@ def run(arguments: Namespace) -> Ending:
     return Ending(
         f"{arguments.patches}: {count(len(splits), 'image')}, {count(len(store.patches), 'patch')}",
         summary(store),
+        look=("inspect", arguments.data, "--out", "data.html"),
         next=("train", arguments.patches, "run", *(("--recipe", "fast") if config.input_size < 128 else ())),
         values={
             "folder": str(arguments.patches),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -172,3 +173,20 @@ def test_runs_that_predicted_it(demo, masks, tmp_path):
     assert f"The training of the run {run} is not finished" in words(review)
     assert "No run has seen kidney in training" in words(review)
     assert "No run has seen lung" not in words(review)
+
+
+def test_predict_names_the_page(demo, masks, tmp_path, monkeypatch, capsys):
+    """The line with which predict ends can be pasted, and makes the page."""
+    out = tmp_path / "my predictions" / "s.csv"
+
+    def predict(data, runs, out, *_, **__):
+        write(out, masks, list(masks))
+        return []
+
+    monkeypatch.setattr("hubmap_kit.prediction.predict.predict", predict)
+    assert main(["predict", str(demo), "run", "--out", str(out)]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("look: "))
+    words = shlex.split(line.removeprefix("look: "))
+    assert main(words[words.index("review") :]) == 0
+    assert "mean Dice 1.0000" in capsys.readouterr().out
+    assert out.with_suffix(".html").is_file()
