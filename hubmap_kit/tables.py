@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -181,11 +181,13 @@ class Scan:
         images: The images whose row has no problem, in the file's order.
         problems: Every problem, sorted by row.
         rows: Row of each id that could be read, of bad rows too, in the file's order.
+        damaged: The images whose row is good but for a missing file or a mask that cannot be read; as in the row.
     """
 
     images: list[Image]
     problems: list[Problem]
     rows: dict[int, int]
+    damaged: list[Image] = field(default_factory=list)
 
 
 def read_images(folder: Path, split: str, *, check_files: bool = True) -> list[Image]:
@@ -236,7 +238,7 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
     problems += _check_pixel_sizes(table.name, cells)
     names = read_names(folder)
     bad = {problem.row for problem in problems}
-    images = []
+    images, damaged = [], []
     for row, cell in zip(cells.index, cells.to_dict("records"), strict=True):
         if row in bad:
             continue
@@ -262,12 +264,11 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
         except ValueError as error:
             found.append(image.problem(str(error), "correct the mask's runs"))
         problems += found
-        if not found:
-            images.append(image)
+        (damaged if found else images).append(image)
     if cells.empty:
         problems.append(Problem("error", table.name, None, "has no rows", "it needs one row for each image"))
     problems.sort(key=lambda problem: problem.row or 0)
-    return Scan(images, problems, rows)
+    return Scan(images, problems, rows, damaged)
 
 
 def read_names(folder: Path) -> dict[int, str]:
