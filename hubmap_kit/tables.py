@@ -238,7 +238,8 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
     problems += _check_pixel_sizes(table.name, cells)
     names = read_names(folder)
     bad = {problem.row for problem in problems}
-    images, damaged = [], []
+    images: list[Image] = []
+    damaged: list[Image] = []
     for row, cell in zip(cells.index, cells.to_dict("records"), strict=True):
         if row in bad:
             continue

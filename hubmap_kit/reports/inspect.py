@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import math
 import statistics
@@ -19,12 +18,12 @@ import numpy.typing as npt
 
 from .. import rle
 from ..cluster import spread
-from ..competition import ID, RLE, SAMPLE_SUBMISSION, TABLES, image_path, table_path
+from ..competition import SAMPLE_SUBMISSION, TABLES, image_path, table_path
 from ..progress import track
 from ..tables import DataError, Image, Problem, read_sample_submission, scan_images
 from .inspect_annotations import agreement, annotation_path, polygon_runs, read_polygons
 from .inspect_flags import KINDS, POLYGONS_DICE, Seen, find_copies, find_flags
-from .inspect_image import ImageMeasures, measure_image
+from .inspect_image import SPECK_UM2, ImageMeasures, measure_image
 from .inspect_shift import Shift, field_um, find_shifts
 from .page import MAX_MB, Card, Column, Flag, Layer, write_page
 from .pictures import Drawn, Subject, draw
@@ -43,7 +42,7 @@ COLUMNS = (
     Column("near", "nearest training image, distance of hues", 2),
 )
 PICTURED = 24  # flags of a kind that are shown with a picture; the others are linked
-NEAR_PICTURED = 8  # pairs of a test image and the nearest training image that are shown at once
+NEAR_PICTURED = 6  # pairs of a test image and the nearest training image that are shown at once
 LISTED = 50  # problems of the tables that are shown
 BINS = 24  # of a histogram
 
@@ -115,9 +114,7 @@ def write_inspection(data: Path, out: Path, *, max_mb: float = MAX_MB, folder: b
     subjects = [Subject(image, _masks(split, image, polygons)) for split, image in rows]
     with tempfile.TemporaryDirectory(prefix="hubmap-kit-") as scratch:
         drawn = draw(subjects, Path(scratch), measure=_measure)
-        seen = [
-            _seen(split, image, one, polygons, problems) for (split, image), one in zip(rows, drawn, strict=True)
-        ]
+        seen = [_seen(split, image, one, polygons, problems) for (split, image), one in zip(rows, drawn, strict=True)]
         cards, content = _page(data, parts, seen, drawn, problems)
         shown = [layer for layer in LAYERS if any(layer in subject.masks for subject in subjects)]
         line = write_page(
@@ -156,10 +153,10 @@ def _read_part(data: Path, split: str) -> _Part:
         more = ", …" if len(extra) > 5 else ""
         problems.append(Problem("warning", table.name, None, rule + more, "add the rows or move the files away"))
     images = sorted([*scan.images, *scan.damaged], key=lambda image: image.row)
-    return _Part([_drawable(image, problems) for image in images], problems)
+    return _Part([_drawable(image) for image in images], problems)
 
 
-def _drawable(image: Image, problems: Sequence[Problem]) -> Image:
+def _drawable(image: Image) -> Image:
     """The image, without its mask if that cannot be read."""
     try:
         rle.parse(image.rle, image.shape)
@@ -251,11 +248,11 @@ def _page(
     order = sorted(range(len(seen)), key=lambda n: (-_badness(flags[n]), *_place(seen[n])))
     cards = [
         Card(
-            drawn[n],
+            # What a flag says is not said again.
+            replace(drawn[n], error="") if {"file", "row"} & {flag.key for flag in flags[n]} else drawn[n],
             split=seen[n].split,
             flags=flags[n],
             values=_values(seen[n], near[n].distance if n in near else None),
-            note=flags[n][0].text if flags[n] else "",
             related=related[n],
             wanted=_badness(flags[n]),
             group=seen[n].split,
@@ -265,11 +262,13 @@ def _page(
     flagged = sum(any(flag.severity != "note" for flag in of) for of in flags)
     content = {
         "verdict": _verdict(flags, problems),
+        "severity": _severity(flags, problems),
         "missing": [part.missing for part in parts.values() if part.missing],
         "problems": [asdict(problem) for problem in problems[:LISTED]],
         "more_problems": len(problems) - len(problems[:LISTED]),
         "numbers": _numbers(seen, flagged),
-        "flags": _flag_sections(seen, flags, drawn),
+        "flags": _flag_sections(seen, flags),
+        "speck_um2": f"{SPECK_UM2:g}",
         "groups": _group_rows(seen),
         "charts": _charts(seen),
         "shifts": [_shift_content(shift, seen) for shift in shifts],
@@ -300,7 +299,7 @@ def _verdict(flags: Sequence[Sequence[Flag]], problems: Sequence[Problem]) -> st
     kinds = Counter(key for of in flags for key in {flag.key for flag in of if flag.severity != "note"})
     flagged = sum(any(flag.severity != "note" for flag in of) for of in flags)
     if flagged:
-        why = ", ".join(f"{count} × {_short(key)}" for key, count in kinds.most_common())
+        why = ", ".join(f"{count} × {KINDS[key].short}" for key, count in kinds.most_common())
         text = f"{flagged} of {_count(len(flags), 'image')} {'needs' if flagged == 1 else 'need'} a look: {why}."
     else:
         text = f"None of {_count(len(flags), 'image')} needs a look."
@@ -311,9 +310,10 @@ def _verdict(flags: Sequence[Sequence[Flag]], problems: Sequence[Problem]) -> st
     return text
 
 
-def _short(key: str) -> str:
-    """A kind of flag in a few words."""
-    return KINDS[key].short
+def _severity(flags: Sequence[Sequence[Flag]], problems: Sequence[Problem]) -> str:
+    """The worst of all flags and problems; ``ok`` if there are none."""
+    found = {flag.severity for of in flags for flag in of} | {problem.severity for problem in problems}
+    return next((severity for severity in ("error", "warning") if severity in found), "ok")
 
 
 def _values(one: Seen, near: float | None) -> dict[str, float | str | None]:
@@ -335,44 +335,28 @@ def _values(one: Seen, near: float | None) -> dict[str, float | str | None]:
     return values
 
 
-def _numbers(seen: Sequence[Seen], flagged: int) -> list[tuple[str, str]]:
-    """The numbers at the top: what they count, and how many."""
-    counts = [(f"{_SPLIT_NAMES[split]} images", sum(one.split == split for one in seen)) for split in TABLES]
+def _numbers(seen: Sequence[Seen], flagged: int) -> list[dict[str, str]]:
+    """The large numbers at the top."""
+    splits = [(f"{_SPLIT_NAMES[split]} images", sum(one.split == split for one in seen)) for split in TABLES]
     organs = len({one.image.organ for one in seen})
     units = sum(len(one.mask.units_um2) for one in seen if one.mask)
-    return [(name, f"{n:,}") for name, n in (*counts, ("organs", organs), ("units", units), ("need a look", flagged))]
+    counts = (*splits, ("organs", organs), ("units", units), ("need a look", flagged))
+    return [{"label": label, "value": f"{count:,}", "text": ""} for label, count in counts]
 
 
-def _stamp(one: Seen) -> str:
-    """Its small picture in base64; empty if it cannot be read."""
-    return base64.b64encode(one.measures.stamp).decode() if one.measures else ""
-
-
-def _flag_sections(
-    seen: Sequence[Seen], flags: Sequence[Sequence[Flag]], drawn: Sequence[Drawn]
-) -> list[dict[str, Any]]:
+def _flag_sections(seen: Sequence[Seen], flags: Sequence[Sequence[Flag]]) -> list[dict[str, Any]]:
     """The flags by kind, each kind with its images."""
     sections = []
+    order = sorted(range(len(seen)), key=lambda n: _place(seen[n]))
     for key, kind in KINDS.items():
         entries = [
-            {"key": _key(seen[n]), "name": seen[n].name, "text": flag.text, "severity": flag.severity, "number": n}
-            for n in sorted(range(len(seen)), key=lambda n: _place(seen[n]))
+            {"key": _key(seen[n]), "name": f"{seen[n].image.organ}, {seen[n].name}", "text": flag.text}
+            for n in order
             for flag in flags[n]
             if flag.key == key
         ]
-        for entry in entries[:PICTURED]:
-            number = entry["number"]
-            outlines = drawn[number].outlines()
-            entry |= {
-                "stamp": _stamp(seen[number]),
-                "shape": drawn[number].shape,
-                "outlines": [(layer, outlines[layer]["coarse"]) for layer in LAYERS if layer in outlines],
-                "organ": seen[number].image.organ,
-            }
         if entries:
-            sections.append(
-                {"key": key, "heading": kind.heading, "entries": entries[:PICTURED], "others": entries[PICTURED:]}
-            )
+            sections.append({"heading": kind.heading, "entries": entries[:PICTURED], "others": entries[PICTURED:]})
     return sections
 
 
@@ -443,13 +427,23 @@ def _charts(seen: Sequence[Seen]) -> dict[str, Any]:
             units = np.concatenate([mask.units_um2 for _, mask in masked])
             if len(units):
                 across[organ] = 2 * np.sqrt(units / np.pi)
-        pixels.append({"label": organ, "dots": [
-            _dot(one, one.image.pixel_size_um, f"pixel {one.image.pixel_size_um:g} µm", splits.index(one.split))
-            for one in ones
-        ]})
-        fields.append({"label": organ, "dots": [
-            _dot(one, field_um(one), f"field {field_um(one):.0f} µm", splits.index(one.split)) for one in ones
-        ]})
+        pixels.append(
+            {
+                "label": organ,
+                "dots": [
+                    _dot(one, one.image.pixel_size_um, f"pixel {one.image.pixel_size_um:g} µm", splits.index(one.split))
+                    for one in ones
+                ],
+            }
+        )
+        fields.append(
+            {
+                "label": organ,
+                "dots": [
+                    _dot(one, field_um(one), f"field {field_um(one):.0f} µm", splits.index(one.split)) for one in ones
+                ],
+            }
+        )
     histogram = []
     if across:
         end = float(np.percentile(np.concatenate(list(across.values())), 99))
@@ -457,7 +451,22 @@ def _charts(seen: Sequence[Seen]) -> dict[str, Any]:
         for organ, values in across.items():
             counts = np.histogram(np.minimum(values, end), edges)[0]
             histogram.append({"label": organ, "counts": counts.tolist(), "edges": edges.round(1).tolist()})
-    return {"areas": areas, "pixels": pixels, "fields": fields, "heats": heats, "units": histogram, "sources": sources}
+    return {
+        "areas": areas,
+        "pixels": pixels,
+        "fields": fields,
+        "heats": heats,
+        "units": histogram,
+        "sources": sources,
+        "splits": [_SPLIT_NAMES[split] for split in splits],
+        "areas_high": _highest(areas),
+        "pixels_high": _highest(pixels),
+        "fields_high": _highest(fields),
+    }
+
+
+def _highest(groups: Sequence[Mapping[str, Any]]) -> float:
+    return max((dot["value"] for group in groups for dot in group["dots"]), default=1.0)
 
 
 def _stain_dots(seen: Sequence[Seen]) -> list[dict[str, Any]]:
@@ -477,17 +486,13 @@ def _shift_content(shift: Shift, seen: Sequence[Seen]) -> dict[str, Any]:
         {
             "distance": one.distance,
             "unlike": one.distance > shift.limit,
-            "images": [
-                {"key": _key(seen[n]), "name": seen[n].name, "stamp": _stamp(seen[n]), "shape": seen[n].image.shape}
-                for n in (one.test, one.train)
-            ],
+            "test": {"key": _key(seen[one.test]), "name": seen[one.test].name},
+            "train": {"key": _key(seen[one.train]), "name": seen[one.train].name},
         }
         for one in shift.near
     ]
     return {
         "organ": shift.organ,
-        "train": shift.train,
-        "test": shift.test,
         "sentences": shift.sentences,
         "usual": None if math.isnan(shift.usual) else shift.usual,
         "pairs": pairs[:NEAR_PICTURED],

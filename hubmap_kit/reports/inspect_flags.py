@@ -36,7 +36,6 @@ TURNED, TURNED_TOGETHER = 1.4, 1.1
 POLYGONS_DICE = 0.98  # 0.9999 is the least of the competition's 351; 0.97 may be one pixel all round a small unit
 
 
-
 @dataclass(frozen=True)
 class Kind:
     """A kind of flag.
@@ -176,7 +175,9 @@ def _alone(seen: Sequence[Seen]) -> _Found:
         if one.polygons_error:
             yield number, Flag("polygons", f"{_sentence(one.polygons_error)}.", "warning")
         elif one.polygons is not None and one.polygons < POLYGONS_DICE:
-            text = f"Its polygons and its mask agree to a Dice of {one.polygons:.3f}; shifts of one row are allowed for."
+            text = (
+                f"Its polygons and its mask agree to a Dice of {one.polygons:.3f}; shifts of one row are allowed for."
+            )
             yield number, Flag("polygons", text)
 
 
@@ -185,7 +186,8 @@ def _copies(seen: Sequence[Seen], pairs: Sequence[Copy]) -> _Found:
     for pair in pairs:
         numbers = pair.first, pair.second
         one, other = (seen[number] for number in numbers)
-        assert one.measures and other.measures
+        assert one.measures
+        assert other.measures
         same = one.measures.sha256 == other.measures.sha256
         leak = "; a test image in the training set makes scores too good" if one.split != other.split else ""
         if not leak and not pair.turned and one.mask and other.mask and one.image.shape == other.image.shape:
@@ -252,7 +254,9 @@ def _pixel_size(seen: Sequence[Seen], numbers: Sequence[int]) -> _Found:
     agree = len(numbers) >= LEAST_GROUP and (ratios < SAME_PIXEL).mean() >= AGREE
     for number, value, ratio in zip(numbers, values.tolist(), ratios.tolist(), strict=True):
         if not PIXEL_UM[0] <= value <= PIXEL_UM[1]:
-            text = f"Its row says that a pixel has {value:g} µm; microscopes give {PIXEL_UM[0]:g} to {PIXEL_UM[1]:g} µm."
+            text = (
+                f"Its row says that a pixel has {value:g} µm; microscopes give {PIXEL_UM[0]:g} to {PIXEL_UM[1]:g} µm."
+            )
             yield number, Flag("pixel", text)
         elif agree and ratio > PIXEL_FACTOR:
             others = f"most {_others(seen[number])} have {middle:g} µm"

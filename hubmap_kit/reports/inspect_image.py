@@ -18,7 +18,6 @@ ON_GLASS = 0.05  # a unit lies on glass if less of it is tissue; on real tissue 
 HUES_SIDE, HUES_END = 24, 0.8  # parts along each axis of the hues, and the largest hue
 HEAT_SIDE = 24  # cells across a map of where masks lie
 PICTURE_SIDE = 32  # px; side of the small picture
-STAMP_PX, STAMP_QUALITY = 128, 60  # about 4 kB each, so that a page of hundreds of images can show each more than once
 # The eight ways to lay a mask over its image: whether rows and columns are exchanged first, then whether it is turned
 # upside down, then whether it is mirrored left to right.
 ORIENTATIONS = {
@@ -74,7 +73,6 @@ class ImageMeasures:
         picture: See `picture_of`.
         hues: See `hues_of`; None if it shows too little tissue.
         look: Its stain; see `hubmap_kit.images.stain.Look`. Without values if it shows too little tissue.
-        stamp: A picture of at most `STAMP_PX` for lists, as WebP.
         tissue_share: Share of its pixels that are tissue, in [0, 1].
         contrast: Standard deviation of its grey levels, 0 to 127.5.
         mask: Of its mask; None if it has none, or one of another shape.
@@ -85,7 +83,6 @@ class ImageMeasures:
     picture: _Floats
     hues: _Floats | None
     look: Look
-    stamp: bytes
     tissue_share: float
     contrast: float
     mask: MaskMeasures | None
@@ -104,14 +101,13 @@ def measure_image(pixels: _Image, mask: _Image | None, pixel_size_um: float) -> 
     sample = np.ascontiguousarray(pixels[::step, ::step])
     tissue = tissue_of(sample)
     digest = hashlib.sha256(str(shape).encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return ImageMeasures(
         shape=shape,
         sha256=digest.hexdigest(),
         picture=picture_of(pixels),
         hues=hues_of(sample),
         look=measure_look(pixels, "reinhard"),
-        stamp=stamp_of(pixels),
         tissue_share=float(tissue.mean()),
         contrast=float(np.asarray(cv2.cvtColor(sample, cv2.COLOR_RGB2GRAY)).std()),
         mask=None if mask is None else measure_mask(mask, pixel_size_um, pixels, tissue),
@@ -161,20 +157,11 @@ def hues_of(pixels: _Image) -> _Floats | None:
     if len(opponent) < LEAST_TISSUE:
         return None
     hues = opponent[:, 1:] / opponent[:, :1]
-    span = (-HUES_END, HUES_END)
-    counts = np.histogram2d(*np.clip(hues, *span).T, bins=HUES_SIDE, range=(span, span))[0]
-    counts = np.asarray(cv2.GaussianBlur(counts, (0, 0), 1.0))  # neighbouring hues are nearly the same
+    first, second = np.clip((hues / HUES_END + 1) * HUES_SIDE / 2, 0, HUES_SIDE - 1).astype(np.intp).T
+    counts = np.bincount(first * HUES_SIDE + second, minlength=HUES_SIDE**2).astype(np.float32)
+    # Neighbouring hues are nearly the same.
+    counts = np.asarray(cv2.GaussianBlur(counts.reshape(HUES_SIDE, HUES_SIDE), (0, 0), 1.0), np.float32)
     return np.asarray(np.sqrt(counts / counts.sum()), np.float32)
-
-
-def stamp_of(pixels: _Image) -> bytes:
-    """A picture ``(H, W, 3)`` uint8 RGB as a WebP whose longer side is at most `STAMP_PX`."""
-    scale = min(1.0, STAMP_PX / max(pixels.shape))
-    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    small = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
-    encoded, data = cv2.imencode(".webp", small[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, STAMP_QUALITY])
-    assert encoded, "any RGB image can be encoded as WebP"
-    return data.tobytes()
 
 
 def measure_mask(mask: _Image, pixel_size_um: float, pixels: _Image, tissue: npt.NDArray[np.bool_]) -> MaskMeasures:
@@ -243,7 +230,8 @@ def fit_of(pixels: _Image, mask: _Image) -> tuple[float, ...]:
 
 def _small(mask: _Image, side: int) -> _Floats:
     """A mask as the share of each of ``side * side`` equal parts that it covers, float32 in [0, 1]."""
-    return np.asarray(cv2.resize(mask * np.uint8(255), (side, side), interpolation=cv2.INTER_AREA), np.float32) / 255
+    small = cv2.resize(mask * np.uint8(255), (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32) / np.float32(255)
 
 
 def _slopes(values: _Floats) -> tuple[_Floats, _Floats]:
