@@ -68,6 +68,12 @@ class Inspection:
     seconds: float
 
     @property
+    def summary(self) -> str:
+        """One line: path, size, seconds, number of images and flags."""
+        flags = sum(map(len, self.flags.values()))
+        return f"{self.line}; {_count(self.images, 'image')}, {_count(flags, 'flag')}, {self.seconds:.0f} s"
+
+    @property
     def errors(self) -> bool:
         """Whether anything keeps the folder from being used."""
         of_images = any(flag.severity == "error" for flags in self.flags.values() for flag in flags)
@@ -411,7 +417,7 @@ def _dot(one: Seen, value: float, text: str, kind: int) -> dict[str, Any]:
 def _charts(seen: Sequence[Seen]) -> dict[str, Any]:
     """What the charts of the numbers draw."""
     organs = sorted({one.image.organ for one in seen})
-    sources = sorted({one.image.source for one in seen})
+    sources = sorted({one.image.source for one in seen if one.mask})
     of = {organ: [one for one in seen if one.image.organ == organ] for organ in organs}
     splits = list(TABLES)
     areas, pixels, fields, heats, across = [], [], [], [], {}

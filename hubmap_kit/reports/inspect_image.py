@@ -106,7 +106,7 @@ def measure_image(pixels: _Image, mask: _Image | None, pixel_size_um: float) -> 
         shape=shape,
         sha256=digest.hexdigest(),
         picture=picture_of(pixels),
-        hues=hues_of(sample),
+        hues=hues_of(np.ascontiguousarray(sample[::4, ::4])),
         look=measure_look(pixels, "reinhard"),
         tissue_share=float(tissue.mean()),
         contrast=float(np.asarray(cv2.cvtColor(sample, cv2.COLOR_RGB2GRAY)).std()),
@@ -151,7 +151,7 @@ def hues_of(pixels: _Image) -> _Floats | None:
         difference of two of them is the square of their Hellinger distance; None for fewer than `LEAST_TISSUE` pixels
         of tissue.
     """
-    opponent = optical_density(pixels).reshape(-1, 3) @ OPPONENT.T.astype(np.float32)
+    opponent = np.asarray(cv2.transform(optical_density(pixels), OPPONENT)).reshape(-1, 3)
     darkness = opponent[:, 0] / np.float32(np.sqrt(3))
     opponent = opponent[(darkness >= TISSUE[0]) & (darkness < TISSUE[1])]
     if len(opponent) < LEAST_TISSUE:
