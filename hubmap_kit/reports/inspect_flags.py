@@ -17,8 +17,9 @@ from .. import rle
 from ..images.tissue import TISSUE_SHARE
 from ..tables import Image, Problem
 from .inspect_alike import Copy, copies, robust_z, stain_distances
-from .inspect_image import ORIENTATIONS, ImageMeasures, MaskMeasures
+from .inspect_image import ImageMeasures, MaskMeasures
 from .page import Flag
+from .review_fit import misfit, misfit_of_one
 
 # Fewer images than this are not compared with each other: three spreads mean nothing among three values.
 LEAST_GROUP = 8
@@ -30,9 +31,6 @@ SIZE_FACTOR, SIZE_Z = 1.5, 5.0
 PIXEL_FACTOR, SAME_PIXEL, AGREE = 1.5, 1.1, 0.8
 PIXEL_UM = (0.05, 20.0)  # a light microscope's optics on the one side, a slide's overview on the other
 STAIN_Z = 3.0  # 1 of 228 images of real tissue: a section much redder than the others of its stain
-# How many times better a mask must fit in another orientation: alone, and where most masks of the group fit best in the
-# same one. Of 241 true masks on real tissue none fits another orientation 1.3 times as well.
-TURNED, TURNED_TOGETHER = 1.4, 1.1
 POLYGONS_DICE = 0.98  # 0.9999 is the least of the competition's 351; 0.97 may be one pixel all round a small unit
 
 
@@ -54,7 +52,7 @@ KINDS = {
     "file": Kind("bad file", "Files that cannot be read, or have another size than their row says"),
     "blank": Kind("no tissue", "Images without tissue"),
     "copy": Kind("shown twice", "The same picture twice, also turned, mirrored or saved again"),
-    "turned": Kind("mask turned", "Masks that fit their image better turned or mirrored"),
+    "turned": Kind("mask misplaced", "Masks that fit the tissue better turned, mirrored or moved"),
     "glass": Kind("mask on glass", "Masks on glass"),
     "empty": Kind("empty mask", "Empty masks"),
     "full": Kind("mask nearly full", "Masks that cover nearly everything"),
@@ -121,9 +119,9 @@ def find_flags(seen: Sequence[Seen], pairs: Sequence[Copy]) -> list[list[Flag]]:
     for number, one in enumerate(seen):
         groups[one.split, one.image.organ, one.image.source].append(number)
     found: list[list[Flag]] = [[] for _ in seen]
-    sources: list[Iterable[tuple[int, Flag]]] = [_alone(seen), _copies(seen, pairs)]
+    sources: list[Iterable[tuple[int, Flag]]] = [_alone(seen), _copies(seen, pairs), _turned(seen)]
     for numbers in groups.values():
-        for rule in (_area, _border, _turned, _pixel_size, _size, _stain):
+        for rule in (_area, _border, _pixel_size, _size, _stain):
             sources.append(rule(seen, numbers))
     order = list(KINDS)
     for source in sources:
@@ -228,22 +226,24 @@ def _border(seen: Sequence[Seen], numbers: Sequence[int]) -> _Found:
         yield number, Flag("border", f"{units} the border; {others}.")
 
 
-def _turned(seen: Sequence[Seen], numbers: Sequence[int]) -> _Found:
-    """Masks that fit their image better in another orientation."""
-    fits = {n: mask.fit for n in numbers if (mask := seen[n].mask) and mask.fit}
-    names = list(ORIENTATIONS)
-    better = {n: int(np.argmax(fit)) for n, fit in fits.items() if max(fit) > TURNED_TOGETHER * fit[0]}
-    shared = np.bincount(list(better.values()), minlength=len(names)) if better else np.zeros(len(names))
-    most = int(np.argmax(shared))
-    together = len(fits) >= 3 and shared[most] > len(fits) / 2
-    for number, orientation in better.items():
-        factor = fits[number][orientation] / max(fits[number][0], 1e-9)
-        text = f"Its mask fits the image {factor:.1f} times as well {names[orientation]}"
-        if together and orientation == most:
-            others = f"as do {int(shared[most])} of {len(fits)} masks of {_others(seen[number])}"
-            yield number, Flag("turned", f"{text}, {others}.", "error")
-        elif factor > TURNED:
-            yield number, Flag("turned", f"{text}.")
+def _turned(seen: Sequence[Seen]) -> _Found:
+    """Masks that fit the tissue better turned, mirrored or moved: most of them in the same way, or one clearly."""
+    fits = {number: mask.fit for number, one in enumerate(seen) if (mask := one.mask) and mask.fit}
+    together = misfit(list(fits.values()))
+    for number, fit in fits.items():
+        if together and together.key in fit.arranged and fit.arranged[together.key] > fit.as_it_is:
+            text = _fit_text(fit.as_it_is, fit.arranged[together.key], together.words())
+            yield number, Flag("turned", f"{text}, as do {together.better} of {together.images} masks.", "error")
+        elif together and together.key not in fit.arranged:
+            text = _fit_text(together.as_it_is, together.arranged, together.words())
+            yield number, Flag("turned", f"{text}: the mean of all {together.images} masks.", "error")
+        elif not together and (alone := misfit_of_one(fit)):
+            yield number, Flag("turned", f"{_fit_text(alone.as_it_is, alone.arranged, alone.words())}.")
+
+
+def _fit_text(as_it_is: float, arranged: float, words: str) -> str:
+    """That a mask fits better otherwise; both numbers are shares of its variance, see `review_fit`."""
+    return f"Its mask fits the tissue better {words}: {percent(arranged)} of it is explained, not {percent(as_it_is)}"
 
 
 def _pixel_size(seen: Sequence[Seen], numbers: Sequence[int]) -> _Found:

@@ -9,30 +9,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .. import rle
 from ..images.stain import LEAST_TISSUE, OPPONENT, TISSUE, Look, optical_density
 from ..images.stain import measure as measure_look
 from ..images.tissue import tissue_of
+from .review_fit import Fit, fit
 
 SPECK_UM2 = 50.0  # a region below this is a speck, not a unit; the smallest units, crypts, have about 700 µm²
 ON_GLASS = 0.05  # a unit lies on glass if less of it is tissue; on real tissue no unit has less than 0.2
 HUES_SIDE, HUES_END = 24, 0.8  # parts along each axis of the hues, and the largest hue
 HEAT_SIDE = 24  # cells across a map of where masks lie
 PICTURE_SIDE = 32  # px; side of the small picture
-# The eight ways to lay a mask over its image: whether rows and columns are exchanged first, then whether it is turned
-# upside down, then whether it is mirrored left to right.
-ORIENTATIONS = {
-    "as it is": (False, False, False),
-    "upside down": (False, True, False),
-    "mirrored left to right": (False, False, True),
-    "turned by 180 degrees": (False, True, True),
-    "with rows and columns exchanged": (True, False, False),
-    "turned left by 90 degrees": (True, True, False),
-    "turned right by 90 degrees": (True, False, True),
-    "with rows and columns exchanged, turned by 180 degrees": (True, True, True),
-}
 _SAMPLE_SIDE = 1024  # px; tissue is measured on a raster of at most this many pixels along each side
-_FIT_SIDE = 256  # px; side of the picture on which a mask's edges are compared with the image's
-_FIT_SIGMA = 1.5  # px of that picture, by which both are blurred
 
 _Image = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
@@ -50,7 +38,7 @@ class MaskMeasures:
         on_glass: Number of units of which less than `ON_GLASS` is tissue.
         glass_share: Share of the mask that lies in these units, in [0, 1].
         heat: ``(HEAT_SIDE, HEAT_SIDE)`` float32 in [0, 1]: the share of each part of the image that it covers.
-        fit: How well its edges follow the image's, laid over it in each of `ORIENTATIONS`; see `fit_of`.
+        fit: How well it fits the tissue, as it is and turned; None where that cannot be told.
     """
 
     share: float
@@ -60,7 +48,7 @@ class MaskMeasures:
     on_glass: int
     glass_share: float
     heat: _Floats
-    fit: tuple[float, ...]
+    fit: Fit | None
 
 
 @dataclass(frozen=True)
@@ -193,49 +181,11 @@ def measure_mask(mask: _Image, pixel_size_um: float, pixels: _Image, tissue: npt
         on_glass=int(glass.sum()),
         glass_share=float(area_px[glass].sum() / total) if total else 0.0,
         heat=_small(mask, HEAT_SIDE),
-        fit=fit_of(pixels, mask),
+        fit=fit(pixels, rle.mask_to_runs(mask)),
     )
-
-
-def fit_of(pixels: _Image, mask: _Image) -> tuple[float, ...]:
-    """How well a mask's edges follow an image's edges, in each of `ORIENTATIONS`.
-
-    Both are brought to the same square. The measure is the mean change of the image's density across the mask's
-    edges, divided by its mean change anywhere: about 0.6 for edges that have nothing to do with the image, and on real
-    tissue mostly above 1.2 for the true mask.
-
-    Args:
-        pixels: ``(H, W, 3)`` uint8 RGB.
-        mask: ``(H, W)`` uint8 in {0, 1}.
-
-    Returns:
-        One number for each orientation, at least 0; none if the mask has no edges or the image is of one colour.
-    """
-    side = (_FIT_SIDE, _FIT_SIDE)
-    small = np.asarray(cv2.resize(pixels, side, interpolation=cv2.INTER_AREA), np.uint8)
-    across, down = _slopes(optical_density(small).mean(axis=2))
-    anywhere = float(np.hypot(across, down).mean())
-    shares = _small(mask, _FIT_SIDE)
-    found = []
-    for exchanged, upside_down, mirrored in ORIENTATIONS.values():
-        laid = shares.T if exchanged else shares
-        laid = laid[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
-        mask_across, mask_down = _slopes(np.ascontiguousarray(laid))
-        edges = float(np.hypot(mask_across, mask_down).sum())
-        if edges < 1e-3 or anywhere < 1e-4:
-            return ()
-        found.append(float(np.abs(across * mask_across + down * mask_down).sum()) / edges / anywhere)
-    return tuple(found)
 
 
 def _small(mask: _Image, side: int) -> _Floats:
     """A mask as the share of each of ``side * side`` equal parts that it covers, float32 in [0, 1]."""
     small = cv2.resize(mask * np.uint8(255), (side, side), interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.float32) / np.float32(255)
-
-
-def _slopes(values: _Floats) -> tuple[_Floats, _Floats]:
-    """The change of a blurred picture along its rows and along its columns."""
-    blurred = cv2.GaussianBlur(values, (0, 0), _FIT_SIGMA)
-    across, down = (cv2.Sobel(blurred, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1)))
-    return np.asarray(across, np.float32), np.asarray(down, np.float32)
