@@ -40,6 +40,7 @@ STAGES: dict[str, dict[str, str]] = {
         "score": "score a submission against the truth",
     },
     "look": {
+        "inspect": "write a page about a competition folder, before anything is trained",
         "report": "write a page about runs",
         "review": "write a page about a submission, before it is sent",
     },

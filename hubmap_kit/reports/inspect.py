@@ -6,7 +6,6 @@ import itertools
 import math
 import statistics
 import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from ..cluster import spread
 from ..competition import SAMPLE_SUBMISSION, TABLES, image_path, table_path
 from ..progress import track
 from ..tables import DataError, Image, Problem, read_sample_submission, scan_images
+from ..words import count
 from .inspect_annotations import agreement, annotation_path, polygon_runs, read_polygons
 from .inspect_flags import KINDS, POLYGONS_DICE, Seen, find_copies, find_flags
 from .inspect_image import SPECK_UM2, ImageMeasures, measure_image
@@ -55,29 +55,17 @@ class Inspection:
 
     Attributes:
         line: The page's path and size, and what was lowered or left out.
-        problems: Problems of the tables and files.
+        problems: Problems of the tables, and every flag that is an error.
         flags: Flags of each image that has some, by split and id.
         images: Number of images on the page.
-        seconds: Time taken.
+        trains: Whether there are training images.
     """
 
     line: str
     problems: list[Problem]
     flags: dict[tuple[str, int], list[Flag]]
     images: int
-    seconds: float
-
-    @property
-    def summary(self) -> str:
-        """One line: path, size, seconds, number of images and flags."""
-        flags = sum(map(len, self.flags.values()))
-        return f"{self.line}; {_count(self.images, 'image')}, {_count(flags, 'flag')}, {self.seconds:.0f} s"
-
-    @property
-    def errors(self) -> bool:
-        """Whether anything keeps the folder from being used."""
-        of_images = any(flag.severity == "error" for flags in self.flags.values() for flag in flags)
-        return of_images or any(problem.severity == "error" for problem in self.problems)
+    trains: bool
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,6 @@ def write_inspection(data: Path, out: Path, *, max_mb: float = MAX_MB, folder: b
         DataError: The folder has neither part.
         ValueError: See `hubmap_kit.reports.page.write_page`.
     """
-    begin = time.monotonic()
     parts = {split: _read_part(data, split) for split in TABLES}
     problems = [problem for part in parts.values() for problem in part.problems]
     if all(part.missing for part in parts.values()):
@@ -135,7 +122,13 @@ def write_inspection(data: Path, out: Path, *, max_mb: float = MAX_MB, folder: b
             folder=folder,
         )
     flags = {(card.split, card.drawn.subject.image.id): list(card.flags) for card in cards if card.flags}
-    return Inspection(line, problems, flags, len(cards), time.monotonic() - begin)
+    problems += [
+        card.drawn.subject.image.problem(flag.text.rstrip("."), "look at it on the page")
+        for card in cards
+        for flag in card.flags
+        if flag.severity == "error" and flag.key != "row"
+    ]
+    return Inspection(line, problems, flags, len(cards), bool(parts["train"].images))
 
 
 def _read_part(data: Path, split: str) -> _Part:
@@ -146,7 +139,7 @@ def _read_part(data: Path, split: str) -> _Part:
         if not files:
             return _Part([], [], f"There is no {table.name}: the page has no {_SPLIT_NAMES[split]} images.")
         rule = f"there is no such file, but {pictures.name} holds {len(files)} images"
-        missing = f"There is no {table.name}: the {_count(len(files), 'file')} of {pictures.name} cannot be shown."
+        missing = f"There is no {table.name}: the {count(len(files), 'file')} of {pictures.name} cannot be shown."
         return _Part([], [Problem("error", table.name, None, rule, "restore the table")], missing)
     try:
         scan = scan_images(data, split)
@@ -155,7 +148,7 @@ def _read_part(data: Path, split: str) -> _Part:
     problems = list(scan.problems)
     extra = sorted(set(files) - {str(image_id) for image_id in scan.rows})
     if extra:
-        rule = f"{_count(len(extra), 'file')} of {pictures.name} without a row: {', '.join(extra[:5])}"
+        rule = f"{count(len(extra), 'file')} of {pictures.name} without a row: {', '.join(extra[:5])}"
         more = ", …" if len(extra) > 5 else ""
         problems.append(Problem("warning", table.name, None, rule + more, "add the rows or move the files away"))
     images = sorted([*scan.images, *scan.damaged], key=lambda image: image.row)
@@ -182,7 +175,7 @@ def _sample_problems(data: Path, test: _Part) -> list[Problem]:
     other = ids ^ {image.id for image in test.images}
     if not other:
         return []
-    rule = f"{_count(len(other), 'id')} in only one of it and {TABLES['test']}, {min(other)} among them"
+    rule = f"{count(len(other), 'id')} in only one of it and {TABLES['test']}, {min(other)} among them"
     return [Problem("warning", SAMPLE_SUBMISSION, None, rule, f"it needs the ids of {TABLES['test']}")]
 
 
@@ -296,22 +289,18 @@ def _badness(flags: Sequence[Flag]) -> int:
     return sum({"error": 100, "warning": 10, "note": 1}[flag.severity] for flag in flags)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _verdict(flags: Sequence[Sequence[Flag]], problems: Sequence[Problem]) -> str:
     """One line: how many images need a look, and why; how many problems the tables have."""
     kinds = Counter(key for of in flags for key in {flag.key for flag in of if flag.severity != "note"})
     flagged = sum(any(flag.severity != "note" for flag in of) for of in flags)
     if flagged:
-        why = ", ".join(f"{count} × {KINDS[key].short}" for key, count in kinds.most_common())
-        text = f"{flagged} of {_count(len(flags), 'image')} {'needs' if flagged == 1 else 'need'} a look: {why}."
+        why = ", ".join(f"{number} × {KINDS[key].short}" for key, number in kinds.most_common())
+        text = f"{flagged} of {count(len(flags), 'image')} {'needs' if flagged == 1 else 'need'} a look: {why}."
     else:
-        text = f"None of {_count(len(flags), 'image')} needs a look."
+        text = f"None of {count(len(flags), 'image')} needs a look."
     bad = Counter(problem.severity for problem in problems)
     if bad:
-        counts = " and ".join(_count(bad[severity], severity) for severity in ("error", "warning") if bad[severity])
+        counts = " and ".join(count(bad[severity], severity) for severity in ("error", "warning") if bad[severity])
         text += f" The tables have {counts}."
     return text
 

@@ -16,6 +16,7 @@ import numpy as np
 from .. import rle
 from ..images.tissue import TISSUE_SHARE
 from ..tables import Image, Problem
+from ..words import count
 from .inspect_alike import Copy, copies, robust_z, stain_distances
 from .inspect_image import ImageMeasures, MaskMeasures
 from .page import Flag
@@ -95,7 +96,8 @@ class Seen:
     @property
     def name(self) -> str:
         """What a sentence calls it."""
-        return f"{'training' if self.split == 'train' else 'test'} image {self.image.id}"
+        name = f" ({self.image.name})" if self.image.name else ""
+        return f"{'training' if self.split == 'train' else 'test'} image {self.image.id}{name}"
 
 
 _Found = Iterator[tuple[int, Flag]]
@@ -167,7 +169,7 @@ def _alone(seen: Sequence[Seen]) -> _Found:
             if mask.share > FULL:
                 yield number, Flag("full", f"Its mask covers {percent(mask.share)} of the image.")
             if mask.on_glass:
-                units = f"{mask.on_glass} of {_count(len(mask.units_um2), 'unit')}"
+                units = f"{mask.on_glass} of {count(len(mask.units_um2), 'unit')}"
                 text = f"{units}, {percent(mask.glass_share)} of the mask, {_verb(mask.on_glass, 'lie')} on glass."
                 yield number, Flag("glass", text)
         if one.polygons_error:
@@ -221,7 +223,7 @@ def _border(seen: Sequence[Seen], numbers: Sequence[int]) -> _Found:
         return
     for number in touching:
         mask = masked[number]
-        units = f"{mask.touching} of its {_count(len(mask.units_um2), 'unit')} {_verb(mask.touching, 'touch')}"
+        units = f"{mask.touching} of its {count(len(mask.units_um2), 'unit')} {_verb(mask.touching, 'touch')}"
         others = f"so do units in {len(touching)} of {len(masked)} {_others(seen[number])}"
         yield number, Flag("border", f"{units} the border; {others}.")
 
@@ -298,10 +300,6 @@ def _others(one: Seen) -> str:
 
 def _size_text(shape: tuple[int, int]) -> str:
     return f"{shape[0]} × {shape[1]} px"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _verb(number: int, verb: str) -> str:
