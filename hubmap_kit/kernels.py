@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from .kaggle.session import find_competition, find_runs, find_unfinished
 
 ROOT = Path(os.environ.get("HUBMAP_KAGGLE_ROOT", "/kaggle"))  # set to another folder by a rehearsal without isolation
 INPUT, WORKING = ROOT / "input", ROOT / "working"
+PAGE_S, PAGE_MB = 180.0, 10  # a page beside a kernel's output may take so many seconds and MB
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
             time_limit_s=_seconds_left(settings.TIME_LIMIT, begin),
             all_folds=settings.FOLD == "all",
         )
+    _write_page(WORKING / "data.html", ("inspect", data), _seconds_left(settings.TIME_LIMIT, begin))
     if not finished:
         print(
             "the training is not finished: run this kernel again, the same but with its own output attached "
@@ -181,7 +183,41 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
         print(problem)
     if any(problem.severity == "error" for problem in problems):
         sys.exit(1)
-    print(f"{submission} is valid")
+    print(f"{submission} is valid", flush=True)
+    command = ("review", submission, "--data", data, *(word for run in runs for word in ("--run", run)))
+    _write_page(WORKING / "review.html", command, _seconds_left(settings.TIME_LIMIT, begin))
+
+
+def _write_page(page: Path, command: Sequence[object], left_s: float | None) -> None:
+    """Write a page beside the kernel's output, once that is complete, and say in one line how it went.
+
+    A process of its own does it, for a limited time: whatever happens to it, the kernel ends well. A scoring rerun
+    leaves no page, because nobody sees its output.
+
+    Args:
+        page: The page.
+        command: Words of the command that writes it, without ``--out`` and ``--max-mb``.
+        left_s: Seconds that the kernel has left; None if it has no limit.
+    """
+    if os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
+        return
+    if left_s is not None and left_s < PAGE_S:
+        print(f"{page.name} is not written, because the time limit is near")
+        return
+    words = [sys.executable, "-m", LIBRARY, *command, "--out", page, "--max-mb", PAGE_MB, "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            list(map(str, words)), env=environment, capture_output=True, text=True, errors="replace", timeout=PAGE_S
+        )
+        failure = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    except subprocess.TimeoutExpired:
+        failure = f"it takes more than {PAGE_S:.0f} s"
+    except OSError as error:
+        failure = str(error)
+    for part in page.parent.glob(f".*{page.name}"):  # what a process leaves that was stopped while it wrote
+        part.unlink(missing_ok=True)
+    print(f"look at {page}" if page.is_file() else f"{page.name} is not written: {failure}", flush=True)
 
 
 @contextmanager

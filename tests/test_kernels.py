@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from hubmap_kit import kernels
 from hubmap_kit.competition import SLUG
 from hubmap_kit.kaggle.bundle import WHEELS, build_bundle
 from hubmap_kit.kaggle.manifest import MANIFEST, BundledWheel, Manifest
@@ -432,3 +433,38 @@ def test_context_may_be_a_number():
     for context in (410, 409.6, "410,kidney=512", "whole"):
         settings = apply_changes(kind, given | {"CONTEXT": context}, "{}")
         assert vars(settings)["CONTEXT"] == context
+
+
+@pytest.mark.parametrize(
+    ("left_s", "rerun", "says"),
+    [
+        (None, "", "look at "),
+        (kernels.PAGE_S + 60, "", "look at "),
+        (kernels.PAGE_S - 1, "", "review.html is not written, because the time limit is near"),
+        (None, "1", ""),
+    ],
+)
+def test_page_beside_the_submission(demo, tmp_path, monkeypatch, capsys, left_s, rerun, says):
+    """A page is written if there is time, and not in the scoring rerun."""
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", rerun)
+    page, submission = tmp_path / "review.html", tmp_path / "submission.csv"
+    shutil.copyfile(demo / "sample_submission.csv", submission)
+    kernels._write_page(page, ("review", submission, "--data", demo), left_s)
+    assert capsys.readouterr().out.startswith(says)
+    assert page.is_file() == says.startswith("look")
+
+
+def test_page_that_fails_or_takes_too_long(demo, tmp_path, monkeypatch, capsys):
+    """A page that cannot be written, for whatever reason, is one line, and nothing is left of it."""
+    page = tmp_path / "review.html"
+    kernels._write_page(page, ("review", tmp_path / "none.csv", "--data", tmp_path, "--run", tmp_path / "none"), None)
+    printed = capsys.readouterr().out
+    assert printed.startswith("review.html is not written: error: ")
+    assert printed.count("\n") == 1
+    monkeypatch.setattr(kernels, "PAGE_S", 0.01)
+    kernels._write_page(page, ("review", demo / "sample_submission.csv", "--data", demo), None)
+    assert "review.html is not written: it takes more than" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    kernels._write_page(page, ("review", demo / "sample_submission.csv", "--data", demo), None)
+    assert "review.html is not written: " in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

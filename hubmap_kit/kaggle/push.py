@@ -314,6 +314,8 @@ class Push:
                 f"{name} version {version} ended well but left no {' or '.join(wanted)}; look at {folder}"
             )
         self._records.put(name, known | {"status": "COMPLETE"})
+        for page in sorted(folder.rglob("*.html")):
+            print(f"{name}: look at {page}")
 
     def _fetch(self, what: str, files: dict[str, str], folder: Path) -> None:
         """Download the files of a version that are missing here; raise first if one would lie outside the folder."""

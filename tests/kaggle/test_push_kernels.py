@@ -132,6 +132,17 @@ def test_many_files(place):
     assert (folder / "hubmap-train.log").read_text() == "trained\n"
 
 
+def test_pages_of_a_kernel(place):
+    """Pages that a kernel left are fetched, and push says where they are."""
+    files = {"data.html": b"<p>", "run/report.html": b"<p>"} | {f"run/{name}": data for name, data in a_run().items()}
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output=files)
+    printed = place.run("push", "kit", "train")
+    for page in ("data.html", "run/report.html"):
+        path = place.clone / "records/output" / place.kaggle.user / "hubmap-train/v1" / page
+        assert path.read_bytes() == b"<p>"
+        assert f"look at {path}" in printed
+
+
 def test_kernel_leaves_nothing(place):
     """A training kernel that ends well without a run folder is an error."""
     place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output={"other.txt": b"x"})
