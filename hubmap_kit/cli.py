@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import __version__
 from .commands import COMMANDS, STAGES, module_of, parser_of
@@ -61,16 +63,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        show_error(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        show_error(_os_error_text(error))
     except ValueError as error:
         show_error(str(error))
+    except MemoryError:
+        show_error("the memory is full; take a smaller --batch-size or --tile-size, or a computer with more memory")
+    except Exception as error:
+        show_error(_unexpected(error, argv))
     return BAD_INPUT
+
+
+def _os_error_text(error: OSError) -> str:
+    """What the system refused, as a sentence with the file."""
+    if not error.filename or not error.strerror:
+        return str(error)
+    path = Path(os.fsdecode(error.filename))
+    files = [each for each in path.parents if each.is_file()]
+    if isinstance(error, (NotADirectoryError, FileExistsError)) and (files or path.is_file()):
+        return f"{files[0] if files else path} is a file, and a folder is needed there; name another place"
+    remedies = {errno.EACCES: "; name another place, or change its permissions", errno.ENOSPC: "; make room there"}
+    return f"{path}: {error.strerror.lower()}{remedies.get(error.errno or 0, '')}"
+
+
+def _unexpected(error: Exception, argv: Sequence[str]) -> str:
+    """The message for a mistake of our own; the traceback goes to a file, without credentials."""
+    import shlex
+    import tempfile
+    import traceback
+
+    from .kaggle.credentials import redact
+
+    lines = [f"hubmap-kit {__version__}, Python {sys.version.split()[0]}", f"hubmap-kit {shlex.join(argv)}", ""]
+    text = "\n".join(lines) + "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="hubmap-kit-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
+    ) as file:
+        file.write(redact(text))
+    first = redact(str(error)).partition("\n")[0]
+    return (
+        f"unexpected {type(error).__name__}: {first}\n"
+        f"This should not happen. What led to it is in {file.name}; please report it with that file and with what "
+        "'hubmap-kit doctor' prints."
+    )
 
 
 def entry() -> None:
     """The ``hubmap-kit`` script."""
     try:
         sys.exit(main())
+    except KeyboardInterrupt:  # before the command began
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The program that reads our output, such as head, has ended; exit quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

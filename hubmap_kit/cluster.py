@@ -74,7 +74,7 @@ def _on_cluster(
     try:
         import distributed
     except ImportError as error:
-        raise ValueError(f'--scheduler needs Dask ({error}): pip install "hubmap-kit[cluster]"') from error
+        raise ValueError(f"--scheduler needs Dask ({error}): pip install dask distributed") from error
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its tracebacks would hide the one error
     try:
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)

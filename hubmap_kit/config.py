@@ -72,26 +72,40 @@ def organ_values(value: float | str | Mapping[str, float], fallback: float | ByO
     if isinstance(value, (int, float)):
         fallback = value
     elif isinstance(value, str):
-        for part in value.split(","):
-            organ, sep, number = part.rpartition("=")
-            try:
-                named[organ.strip()] = float(number)
-            except ValueError:
-                raise ValueError(f"{part!r} is not a number or organ=number; write for example kidney=512") from None
-            if sep and not organ.strip():
-                raise ValueError(f"{part!r} names no organ; write for example kidney=512")
+        named = named_numbers(value)
         fallback = named.pop("", fallback)
     else:
         named |= value
     default = fallback if isinstance(fallback, ByOrgan) else ByOrgan({}, float(fallback))
     organs = dict.fromkeys((*ORGANS, *default, *named))
     result = ByOrgan({organ: float(named.get(organ, default[organ])) for organ in organs}, default.other)
-    wrong = {organ: v for organ, v in result.items() if not (math.isfinite(v) and v > 0)}
-    if wrong:
-        raise ValueError(f"{wrong}: the number of each organ must be above 0")
     if not (math.isfinite(result.other) and result.other > 0):
-        raise ValueError(f"{result.other}: the number must be above 0")
+        raise ValueError(f"{result.other:g} is not a number above 0")
+    for organ, um in result.items():
+        if not (math.isfinite(um) and um > 0):
+            raise ValueError(f"{organ}={um:g} is not a number above 0")
     return result
+
+
+def named_numbers(text: str) -> dict[str, float]:
+    """Parse numbers by organ; the key ``""`` has the number on its own, for the organs that are not named.
+
+    Raises:
+        ValueError: Text that cannot be read.
+
+    >>> named_numbers("0.5,lung=0.3")
+    {'': 0.5, 'lung': 0.3}
+    """
+    named: dict[str, float] = {}
+    for part in text.split(","):
+        organ, sep, digits = part.rpartition("=")
+        try:
+            named[organ.strip()] = float(digits)
+        except ValueError:
+            raise ValueError(f"{part!r} is not a number or organ=number; write for example kidney=512") from None
+        if sep and not organ.strip():
+            raise ValueError(f"{part!r} names no organ; write for example kidney=512")
+    return named
 
 
 def organ_text(values: Mapping[str, float]) -> str:
@@ -252,9 +266,14 @@ class PrepareConfig:
         f"side of a patch, in pixels of {WORKING_UM} um; --tile-size counts the same pixels",
         least=32,
         metavar="PX",
+        group="geometry",
     )
     input_size: int = setting(
-        256, f"side of a patch as the network sees it, in px, a multiple of {STRIDE}", least=32, metavar="PX"
+        256,
+        f"side of a patch as the network sees it, in px, a multiple of {STRIDE}",
+        least=32,
+        metavar="PX",
+        group="geometry",
     )
     context: str | None = setting(
         None,
@@ -262,6 +281,7 @@ class PrepareConfig:
         f"longest side of any image (default: the patch size times {WORKING_UM} um); measured worse: half the "
         "context -0.014 Dice, twice the context -0.019",
         metavar="UM",
+        group="geometry",
     )
     test_size: int | None = setting(
         None, "test images, 0 for none (default: 65, or 65/351 of a smaller set)", least=0, group="split"
@@ -310,72 +330,72 @@ class TrainConfig:
         "efficientnet-unet",
         "efficientnet-unet: a U-Net with a pretrainable encoder; unet: the plain U-Net",
         choices=MODELS,
-        group="network and loss",
+        group="network",
     )
     encoder: str = setting(
         "efficientnetb0",
         f"encoder of the efficientnet-unet: {', '.join(ENCODERS)}",
         choices=tuple(ENCODERS),
-        group="network and loss",
+        group="network",
         metavar="NAME",
     )
     encoder_weights: str = setting(
         "imagenet",
         "imagenet (a download), none, or the path of a weights file; none measured worse: -0.37 Dice",
         metavar="NAME",
-        group="network and loss",
+        group="network",
     )
     decoder_filters: int = setting(
         256,
         "filters of the efficientnet-unet's first decoder stage; each later stage has half as many, at least 16. In "
         "the recipe cpu 256 instead of 128 measured worse: -0.007 Dice",
         least=16,
-        group="network and loss",
+        group="network",
     )
     filters: int = setting(
         64,
         "filters of the plain U-Net's first stage; the next 4 each have twice as many",
         least=1,
-        group="network and loss",
+        group="network",
     )
     auxiliary: float = setting(
         0.0,
         "weight of the losses of two more heads, for organ and pixel size; 0 for none. Measured worse: -0.011 Dice",
         least=0.0,
-        group="network and loss",
+        group="network",
     )
     loss: str = setting(
         "bce+dice",
         f"loss: a weighted sum of {', '.join(LOSSES)}, such as bce+0.5*lovasz. bce+tversky measured worse: -0.005 Dice",
-        group="network and loss",
+        group="network",
         metavar="SUM",
     )
-    batch_size: int = setting(16, "patches in a step, on all devices together", least=1, group="schedule")
-    epochs: int = setting(60, "most epochs", least=1, group="schedule")
+    batch_size: int = setting(16, "patches in a step, on all devices together", least=1, group="training")
+    epochs: int = setting(60, "most epochs", least=1, group="training")
     steps_per_epoch: int | None = setting(
-        None, "steps in an epoch (default: one pass over the patches)", least=1, group="schedule"
+        None, "steps in an epoch (default: one pass over the patches)", least=1, group="training"
     )
     learning_rate: float = setting(
-        1e-3, "Adam's learning rate until a frozen encoder is unfrozen, which sets 5e-4", least=0.0, group="schedule"
+        1e-3, "Adam's learning rate until a frozen encoder is unfrozen, which sets 5e-4", least=0.0, group="training"
     )
     schedule: str = setting(
-        "cosine", "course of the learning rate over the steps", choices=("constant", "cosine"), group="schedule"
+        "cosine", "course of the learning rate over the steps", choices=("constant", "cosine"), group="training"
     )
     freeze_epochs: int = setting(
         10,
         "epochs that a pretrained encoder stays frozen, 0 for none; an encoder with random weights is never frozen",
         least=0,
-        group="schedule",
+        group="training",
     )
     ema: float = setting(
         0.0,
         "momentum of the moving average of the weights; the average is kept. 0 for none",
         least=0.0,
         below=1.0,
-        group="schedule",
+        group="training",
     )
     patience: int = setting(
-        12, "epochs without a better validation Dice before stopping, 0 for never", least=0, group="schedule"
+        12, "epochs without a better validation Dice before stopping, 0 for never", least=0, group="training"
     )
     precision: str = setting("auto", PRECISION_HELP, choices=PRECISIONS, group="devices")
     devices: str = setting(
@@ -389,7 +409,7 @@ class TrainConfig:
         "random",
         "training patches: the prepared grid, or random squares balanced over organs",
         choices=("grid", "random"),
-        group="patches",
+        group="augmentation",
     )
     augment: str = setting(
         "flip,turn,scale,stain=0.75,coarse=0.25",
@@ -397,13 +417,13 @@ class TrainConfig:
         f"flip,stain=0.75: {', '.join(STEPS)}. Measured worse: hed, colour and brightness in place of "
         "stain -0.018 Dice; elastic, brightness, blur, noise, jpeg and cutout together -0.005",
         metavar="LIST",
-        group="patches",
+        group="augmentation",
     )
     scale_range: float = setting(
         1.33,
         "largest factor by which the augmentation scale enlarges or shrinks; 2 measured worse: -0.003 Dice",
         least=1.0,
-        group="patches",
+        group="augmentation",
     )
     looks_from: str | None = setting(
         None,
@@ -411,17 +431,20 @@ class TrainConfig:
         "of the same organ)",
         flag="--looks",
         metavar="DATA",
-        group="patches",
+        group="augmentation",
     )
     cutmix: float = setting(
         0.0,
         "share of patches that get a rectangle of another patch of the same organ; measured worse: -0.005 Dice",
         least=0.0,
         most=1.0,
-        group="patches",
+        group="augmentation",
     )
     pseudo: str | None = setting(
-        None, "store of soft masks to train on as well; made by hubmap-kit pseudo", group="patches", metavar="STORE"
+        None,
+        "store of soft masks to train on as well; made by hubmap-kit pseudo",
+        group="augmentation",
+        metavar="STORE",
     )
     validate_every: int = setting(1, "epochs between validations at full resolution", least=1, group="validation")
     threshold: float = setting(
@@ -464,45 +487,66 @@ class PredictConfig:
 
     split: str = setting("test", "images to predict", choices=("test", "train"))
     tile_size: int | None = setting(
-        None, "tile side, in the units of --patch-size (default: the run's patch size)", least=32, metavar="PX"
+        None,
+        "tile side, in the units of --patch-size (default: the run's patch size)",
+        least=32,
+        metavar="PX",
+        group="geometry",
     )
     overlap: float | None = setting(
-        None, "overlap of neighbouring tiles, as a fraction of a tile (default: the run's)", least=0.0, below=0.95
-    )
-    threshold: float | None = setting(
-        None, "probability from which a pixel is foreground (default: the run's, by organ)", least=0.0, below=1.0
-    )
-    min_region_um2: float | None = setting(
         None,
-        "area in um2 below which a region of a mask is dropped (default: the run's, by organ)",
+        "overlap of neighbouring tiles, as a fraction of a tile (default: the run's)",
+        least=0.0,
+        below=0.95,
+        group="geometry",
+    )
+    threshold: str | float | None = setting(
+        None,
+        "probability from which a pixel is foreground: a number, or by organ, such as 0.5,lung=0.3 (default: the "
+        "run's, by organ)",
+        metavar="X",
+        group="masks",
+    )
+    min_region_um2: str | float | None = setting(
+        None,
+        "area in um2 below which a region of a mask is dropped: a number, or by organ, such as 0,lung=2000 (default: "
+        "the run's, by organ)",
         flag="--min-region",
         metavar="UM2",
-        least=0.0,
+        group="masks",
     )
     tta: str = setting(
         "none",
         "test-time augmentation: flips (4 views of each tile), or d4 (8 views, quarter turns too)",
         choices=("none", "flips", "d4"),
+        group="geometry",
     )
     scales: str = setting(
         "1",
         "factors of size at which each network sees an image, such as 0.8,1,1.25; 1 is its own scale",
         metavar="LIST",
+        group="geometry",
     )
     stain: str = setting(
         "none",
         "bring the colours of each image to those of the run's training images; macenko measured worse: -0.038 Dice",
         choices=("none", "reinhard", "macenko"),
+        group="stain and adaptation",
     )
     adapt: str = setting(
         "none",
         "adapt the network to the images of each organ and source. batchnorm: re-estimate the statistics of its "
         "BatchNormalization (measured worse: -0.007 Dice); self-training: train on its own confident masks",
         choices=("none", "batchnorm", "self-training"),
+        group="stain and adaptation",
     )
-    batch_size: int | None = setting(None, "tiles in a batch (default: 16 on a GPU, 2 on a CPU)", least=1)
-    precision: str = setting("auto", PRECISION_HELP, choices=PRECISIONS)
-    skip_background: bool = setting(False, "do not run the network on tiles without tissue: they are background")
+    batch_size: int | None = setting(
+        None, "tiles in a batch (default: 16 on a GPU, 2 on a CPU)", least=1, group="devices and time"
+    )
+    precision: str = setting("auto", PRECISION_HELP, choices=PRECISIONS, group="devices and time")
+    skip_background: bool = setting(
+        False, "do not run the network on tiles without tissue: they are background", group="devices and time"
+    )
     time_limit_min: float | None = setting(
         None,
         "minutes in which to finish; if they are too few, adaptation, test-time augmentation, scales, overlap and "
@@ -510,6 +554,7 @@ class PredictConfig:
         flag="--time-limit",
         metavar="MINUTES",
         least=0.0,
+        group="devices and time",
     )
     on_error: str = setting(
         "stop",
@@ -520,6 +565,33 @@ class PredictConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         check_text(self, "scales", scale_factors)
+        self._check_numbers("threshold", self.thresholds(), 1.0)
+        self._check_numbers("min_region_um2", self.min_regions_um2(), math.inf)
+
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds that are given, by organ; ``""`` stands for the organs that are not named."""
+        return self._by_organ("threshold")
+
+    def min_regions_um2(self) -> dict[str, float]:
+        """The least areas that are given, in µm², by organ; ``""`` stands for the organs that are not named."""
+        return self._by_organ("min_region_um2")
+
+    def _by_organ(self, name: str) -> dict[str, float]:
+        value = getattr(self, name)
+        if not isinstance(value, str):
+            return {} if value is None else {"": float(value)}
+        try:
+            return named_numbers(value)
+        except ValueError as error:
+            raise SettingError(name, f"is wrong: {error}") from error
+
+    def _check_numbers(self, name: str, values: Mapping[str, float], below: float) -> None:
+        for organ, value in values.items():
+            where = f" for {organ}" if organ else ""
+            if not value >= 0:
+                raise SettingError(name, f"is {value}{where}; it must be at least 0.0")
+            if not value < below:
+                raise SettingError(name, f"is {value}{where}; it must be below {below}")
 
 
 # --- Flags --------------------------------------------------------------------------------------------------------

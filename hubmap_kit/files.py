@@ -8,7 +8,7 @@ import os
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,14 +19,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It has the same suffix as `path`, because some writers choose a format by it. After an exception the new file is
     removed, and an old one is left as it was.
+
+    Raises:
+        OSError: The file cannot be written; the error names `path`, not the file beside it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.errno is None or str(error.filename) not in (str(part), str(path), "None"):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may not be one
+            part.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -64,8 +64,8 @@ class InferSettings:
     SCALES: str
     STAIN: str
     ADAPT: str
-    THRESHOLD: float | None
-    MIN_REGION: float | None
+    THRESHOLD: float | str | None
+    MIN_REGION: float | str | None
     BATCH_SIZE: int | None
     SKIP_BACKGROUND: bool
     TIME_LIMIT: float | None
@@ -115,7 +115,11 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
         data, previous = find_competition(INPUT), find_unfinished(INPUT)
 
     # Imported once the settings are known to be right, because TensorFlow takes long.
+    from .models.hardware import start_tensorflow
     from .preparation.prepare import prepare
+
+    start_tensorflow()
+    from .run import RESULTS
     from .training.train import train as train_run
 
     run = WORKING / "run"
@@ -134,7 +138,9 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
             all_folds=settings.FOLD == "all",
         )
     _write_page(WORKING / "data.html", ("inspect", data), _seconds_left(settings.TIME_LIMIT, begin))
-    if not finished:
+    if finished:
+        print((run / RESULTS).read_text(encoding="utf-8"))
+    else:
         print(
             "the training is not finished: run this kernel again, the same but with its own output attached "
             "(its id in kernel_sources of kernel-metadata.json), and it goes on"
@@ -158,6 +164,7 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
     from .config import PredictConfig
     from .prediction.predict import predict
     from .submission import validate
+    from .tables import summarize
 
     left = _seconds_left(settings.TIME_LIMIT, begin)
     with _one_line_errors():
@@ -179,7 +186,7 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
     print("runs:", *runs, flush=True)
     submission = WORKING / SUBMISSION
     problems = predict(data, runs, submission, config) + validate(submission, data)
-    for problem in problems:
+    for problem in summarize(problems):
         print(problem)
     if any(problem.severity == "error" for problem in problems):
         sys.exit(1)

@@ -85,17 +85,31 @@ class MaskRule:
         of = {organ: np.mean([rule.of(organ) for rule in rules], axis=0).tolist() for organ in organs}
         return cls({organ: pair[0] for organ, pair in of.items()}, {organ: pair[1] for organ, pair in of.items()})
 
-    def override(self, threshold: float | None = None, min_region_um2: float | None = None) -> MaskRule:
-        """The rule with the given numbers for every organ; None keeps the rule's own numbers.
+    def override(
+        self,
+        threshold: float | Mapping[str, float] | None = None,
+        min_region_um2: float | Mapping[str, float] | None = None,
+    ) -> MaskRule:
+        """The rule with other numbers.
 
+        Args:
+            threshold: For every organ, or by organ, where ``""`` stands for the organs that are not named; organs
+                without a number keep the rule's own.
+            min_region_um2: The same for the least areas.
+
+        >>> MaskRule({"lung": 0.4, "kidney": 0.4}).override({"": 0.5, "lung": 0.3}).of("kidney")
+        (0.5, 0.0)
         >>> MaskRule({"lung": 0.4}, {"lung": 100.0}).override(min_region_um2=0.0).min_region_um2["lung"]
         0.0
         """
-        given = MaskRule.uniform(threshold or 0.0, min_region_um2 or 0.0, (*ORGANS, *self.thresholds))
-        return MaskRule(
-            self.thresholds if threshold is None else given.thresholds,
-            self.min_region_um2 if min_region_um2 is None else given.min_region_um2,
-        )
+        return MaskRule(self._with(self.thresholds, threshold), self._with(self.min_region_um2, min_region_um2))
+
+    def _with(self, own: Mapping[str, float], given: float | Mapping[str, float] | None) -> Mapping[str, float]:
+        if given is None:
+            return own
+        named = dict(given) if isinstance(given, Mapping) else {"": given}
+        others = named.pop("", None)
+        return {**(own if others is None else dict.fromkeys((*ORGANS, *self.thresholds), others)), **named}
 
     def runs(self, probability: npt.NDArray[np.float32], organ: str, pixel_size_um: float) -> npt.NDArray[np.int64]:
         """RLE runs of the mask of a whole probability map.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .competition import ORGAN, SOURCE
+from .words import count
 
 
 def mean_dice(scores: pd.DataFrame) -> float:
@@ -22,8 +23,9 @@ def dice_by_organ(scores: pd.DataFrame) -> dict[str, float]:
 def score_text(scores: pd.DataFrame) -> str:
     """A line ``name  dice  (n images)`` for each organ and source, and ``mean Dice <number>`` as the last line."""
     lines = []
-    for column in (ORGAN, SOURCE):
+    for column, heading in ((ORGAN, "Dice by organ"), (SOURCE, "Dice by source")):
         if column in scores:
+            lines.append(heading)
             for name, dice in scores.groupby(column)["dice"]:
-                lines.append(f"{name:<15} {dice.mean():.4f}  ({len(dice)} images)")
+                lines.append(f"{name:<15} {dice.mean():.4f}  ({count(len(dice), 'image')})")
     return "\n".join([*lines, f"mean Dice {mean_dice(scores):.4f}"])

@@ -278,6 +278,27 @@ class Run:
         return self.folder / WEIGHTS
 
 
+def check_place(folder: Path, *, resume: bool) -> None:
+    """Check that a training may write to a folder, before anything is done.
+
+    Args:
+        folder: Run folder, or folder of folds, to write.
+        resume: Whether a training in it is to go on.
+
+    Raises:
+        ValueError: It is a file, holds other things, or holds a training that is not to go on.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and a run is a folder; name another place")
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if any(name in found for name in (CONFIG, CHECKPOINT, FOLDS)):
+        if not resume:
+            raise ValueError(f"{folder} holds a training already; go on with --resume, or name another folder")
+    elif visible := [name for name in found if not name.startswith(".")]:
+        listed = ", ".join([*visible[:3], *(["..."] if len(visible) > 3 else [])])
+        raise ValueError(f"{folder} holds other files ({listed}); name an empty or new folder for the run")
+
+
 def expand(paths: Iterable[Path]) -> list[Path]:
     """Replace each folder of folds by its finished folds.
 

@@ -24,6 +24,7 @@ from . import rle
 from .competition import HEIGHT, ID, ORGAN, RLE, SOURCE, WIDTH
 from .files import read_rows, replacing, write_rows
 from .tables import DataError, Problem, check_ids, check_sizes, read_cells, read_images
+from .words import count
 
 __all__ = ["score", "validate"]  # the public interface; the kit itself uses more
 
@@ -261,6 +262,11 @@ def _check(path: Path, shapes: Mapping[int, tuple[int, int]]) -> tuple[dict[int,
     header = ",".join(cells.columns)
     if header != ",".join(COLUMNS):
         problems.append(Problem("error", file, 1, f"the header is {header!r}", "make it exactly id,rle"))
+    ids = {int(text) for text in cells[ID] if text.isascii() and text.isdigit()}
+    if ids and not ids & shapes.keys():
+        rule = f"none of its {count(len(ids), 'id')} is in the test set, such as {min(ids)}"
+        remedy = "name the data, or the truth, of the images that were predicted"
+        return {}, [Problem("error", file, None, rule, remedy)]
     bad_rows = {problem.row for problem in problems}
     runs: dict[int, np.ndarray] = {}
     named = set()

@@ -34,6 +34,7 @@ from .competition import (
     image_path,
     table_path,
 )
+from .words import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -342,11 +343,14 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", newline="") as file:
             records = {row: record for row, record in enumerate(csv.reader(file), start=1) if record}
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise fail(f"there is no folder {path.parent.absolute()}", "check the path") from None
         in_layout = path.name in (*TABLES.values(), SAMPLE_SUBMISSION)
+        meant = did_you_mean(path.name, (each.name for each in path.parent.glob("*.csv")))
         remedy = (
             "name a folder in the competition's layout; hubmap-kit import makes one of your own images"
             if in_layout
-            else "check the path"
+            else meant.removeprefix("; ") or "check the path"
         )
         raise fail(f"there is no such file in {path.parent.absolute()}", remedy) from None
     except UnicodeDecodeError as error:

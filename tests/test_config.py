@@ -46,7 +46,7 @@ def test_every_setting_is_a_flag_with_help(config, capsys):
         ("demo OUT --train 4", "--train is 4; all five organs need an image"),
         ("demo OUT --size 0", "--size is 0; units are"),
         ("prepare D P --input-size 100", "--input-size is 100; it must be a multiple of 32"),
-        ("prepare D P --context liver=0", "--context is wrong: {'liver': 0.0}"),
+        ("prepare D P --context liver=0", "--context is wrong: liver=0 is not a number above 0"),
         ("prepare D P --whole", "--whole is now written --context whole"),
         ("prepare --whole D P", "--whole is now written --context whole"),
         ("prepare D P --pixel-size 1.6", "write --context 1638.4"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from ..tables import read_images, table_of
 from ..training.pseudo_labels import pseudo_label
 from ..training.thresholds import choose, dice_at
 from ..training.train import train
+from ..words import duration
 from .rows import BASE, ROWS, plan
 
 # All rows are compared at the same, plain threshold, so that a row is judged by its network.
@@ -77,12 +79,15 @@ def ablation(
             print(f"{name}: left out, since it does not differ from the base", flush=True)
     _check_begun(data, out, geometry, config)
     work = _Work(data, out, geometry, config, seeds)
-    for name in wanted:
+    begin = time.monotonic()
+    for done, name in enumerate(wanted, start=1):
         for seed in range(seeds):
             work.score(name, seed)
         table = work.table()
         _write_table(out, table)
-        print(_line(table, name), flush=True)
+        left_s = (time.monotonic() - begin) / done * (len(wanted) - done)
+        left = f"; row {done} of {len(wanted)}, about {duration(left_s)} left" if left_s else ""
+        print(_line(table, name) + left, flush=True)
     return table
 
 
@@ -274,7 +279,8 @@ class _Work:
 def _write_table(out: Path, table: pd.DataFrame) -> None:
     with replacing(out / "ablation.csv") as part:
         table.to_csv(part, index=False, float_format="%.5f")
-    shown = [str(column) for column in table if column != "about"]
+    unknown = {"spread", "gain_spread"} if (table["seeds"] == 1).all() else set()  # of one training
+    shown = [str(column) for column in table if column not in {"about", *unknown}]
     lines = ["| " + " | ".join(["change", *shown]) + " |", "|---" * (len(shown) + 1) + "|"]
     for _, row in table.iterrows():
         cells = [f"{value:+.4f}" if name == "gain" else _cell(value) for name, value in row[shown].items()]
@@ -288,4 +294,5 @@ def _cell(value: Any) -> str:
 
 def _line(table: pd.DataFrame, name: str) -> str:
     row = table.set_index("row").loc[name]
-    return f"{name}: mean Dice {row['dice']:.4f} ± {row['spread']:.4f}, {row['gain']:+.4f} against the base"
+    spread = f" ± {row['spread']:.4f}" if row["seeds"] > 1 else ""  # of one training none is known
+    return f"{name}: mean Dice {row['dice']:.4f}{spread}, {row['gain']:+.4f} against the base"

@@ -51,6 +51,7 @@ STAGES: dict[str, dict[str, str]] = {
         "submit": "submit a version of the inference kernel and wait for its score",
     },
     "this program": {
+        "doctor": "say what a report of a fault needs: versions, devices, memory, disk, credentials",
         "completion": "print a completion script for bash, zsh or fish",
     },
 }

@@ -41,7 +41,7 @@ def add_flags(parser: Parser) -> None:
 def run(arguments: Namespace) -> Ending:
     """Train, predict and score the rows."""
     geometry = from_flags(PrepareConfig, arguments)
-    config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
+    config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe or "cpu", **given))
     if arguments.seeds < 1:
         raise UsageError(f"--seeds is {arguments.seeds}; it must be at least 1")
     rows = [name.strip() for name in arguments.rows.split(",")] if arguments.rows else None
@@ -49,6 +49,9 @@ def run(arguments: Namespace) -> Ending:
         plan(geometry, config, rows)
     except ValueError as error:
         raise UsageError(error) from error
+    from ..models.hardware import start_tensorflow
+
+    start_tensorflow()
     from ..ablation.table import ablation
 
     table = ablation(arguments.data, arguments.out, geometry, config, rows=rows, seeds=arguments.seeds)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import TrainConfig, UsageError, from_flags, number
 from ..config import add_flags as add_settings
 from ..recipes import RECIPES, recipe, recipe_in
 from ..terminal import Ending, Parser
+from ..words import count, did_you_mean
+
+if TYPE_CHECKING:
+    from ..run import RunConfig
 
 EXAMPLE = """\
 hubmap-kit train patches run
@@ -45,28 +52,109 @@ def add_flags(parser: Parser) -> None:
 
 def add_recipe(parser: Parser, default: str) -> None:
     """Add the flag ``--recipe``, and the note about it."""
-    names = tuple(RECIPES)
-    parser.add_argument("--recipe", choices=names, default=default, help=f"settings to start from (default: {default})")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), help=f"settings to start from (default: {default})")
     parser.epilog = RECIPE_NOTE.format(recipe=recipe_in(parser.argv, default), command=parser.command)
 
 
 def run(arguments: Namespace) -> Ending:
     """Train."""
-    config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
-    if arguments.time_limit is not None and not arguments.time_limit > 0:
-        raise UsageError(f"--time-limit is {arguments.time_limit}; it must be above 0, in minutes")
-    if arguments.all_folds and config.fold is not None:
+    from ..models.hardware import start_tensorflow
+    from ..preparation.store import PatchStore
+    from ..run import FOLDS, check_place
+
+    folder, minutes = arguments.run, arguments.time_limit
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"--time-limit is {minutes}; it must be above 0, in minutes")
+    begun = _begun(folder) if arguments.resume and not arguments.recipe else None
+    name = arguments.recipe or (begun.recipe if begun else "default")
+    make = partial(replace, begun.train) if begun else partial(recipe, name)
+    all_folds = arguments.all_folds or (arguments.resume and (folder / FOLDS).is_file())
+    if all_folds and hasattr(arguments, "fold"):
         raise UsageError("--all-folds trains every fold; leave out --fold")
+    config = from_flags(TrainConfig, arguments, make)
+    _check_weights(config)
+    check_place(folder, resume=arguments.resume)
+    PatchStore.open(arguments.patches)
+
+    start_tensorflow()  # after all that can be checked without it
     from ..training.train import train
 
-    minutes = arguments.time_limit
-    train(
+    finished = train(
         arguments.patches,
-        arguments.run,
+        folder,
         config,
-        recipe=arguments.recipe,
+        recipe=name,
         resume=arguments.resume,
         time_limit_s=None if minutes is None else 60 * minutes,
-        all_folds=arguments.all_folds,
+        all_folds=all_folds,
     )
-    return Ending(f"{arguments.run}: trained")
+    if not finished:
+        typed = [word for word in arguments.parser.argv if word != "--resume"]
+        return Ending(f"{folder}: not finished", next=("train", *typed, "--resume"), values={"finished": False})
+    return _ending(folder)
+
+
+def _begun(folder: Path) -> RunConfig | None:
+    """The settings that a training was begun with, in a run folder or a folder of folds; None if there is none."""
+    from ..run import CONFIG, RunConfig
+
+    for path, changes in ((folder, {}), (folder / "fold0", {"fold": None})):
+        if (path / CONFIG).is_file():
+            config = RunConfig.read(path)
+            return replace(config, train=replace(config.train, **changes))
+    return None
+
+
+def _check_weights(config: TrainConfig) -> None:
+    """Check that a file of pretrained weights exists, if one is named and used."""
+    weights = config.encoder_weights
+    used = config.model != "unet" and weights not in ("imagenet", "none")
+    if used and not Path(weights).is_file():
+        meant = did_you_mean(weights, ("imagenet", "none"))
+        raise ValueError(f"--encoder-weights: there is no file {weights}{meant or '; write imagenet, none or a path'}")
+
+
+def _ending(folder: Path) -> Ending:
+    """What a finished training says: the epoch whose weights were kept, the thresholds, and the scores."""
+    from ..files import read_rows
+    from ..run import FOLDS, HISTORY, RESULTS, FoldsConfig, RunConfig
+
+    values = {"folder": str(folder), "finished": True}
+    table = (folder / RESULTS).read_text(encoding="utf-8").rstrip("\n")
+    if (folder / FOLDS).is_file():
+        folds = FoldsConfig.read(folder).folds
+        return Ending(
+            f"{folder}: {count(folds, 'fold')}", table, next=("report", folder, "--out", "report.html"), values=values
+        )
+    config, rows = RunConfig.read(folder), read_rows(folder / HISTORY)
+    scored = [(float(row["validation_dice"]), int(float(row["epoch"]))) for row in rows if row.get("validation_dice")]
+    dice, epoch = max(scored, default=(None, len(rows)))
+    kept = "" if dice is None else f", kept epoch {epoch} (validation Dice {dice:.4f})"
+    return Ending(
+        f"{folder}: {count(len(rows), 'epoch')}{kept}",
+        f"{table}\n{_thresholds_text(config)}",
+        next=("report", folder, "--out", "report.html"),
+        values={
+            **values,
+            "epochs": len(rows),
+            "kept_epoch": epoch,
+            "results": config.results,
+            "thresholds": config.rule.thresholds,
+            "min_region_um2": config.rule.min_region_um2,
+        },
+    )
+
+
+def _thresholds_text(config: RunConfig) -> str:
+    """Which thresholds and least regions were chosen on the validation images."""
+    rule, plain = config.rule, config.train.threshold
+    chosen = [
+        f"{organ} {rule.of(organ)[0]:.2f}" + (f" from {rule.of(organ)[1]:.0f} um2" if rule.of(organ)[1] else "")
+        for organ in rule.thresholds
+        if rule.of(organ) != (plain, 0.0)
+    ]
+    if not config.train.tune or not config.splits.get("validation"):
+        return f"threshold: {plain} for all organs, none was chosen"
+    if chosen:
+        return f"thresholds chosen on the validation images, scored with them: {', '.join(chosen)}; others {plain}"
+    return f"threshold: {plain} for all organs; it changes for an organ with 5 validation images and a clear gain"

@@ -67,7 +67,7 @@ class Connection:
                 return cls(None, "OWNER", dry_run=True)
             raise KaggleError(NO_CREDENTIALS) from None
         except ImportError as error:
-            raise KaggleError(f"Kaggle's client is missing ({error}); install hubmap-kit[kaggle]") from error
+            raise KaggleError(f"Kaggle's client is missing ({error}); in the clone: pip install '.[kaggle]'") from error
         return cls(api, api.config_values[api.CONFIG_NAME_USER], dry_run=dry_run)
 
     @property

@@ -2,6 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow and let it find its devices, without its notes on the terminal.
+
+    No setting of TensorFlow 2.21 leaves out all of them. They go to a file instead, and are shown if TensorFlow fails.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # leaves out what it would note later
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as notes:
+        terminal = os.dup(2)
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            has_gpu()
+        except BaseException:
+            notes.seek(0)
+            os.write(terminal, notes.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+    tf.get_logger().setLevel("ERROR")  # self-training has one function for each size of image, which it warns of
+
 
 def has_gpu() -> bool:
     """Whether TensorFlow sees a GPU."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..competition import ByOrgan
 from ..config import STRIDE, PredictConfig, scale_factors
 from ..images.stain import Look, average, measure_bands, transfer
-from ..models.hardware import compute_dtype, default_batch_size, has_gpu
+from ..models.hardware import compute_dtype, default_batch_size, has_gpu, start_tensorflow
 from ..run import Run
 from ..tiles import Predictor, predict_tiled
 from .ensemble import Member, predict_augmented
@@ -57,7 +57,7 @@ def load_member(run: Run, config: PredictConfig) -> Member:
         tile_size=max(1, round(tile / STRIDE)) * STRIDE,
         overlap=run.config.train.overlap if config.overlap is None else config.overlap,
         batch_size=config.batch_size or default_batch_size(),
-        rule=run.config.rule.override(config.threshold, config.min_region_um2),
+        rule=run.config.rule.override(config.thresholds(), config.min_regions_um2()),
         tta=config.tta,
         looks={} if config.stain == "none" else _looks(run, config.stain),
         network=network,
@@ -66,6 +66,7 @@ def load_member(run: Run, config: PredictConfig) -> Member:
 
 def load_members(runs: Sequence[Run], config: PredictConfig) -> list[Member]:
     """Load the networks of runs, each once, with a member for each of ``config.scales``; see `load_member`."""
+    start_tensorflow()
     loaded = [load_member(run, config) for run in runs]
     return [member.at_scale(factor) for member in loaded for factor in scale_factors(config.scales)]
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
@@ -22,6 +22,7 @@ from ..files import sha256_of
 from ..progress import track
 from ..run import Run, expand
 from ..tables import Image, Problem, read_sample_submission, scan_images
+from ..words import count, did_you_mean
 from .budget import Budget
 from .ensemble import Member, networks_of
 from .journal import Journal
@@ -77,11 +78,12 @@ def predict(
         ids = [i for i in sample if i in known] + sorted(known - sampled)
     images = {image.id: image for image in scan.images}
     opened = [Run.open(run) for run in expand(runs)]
+    _check_organs(config, images.values(), opened)
     problems += _unseen(list(images.values()), opened, table_path(data, config.split).name)
     journal = Journal(submission.progress_path(out), _fingerprint(opened, config))
     masks = journal.masks(images.values())
     if masks:
-        print(f"{len(masks)} of {len(images)} images were predicted before", flush=True)
+        print(f"{len(masks)} of {count(len(images), 'image')} were predicted before", flush=True)
     submission.write(out, masks, ids)
     written = time.monotonic()
     missing = [image for image in images.values() if image.id not in masks]
@@ -91,7 +93,7 @@ def predict(
     else:
         results = predict_images(list(images.values()), opened, config, done=set(masks))
     timings = []
-    for result in track(results, len(missing), "predict"):
+    for result in track(results, len(images), "predict", done=len(masks)):
         if result.rle is None:
             text = str(result.error) or type(result.error).__name__
             problems.append(images[result.id].problem(f"id {result.id}: {text}", "its mask is empty"))
@@ -111,15 +113,29 @@ def predict(
     return problems
 
 
+def _check_organs(config: PredictConfig, images: Iterable[Image], runs: Sequence[Run]) -> None:
+    """Check that the organs with a threshold or a least area of their own are organs of the images or runs.
+
+    Raises:
+        ValueError: One is not.
+    """
+    known = {image.organ for image in images}.union(*(run.config.rule.thresholds for run in runs))
+    for flag, values in (("--threshold", config.thresholds()), ("--min-region", config.min_regions_um2())):
+        for organ in values:
+            if organ and organ not in known:
+                meant = did_you_mean(organ, known) or f"; the organs are {', '.join(sorted(known))}"
+                raise ValueError(f"{flag} names the organ {organ}, and no image or run is of it{meant}")
+
+
 def _unseen(images: Sequence[Image], runs: Sequence[Run], table: str) -> list[Problem]:
     """A warning for each organ of the images on which a run was not trained."""
     problems = []
-    for organ, count in Counter(image.organ for image in images).items():
+    for organ, number in Counter(image.organ for image in images).items():
         strangers = [run for run in runs if organ not in run.config.rule.thresholds]
         if strangers:
             names = ", ".join(run.folder.name for run in strangers)
             seen = ", ".join(dict.fromkeys(seen for run in strangers for seen in run.config.rule.thresholds))
-            rule = f"{count} images are of organ {organ!r}, on which {names} was not trained, only on {seen}"
+            rule = f"{count(number, 'image')} of organ {organ!r}, on which {names} was not trained, only on {seen}"
             remedy = f"the mean threshold of these is used; train with images of {organ}"
             problems.append(Problem("warning", table, None, rule, remedy))
     return problems

@@ -125,7 +125,7 @@ def _cut(
         passage = _Passage(image, using)
         try:
             if budget and budget.over:
-                raise TimeoutError("not predicted, since the time limit is over; its mask is empty")
+                raise TimeoutError("not predicted, since the time limit is over")
             tilings = tilings_of(using, image.organ)
             passage.assembly = Assembly(image, tilings)
             parts = list(tilings.items())

@@ -18,6 +18,7 @@ from ..competition import ORGANS
 from ..config import WHOLE, WORKING_UM, PrepareConfig
 from ..images.scaling import load_image, resize_mask
 from ..tables import DataError, Image, read_images
+from ..words import count, did_you_mean
 from .splits import assign_folds, assign_splits, read_groups, split_sizes
 from .store import (
     MIN_MASK_SHARE,
@@ -69,13 +70,16 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
     network_um = config.network_um()
     if strangers := [organ for organ in network_um if organ not in ORGANS and organ not in set(organs)]:
         raise ValueError(
-            f"the context names {', '.join(strangers)}, and no training image of {data} is of that organ; "
-            f"its organs are {', '.join(organs.unique())}"
+            f"the context names {', '.join(strangers)}, and no training image of {data} is of that organ"
+            f"{did_you_mean(strangers[0], organs.unique())}; its organs are {', '.join(organs.unique())}"
         )
 
+    before = _written_at(out, images)
     begin_store(out)
     write = partial(_prepare_image, out.absolute(), config.input_size, network_um)
     written, problems = write_images("prepare", write, images, scheduler=scheduler)
+    if kept := len(before.items() & _written_at(out, images).items()):
+        print(f"{kept} of {count(len(images), 'image')} were there already", flush=True)
     if problems:
         raise DataError(problems)
     elsewhere = [image.id for image in images if not (out / "images" / f"{image.id}.npy").is_file()]
@@ -88,6 +92,12 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
         StoredImage(i, written[i.id].shape, network_um[i.organ], str(splits[i.id]), int(folds[i.id])) for i in images
     ]
     return finish_store(out, StoreInfo(data, config), stored, written)
+
+
+def _written_at(out: Path, images: Sequence[Image]) -> dict[int, int]:
+    """When the image files of a store were written, in ns since 1970, by id."""
+    paths = {image.id: out / "images" / f"{image.id}.npy" for image in images}
+    return {image_id: path.stat().st_mtime_ns for image_id, path in paths.items() if path.is_file()}
 
 
 def _prepare_image(out: Path, input_size: int, network_um: Mapping[str, float], image: Image) -> Written:
@@ -152,7 +162,7 @@ def summary(store: PatchStore) -> str:
     contexts = {str(organ): store.config.contexts_um()[str(organ)] for organ in counts.index if organ != "all"}
     return (
         f"{counts.rename_axis(None).rename_axis(None, axis=1).to_string()}\n"
-        f"{len(store.patches)} patches seen at {store.config.input_size} px, "
+        f"{count(len(store.patches), 'patch')} seen at {store.config.input_size} px, "
         f"{kept} with at least {MIN_MASK_SHARE:.0%} mask\n"
         f"side of a patch: {', '.join(f'{organ} {um:.4g} um' for organ, um in contexts.items())}"
     )

@@ -41,11 +41,12 @@ from ..competition import (
     image_path,
 )
 from ..config import PrepareConfig
-from ..files import check_types, read_json, read_rows, replacing, write_json, write_rows
+from ..files import check_types, read_json, read_rows, replacing, size_text, write_json, write_rows
 from ..progress import track
 from ..run import read_prepare
 from ..tables import Image, Problem
 from ..tiles import grid, pad_to_tile
+from ..words import count
 
 FORMAT = 2
 READABLE = (1, 2)  # format 1 lacks the columns row and tissue_thickness, and data_split
@@ -273,16 +274,16 @@ class PatchStore:
             A function with the arguments of `read`, and a line for the user that says where it reads from.
         """
         needed = sum(self.read(i).nbytes for i in ids)
-        free = _free_memory()
-        size = f"{len(ids)} training images, {needed / 1e6:.0f} MB"
+        free = free_memory()
+        size = f"{count(len(ids), 'training image')}, {size_text(needed)}"
         if free is None or needed > MEMORY_SHARE * free:
             known = "unknown" if free is None else f"{free / 1e6:.0f} MB"
             return (
                 self.read,
-                f"{size}, are read from disk (free memory: {known}; they may take {MEMORY_SHARE:.0%} of it)",
+                f"{size}: read from disk (free memory: {known}; they may take {MEMORY_SHARE:.0%} of it)",
             )
         held = {i: np.array(self.read(i)) for i in ids}
-        return held.__getitem__, f"{size}, are held in memory"
+        return held.__getitem__, f"{size}: held in memory"
 
 
 def begin_store(out: Path, *, soft: bool = False) -> None:
@@ -431,7 +432,7 @@ def _stored(info: StoreInfo, row: int, cell: Mapping[str, str]) -> StoredImage:
     return StoredImage(image, shape, float(cell["network_um"]), cell["split"], int(cell["fold"]))
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     """Bytes of free memory of this computer and container; None if the system does not say (it is not Linux)."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

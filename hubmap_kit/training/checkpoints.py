@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import PrepareConfig, TrainConfig
+from ..config import PrepareConfig, TrainConfig, flag_of
 from ..files import replacing
 from ..models.network_config import NetworkConfig
 from ..run import CHECKPOINT, CONSTANTS, FORMAT, RunConfig, read_prepare, read_train, turned_constants
 
-_ON_KAGGLE = "; on Kaggle, detach the kernel's own earlier output (kernel_sources in kernel-metadata.json)"
+_ON_KAGGLE = "; or detach the kernel's own earlier output (kernel_sources in kernel-metadata.json)"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Checkpoint:
             if [value.shape for value in values] != [tuple(variable.shape) for variable in owner.variables]:
                 raise ValueError(
                     f"the checkpoint's {kind} does not have the layout that it has here; other versions of the kit, "
-                    f"TensorFlow or Keras made it: resume with those, or train again in another folder{_ON_KAGGLE}"
+                    f"TensorFlow or Keras made it: resume with those, or train again in another folder{_on_kaggle()}"
                 )
             for variable, value in zip(owner.variables, values, strict=True):
                 variable.assign(value)
@@ -106,7 +107,7 @@ def read(run: Path, config: RunConfig) -> Checkpoint | None:
             read_prepare(settings["prepare"]), read_train(settings["train"]), network, settings["splits"]
         )
     except Exception as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it and train again{_ON_KAGGLE}") from error
+        raise ValueError(f"{path} cannot be read ({error}); delete it and train again{_on_kaggle()}") from error
     _check_constants(run, settings)
     _check_same(run, before, _comparable(config.prepare, config.train, config.network, config.splits))
     here = config.versions
@@ -141,10 +142,24 @@ def _check_same(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
         ValueError: A setting differs.
     """
     if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
+        listed = ", ".join(_change(name, before.get(name), now.get(name)) for name in changed)
         raise ValueError(
-            f"{run} was trained with another {', '.join(changed)}; resume with the same, "
-            f"or name another folder{_ON_KAGGLE}"
+            f"{run} was trained with another {listed}; leave these flags out or give the same, or name another "
+            f"folder{_on_kaggle()}"
         )
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    """A setting that differs, as its flag, with both values unless they are long."""
+    if any(each.name == name for each in fields(TrainConfig)):
+        name = flag_of(TrainConfig, name)
+    values = f" ({before}, now {now})"
+    return name + (values if len(values) < 60 else "")
+
+
+def _on_kaggle() -> str:
+    """What else to do in a kernel on Kaggle; nothing elsewhere."""
+    return _ON_KAGGLE if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") else ""
 
 
 def _comparable(
@@ -169,5 +184,5 @@ def _check_constants(run: Path, settings: Mapping[str, Mapping[str, Any]]) -> No
         listed = ", ".join(f"{name} {value} (now {CONSTANTS[name]})" for name, value in other.items())
         raise ValueError(
             f"{run} was begun by an earlier version of the kit with {listed}, which are constants now; "
-            f"resume with that version, or name another folder{_ON_KAGGLE}"
+            f"resume with that version, or name another folder{_on_kaggle()}"
         )

@@ -27,15 +27,12 @@ from .evaluation import read_map
 from .thresholds import choose
 
 
-def join_folds(store: PatchStore, runs: Path) -> str:
+def join_folds(store: PatchStore, runs: Path) -> None:
     """Choose thresholds on the validation images of all folds, and write the out-of-fold masks and scores.
 
     Args:
         store: The store the folds were trained on.
         runs: Folder of folds, all finished.
-
-    Returns:
-        The scores, as text.
     """
     opened = [Run.open(runs / f"fold{fold}") for fold in range(store.config.folds)]
     rule = opened[0].config.rule
@@ -59,6 +56,4 @@ def join_folds(store: PatchStore, runs: Path) -> str:
     with replacing(runs / OUT_OF_FOLD_SCORES) as part:
         table.to_csv(part, index=False, float_format="%.6f")
     FoldsConfig(len(opened), finished=True, rule=rule).write(runs)
-    text = f"out of {len(opened)} folds\n{score_text(table)}\n"
-    write_text(runs / RESULTS, text)
-    return text
+    write_text(runs / RESULTS, f"out of {len(opened)} folds\n{score_text(table)}\n")

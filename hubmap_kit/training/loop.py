@@ -26,7 +26,8 @@ from ..prediction.ensemble import Member
 from ..prediction.networks import make_predictor
 from ..preparation.store import PatchStore
 from ..progress import track
-from ..run import CHECKPOINT, HISTORY, RESULTS, WEIGHTS, RunConfig
+from ..run import CHECKPOINT, HISTORY, WEIGHTS, RunConfig
+from ..words import count, duration
 from . import checkpoints
 from .dataset import PatchSampler
 from .devices import Devices
@@ -102,9 +103,9 @@ class Training:
         print(
             f"{sampler.where}\n{settings.model}{' ' + settings.encoder if encoder else ''}: "
             f"{model.count_params():,} parameters; "
-            f"{sampler.steps} steps of {sampler.batch_size} patches per epoch; "
+            f"{count(sampler.steps, 'step')} of {count(sampler.batch_size, 'patch')} per epoch; "
             + ", ".join(f"{len(config.splits[split])} {split}" for split in SPLITS)
-            + f" images; {devices.replicas} device{'s' * (devices.replicas > 1)}"
+            + f" images; {count(devices.replicas, 'device')}"
             + (f", mixed with {dtype}" if dtype else ""),
             flush=True,
         )
@@ -136,7 +137,6 @@ class Training:
             done = replace(self.config, rule=rule, results=results, finished=True, epochs=len(self.history))
             done.write(self.run)
             (self.run / CHECKPOINT).unlink(missing_ok=True)
-            print((self.run / RESULTS).read_text(encoding="utf-8"))
 
     def _begin_phase(
         self, phase: Phase, *, restore_optimizer: bool
@@ -176,7 +176,17 @@ class Training:
             with replacing(self.run / HISTORY) as part:
                 pd.DataFrame(self.history).to_csv(part, index=False)
             checkpoints.write(self.run, self.model, optimizer, self.history, self.config)
-        print(_epoch_line(self.history[-1], settings.epochs), flush=True)
+        print(_epoch_line(self.history[-1], settings.epochs, self._left_s()), flush=True)
+
+    def _left_s(self) -> float:
+        """Seconds that the epochs left and their validations will take, at the pace of this session; without scores."""
+        rows = self.history[self.earlier :][-5:]  # the latest, since unfrozen epochs take longer
+        epoch_s = sum(row["seconds"] for row in rows) / len(rows)
+        validated = [row["validation_seconds"] for row in self.history[self.earlier :] if "validation_seconds" in row]
+        settings = self.config.train
+        left = settings.epochs - len(self.history)
+        validations = -(-settings.epochs // settings.validate_every) - len(self.history) // settings.validate_every
+        return left * epoch_s + (validations * sum(validated) / len(validated) if validated and left else 0.0)
 
     def _fits(self, limit: TimeLimit) -> bool:
         """Whether another epoch and the final scores fit the time limit; if not, says so."""
@@ -224,8 +234,10 @@ def train_epoch(
     return {"epoch": epoch + 1, "frozen": phase.frozen, "train_loss": loss, "seconds": time.monotonic() - begin}
 
 
-def _epoch_line(row: Mapping[str, Any], epochs: int) -> str:
-    parts = [f"epoch {int(row['epoch'])}/{epochs}", f"{row['seconds']:.0f} s", f"loss {row['train_loss']:.4f}"]
+def _epoch_line(row: Mapping[str, Any], epochs: int, left_s: float) -> str:
+    """Such as ``epoch 3/15, loss 0.4101, validation Dice 0.6120, 41 s, about 8 min left``."""
+    parts = [f"epoch {int(row['epoch'])}/{epochs}", f"loss {row['train_loss']:.4f}"]
     if "validation_dice" in row:
-        parts.append(f"validation loss {row['validation_loss']:.4f} Dice {row['validation_dice']:.4f}")
-    return "  ".join(parts)
+        parts += [f"validation loss {row['validation_loss']:.4f}", f"validation Dice {row['validation_dice']:.4f}"]
+    parts.append(duration(row["seconds"] + row.get("validation_seconds", 0.0)))
+    return ", ".join([*parts, *([f"about {duration(left_s)} left"] if left_s else [])])

@@ -15,7 +15,7 @@ import tensorflow as tf
 from ..config import TrainConfig
 from ..masks import MaskRule
 from ..preparation.store import PatchStore
-from ..run import CHECKPOINT, CONFIG, FOLDS, RESULTS, FoldsConfig, RunConfig, is_finished
+from ..run import FoldsConfig, RunConfig, check_place, is_finished
 from . import checkpoints
 from .dataset import PatchSampler
 from .devices import open_devices
@@ -58,14 +58,13 @@ def train(
             with other settings); there is nothing to train on; or the encoder's weights cannot be loaded.
     """
     limit = TimeLimit(time_limit_s)
+    check_place(run, resume=resume)
     store = PatchStore.open(patches)
     if not all_folds:
         return _train_one(store, run, config, limit, recipe, resume)
     folds = store.config.folds
     if not folds:
         raise ValueError(f"{patches} has no folds; prepare it with --folds 5, or train without --all-folds")
-    if (run / FOLDS).is_file() and not resume:
-        raise ValueError(f"{run} holds a training of folds already; go on with --resume, or name another folder")
     FoldsConfig(folds).write(run)
     for fold in range(folds):
         if limit.left_s < 0:
@@ -74,7 +73,7 @@ def train(
         print(f"fold {fold} of {folds}", flush=True)
         if not _train_one(store, run / f"fold{fold}", replace(config, fold=fold), limit, recipe, resume):
             return False
-    print(join_folds(store, run))
+    join_folds(store, run)
     return True
 
 
@@ -82,13 +81,10 @@ def _train_one(store: PatchStore, run: Path, config: TrainConfig, limit: TimeLim
     """Train one network, see `train`."""
     devices = open_devices(config.devices)
     ids = {split: store.ids(split, config.fold) for split in SPLITS}
-    if (run / CONFIG).exists() or (run / CHECKPOINT).exists():
-        if not resume:
-            raise ValueError(f"{run} holds a training already; go on with --resume, or name another folder")
-        if is_finished(run):
-            checkpoints.check_finished(run, store.config, config, ids)
-            print(f"{run} is finished already\n{(run / RESULTS).read_text(encoding='utf-8')}")
-            return True
+    if is_finished(run):
+        checkpoints.check_finished(run, store.config, config, ids)
+        print(f"{run} is finished already")
+        return True
     keras.utils.set_random_seed(config.seed)
     sampler = PatchSampler(store, ids["train"], config, devices.replicas)
     training = Training.begin(store, run, _describe_run(store, config, recipe, ids, sampler), sampler, devices, resume)

@@ -19,8 +19,8 @@ TTA = "flips"  # test-time augmentation: none, flips or d4
 SCALES = "1"  # factors of size at which each network sees an image, such as "0.8,1,1.25"
 STAIN = "none"  # match each image's colours to the training images: none, reinhard or macenko
 ADAPT = "none"  # adapt networks to the images of each organ and source: none, batchnorm or self-training
-THRESHOLD = None  # probability from which a pixel is foreground; None: the run's, by organ
-MIN_REGION = None  # area in um2 below which a region is dropped; None: the run's, by organ
+THRESHOLD = None  # probability from which a pixel is foreground, or by organ "0.5,lung=0.3"; None: the run's
+MIN_REGION = None  # area in um2 below which a region is dropped, or by organ; None: the run's
 BATCH_SIZE = None  # tiles per batch; None: 16 on a GPU, 2 on a CPU
 SKIP_BACKGROUND = False  # True: do not run the network on tiles without tissue
 TIME_LIMIT = 8.5  # hours from the kernel's start; if time runs short, ADAPT, TTA, SCALES, OVERLAP and runs are cut

@@ -219,7 +219,10 @@ def test_a_training_of_format_2_goes_on(old_run):
         ({"min_mask_share": 0.01}, r"with min_mask_share 0.01 \(now 0.05\), which are constants now"),
         ({"clip_norm": 1.0}, r"with clip_norm 1.0 \(now 0.0\), which are constants now; resume with that version, or"),
         ({"pseudo_share": 0.5, "warmup_steps": 9}, r"warmup_steps 9 \(now 0\), pseudo_share 0.5 \(now 0.25\)"),
-        ({"filters": 3, "looks": "/data"}, "another filters, looks_from; resume with the same"),
+        (
+            {"filters": 3, "looks": "/data"},
+            r"another --filters \(3, now 2\), --looks \(/data, now None\); leave these flags out",
+        ),
     ],
 )
 def test_a_training_of_format_2_with_other_settings(old_run, changes, rule):

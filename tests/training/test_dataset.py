@@ -45,7 +45,7 @@ def test_sampler_is_a_function_of_seed_and_epoch(store, crops):
 @pytest.mark.parametrize("free", [None, 10**12], ids=["disk", "memory"])
 def test_batches_are_the_chosen_patches_in_order(store, monkeypatch, free):
     """The pipeline's batches are, in order, the chosen patches augmented one by one, from disk or memory."""
-    monkeypatch.setattr("hubmap_kit.preparation.store._free_memory", lambda: free)
+    monkeypatch.setattr("hubmap_kit.preparation.store.free_memory", lambda: free)
     opened = PatchStore.open(store)
     config = recipe("fast", batch_size=4, steps_per_epoch=6, seed=11)
     sampler = PatchSampler(opened, opened.ids("train"), config)
