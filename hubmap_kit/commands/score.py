@@ -22,12 +22,13 @@ def add_flags(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> Ending:
     """Score the submission."""
-    from ..competition import ORGAN, SOURCE
+    from ..competition import ORGAN, SOURCE, table_path
     from ..files import replacing
     from ..metrics import mean_dice, score_text
     from ..submission import score
 
-    scores, table = score(arguments.submission, arguments.truth), arguments.per_image
+    truth, table = arguments.truth, arguments.per_image
+    scores, data = score(arguments.submission, truth), truth.parent
     if table:
         with replacing(table) as part:
             scores.reindex(columns=["id", "organ", "dice"]).to_csv(part, index=False)
@@ -40,6 +41,9 @@ def run(arguments: Namespace) -> Ending:
     return Ending(
         f"{arguments.submission}: {count(len(scores), 'image')} scored{wrote}",
         score_text(scores),
+        next=("review", arguments.submission, "--data", data, "--truth", truth, "--out", "review.html")
+        if table_path(data, "test").is_file()
+        else (),
         values={
             "submission": str(arguments.submission),
             "images": len(scores),

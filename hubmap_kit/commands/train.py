@@ -98,10 +98,11 @@ def _begun(folder: Path) -> RunConfig | None:
     """The settings that a training was begun with, in a run folder or a folder of folds; None if there is none."""
     from ..run import CONFIG, RunConfig
 
-    for path, changes in ((folder, {}), (folder / "fold0", {"fold": None})):
-        if (path / CONFIG).is_file():
-            config = RunConfig.read(path)
-            return replace(config, train=replace(config.train, **changes))
+    if (folder / CONFIG).is_file():
+        return RunConfig.read(folder)
+    if (folder / "fold0" / CONFIG).is_file():
+        config = RunConfig.read(folder / "fold0")
+        return replace(config, train=replace(config.train, fold=None))
     return None
 
 
@@ -126,7 +127,7 @@ def _ending(folder: Path) -> Ending:
         return Ending(
             f"{folder}: {count(folds, 'fold')}", table, next=("report", folder, "--out", "report.html"), values=values
         )
-    config, rows = RunConfig.read(folder), read_rows(folder / HISTORY)
+    config, rows = RunConfig.read(folder), read_rows(folder / HISTORY, ("epoch",))
     scored = [(float(row["validation_dice"]), int(float(row["epoch"]))) for row in rows if row.get("validation_dice")]
     dice, epoch = max(scored, default=(None, len(rows)))
     kept = "" if dice is None else f", kept epoch {epoch} (validation Dice {dice:.4f})"

@@ -25,10 +25,13 @@ def run(arguments: Namespace) -> Ending:
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
     found = [count(number, kind) for number, kind in ((errors, "error"), (warnings, "warning")) if number]
-    name, truth = arguments.submission, arguments.data / "test_truth.csv"
+    name, data = arguments.submission, arguments.data
+    truth = data / "test_truth.csv"
     return Ending(
         ", ".join([f"{name} is {'not ' if errors else ''}valid", *found]),
-        next=("score", name, "--truth", truth) if truth.is_file() else ("submit", "--dry-run"),
+        next=("score", name, "--truth", truth)
+        if truth.is_file()
+        else ("review", name, "--data", data, "--out", "review.html"),
         values={"submission": str(name), "valid": not errors, "errors": errors, "warnings": warnings},
         problems=problems,
     )

@@ -186,7 +186,8 @@ class Training:
         settings = self.config.train
         left = settings.epochs - len(self.history)
         validations = -(-settings.epochs // settings.validate_every) - len(self.history) // settings.validate_every
-        return left * epoch_s + (validations * sum(validated) / len(validated) if validated and left else 0.0)
+        validation_s = sum(validated) / len(validated) if validated else 0.0
+        return float(left * epoch_s + (validations * validation_s if left else 0.0))
 
     def _fits(self, limit: TimeLimit) -> bool:
         """Whether another epoch and the final scores fit the time limit; if not, says so."""

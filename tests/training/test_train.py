@@ -80,7 +80,9 @@ def test_a_run_is_not_overwritten(trained, store):
     with pytest.raises(ValueError, match="--resume"):
         training.train(store, trained, TINY)
     training.train(store, trained, TINY, resume=True)
-    with pytest.raises(ValueError, match=r"was trained with another --epochs \(.*\), --seed \(0, now 1\); .* name another folder"):
+    with pytest.raises(
+        ValueError, match=r"was trained with another --epochs \(.*\), --seed \(0, now 1\); .* name another folder"
+    ):
         training.train(store, trained, replace(TINY, epochs=9, seed=1), resume=True)
     assert (trained / "model.weights.h5").read_bytes() == before
 
