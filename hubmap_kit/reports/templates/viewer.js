@@ -401,7 +401,9 @@ function contour({ width, height, values }, level, imageWidth, imageHeight) {
     const points = [];
     for (let edge = start; next[edge] >= 0;) {
       points.push(point(edge));
-      [edge, next[edge]] = [next[edge], -1];
+      const following = next[edge];
+      next[edge] = -1;
+      edge = following;
     }
     path += `M${points.join("L")}z`;
   }
@@ -448,7 +450,7 @@ function slide() {
     ? blobs(shown.key).find((script) => script.dataset.kind === "outline" && script.dataset.layer === layer).textContent.trim()
     : contour(maps[layer], 255 * level, width, height);
   const about = (value) => diceOf(maps[layer], 255 * value, paths[pair[0]] ?? "", width, height).toFixed(3);
-  one("output", viewer).textContent = Number(level.toFixed(3));
+  one("output", viewer).textContent = level.toFixed(3);
   one(".about", viewer).textContent = `Dice about ${about(level)}` + (back ? "" : `, at ${Number(own.toFixed(3))} about ${about(own)}`);
   one("[name=chosen]", viewer).disabled = back;
   drawLayers();
