@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["kaggle_workplace"]  # its fixtures are for tests in tests/kaggle
+# Fixtures for tests in tests/kaggle and in tests/browser.
+pytest_plugins = ["browser_visits", "kaggle_workplace"]
 
 # No test here is about speed, and the first example often pays for an import.
 settings.register_profile("kit", deadline=None)

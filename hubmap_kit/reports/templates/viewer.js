@@ -631,6 +631,7 @@ function startViewer() {
   startStage();
 }
 
+for (const note of all(".no-script")) note.hidden = true;
 if (items.length) startList();
 startCharts();
 startViewer();
