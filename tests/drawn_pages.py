@@ -85,8 +85,8 @@ def cards_of(folder: Path, count: int = 14) -> list[Card]:
     drawn = draw(subjects, folder / "pictures")
     cards: list[Card] = []
     for number, one in enumerate(drawn):
-        masks = one.subject.masks
-        dice = rle.dice(masks["truth"], masks["prediction"], one.subject.image.shape) if one.crop else None
+        known = one.subject.masks
+        dice = rle.dice(known["truth"], known["prediction"], one.subject.image.shape) if one.crop else None
         flags = []
         if number % 5 == 1:
             flags.append(Flag("border", f"The mask touches the border: {EVIL}"))
