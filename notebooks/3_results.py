@@ -38,6 +38,7 @@ DRIVE = False  # True: on Colab, the run folder is on Google Drive, where it out
 
 TTA = "flips"  # test-time augmentation: none, flips or d4
 PICTURES = 5  # images whose errors are shown
+PAGE_MB = 7  # largest size of a page shown in this notebook
 
 # %% [markdown]
 # ## The library
@@ -67,6 +68,8 @@ from hubmap_kit import submission
 from hubmap_kit.config import PredictConfig, PrepareConfig
 from hubmap_kit.metrics import score_text
 from hubmap_kit.reports import figures
+from hubmap_kit.reports.report import write_report
+from hubmap_kit.reports.review import write_review
 from hubmap_kit.tables import read_images
 
 # %% [markdown]
@@ -152,6 +155,25 @@ if truth.exists():
     print(score_text(submission.score(answer, truth)))
 else:
     print("no truth here: only Kaggle can score it")
+
+# %% [markdown]
+# ## Pages
+#
+# The review shows every test image with its mask, and what is suspicious about it: look at the flags before you submit.
+# A click on an image opens it, in which you can zoom.
+
+# %%
+page = work / "review.html"
+write_review(answer, data, page, truth=truth if truth.exists() else None, runs=runs, max_mb=PAGE_MB)
+notebook.Frame(page)
+
+# %% [markdown]
+# The report of the training: curves, scores by organ, and the images that were segmented worst.
+
+# %%
+page = work / "report.html"
+write_report(runs, page)
+notebook.Frame(page)
 
 # %% [markdown]
 # ## What to try next
