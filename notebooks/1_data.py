@@ -36,6 +36,7 @@ TEST_SIZE = None  # test images, and as many validation images; None: 65, or the
 PATCH_SIZE = 1024  # side of a patch, in pixels of 0.4 µm, which training images have
 INPUT_SIZE = 256  # side of the same patch as the network sees it, in px
 SEED = 0  # of the split
+PAGE_MB = 7  # largest size of a page shown in this notebook
 
 # %% [markdown]
 # ## The library
@@ -63,6 +64,7 @@ from hubmap_kit import rle
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.preparation.prepare import prepare, summary
 from hubmap_kit.reports import figures
+from hubmap_kit.reports.inspect import write_inspection
 from hubmap_kit.tables import read_images, table_of
 
 # %% [markdown]
@@ -115,6 +117,15 @@ figures.show_images(list({image.organ: image for image in train}.values()))
 
 # %%
 figures.show_images(test[:10])
+
+# %% [markdown]
+# All images on one page, with what is unusual about each, pairs that look alike, and how train and test differ. Look at
+# its first lines, then at the images that have flags.
+
+# %%
+page = work / "data.html"
+write_inspection(data, page, max_mb=PAGE_MB)
+notebook.Frame(page)
 
 # %% [markdown]
 # ## Split and patches

@@ -111,8 +111,8 @@ scores.head(10)
 # %% [markdown]
 # ## Predictions
 #
-# The worst of them: the truth, the prediction, and the error. Missed tissue is hatched in blue,
-# extra tissue in orange. Look whether whole units are missed, or only their borders are off.
+# The worst of them: the truth, the prediction, and the error. Missed tissue is hatched in orange,
+# extra tissue in blue. Look whether whole units are missed, or only their borders are off.
 
 # %%
 from hubmap_kit.prediction.predict import predict, predict_images

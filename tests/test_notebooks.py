@@ -217,9 +217,10 @@ def test_all_notebooks_run_on_the_demo(tmp_path):
     before = {path: path.read_bytes() for path in FOLDER.glob("*.ipynb")}
     run_quietly(["-c", code, str(FOLDER / "make.py"), "--run", str(tmp_path)], tmp_path)
     assert {path: path.read_bytes() for path in FOLDER.glob("*.ipynb")} == before
-    pictures = {"1_data": 5, "2_train": 1, "3_results": 2}
-    for name, count in pictures.items():
+    for name, count, pages in (("1_data", 5, 1), ("2_train", 1, 0), ("3_results", 2, 2)):
         shown = outputs(tmp_path / f"{name}.ipynb")
+        html = ["".join(output.get("data", {}).get("text/html", "")) for output in shown]
+        assert sum(text.startswith("<iframe") for text in html) == pages
         assert sum("image/png" in output.get("data", ()) for output in shown) == count
         assert not any(output["output_type"] == "error" for output in shown)
     (data,) = (tmp_path / "work").glob("demo-*")

@@ -1,8 +1,8 @@
 """Pictures for notebooks: images with their masks, patches, augmentations, curves, and the errors of a prediction.
 
-The true outline is a solid light blue line, a predicted one a dashed orange line, both on a dark casing, so that they
-stand out on pale and on dark tissue and are told apart without colours. The colours are those of Okabe and Ito 2008,
-"Color Universal Design" (jfly.uni-koeln.de/color).
+Lines and colours are those of the pages: the truth is a solid white line, a prediction a dashed light blue one, both on
+a dark casing, so that they stand out on pale and on dark tissue. Missed tissue is hatched in orange, extra tissue in
+blue.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 _Pixels = npt.NDArray[np.uint8]
 
-TRUTH, PREDICTION, CASING = "#56b4e9", "#e69f00", "#1a1a1a"
+ORANGE, BLUE = "#ffb04d", "#6fd0ff"
+TRUTH, PREDICTION, MISSED, EXTRA, CASING = "#ffffff", BLUE, ORANGE, BLUE, "#1a1a1a"
 SIDE_PX = 480  # longer side of an image as it is drawn
 WIDTH_IN = 12.0
 DPI = 100
@@ -106,7 +107,7 @@ def show_patches(store: PatchStore, image_id: int) -> Picture:
     for y, x, share in reversed(patches):
         box = Rectangle((x - 0.5, y - 0.5), side, side, fill=False, edgecolor="white", linestyle=":")
         if share >= MIN_MASK_SHARE:
-            box.set(edgecolor=TRUTH, linestyle="-", linewidth=2.5)
+            box.set(edgecolor=ORANGE, linestyle="-", linewidth=2.5)
         box.set_path_effects([patheffects.withStroke(linewidth=4.5, foreground=CASING)])
         whole.add_patch(box)
     for axis, (y, x, share) in zip(cells, shown, strict=False):
@@ -201,9 +202,9 @@ def show_predictions(images: Sequence[Image], predicted: Mapping[int, str], true
         _outline(truth, wanted, TRUTH)
         _draw(answer, pixels, f"prediction, Dice {dice:.3f}")
         _outline(answer, found, PREDICTION, dashed=True)
-        _draw(error, _pale(pixels), "missed \\\\\\ blue, extra /// orange")
-        _hatch(error, wanted & (1 - found), TRUTH, "\\\\\\\\")
-        _hatch(error, found & (1 - wanted), PREDICTION, "////")
+        _draw(error, _pale(pixels), "missed \\\\\\ orange, extra /// blue")
+        _hatch(error, wanted & (1 - found), MISSED, "\\\\\\\\")
+        _hatch(error, found & (1 - wanted), EXTRA, "////")
         _scale_bar(truth, shape, image.pixel_size_um * image.shape[1] / shape[1])
     return _picture(figure, f"truth, prediction and error of {len(images)} images")
 

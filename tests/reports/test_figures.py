@@ -40,12 +40,10 @@ def test_images_have_outlines_only_if_they_have_masks(demo):
     """True masks are drawn, or predicted ones in another colour; images without masks have no outlines."""
     images = read_images(demo, "train")[:3]
     predicted = {image.id: image.rle for image in images}
-    for picture, counts in (
-        (figures.show_images(images), (True, False)),
-        (figures.show_images(images, predicted), (False, True)),
-        (figures.show_images(images, {}), (False, False)),
-    ):
-        assert tuple(coloured(picture, colour) > 100 for colour in (figures.TRUTH, figures.PREDICTION)) == counts
+    bare, true, answer = (figures.show_images(images, masks) for masks in ({}, None, predicted))
+    drawn = [int((pixels_of(picture) != pixels_of(bare)).any(axis=-1).sum()) for picture in (true, answer)]
+    assert min(drawn) > 500
+    assert [coloured(picture, figures.PREDICTION) > 100 for picture in (bare, true, answer)] == [False, False, True]
 
 
 def test_outlines_lie_on_the_borders_of_pixels():
@@ -58,8 +56,8 @@ def test_outlines_lie_on_the_borders_of_pixels():
     assert figures._path(np.zeros((5, 7), np.uint8)) is None
 
 
-def test_errors_are_hatched_in_the_colour_of_the_mask_that_has_them(demo):
-    """What is missed has the colour of the truth, what is extra that of the prediction; a perfect mask has neither."""
+def test_missed_and_extra_tissue_are_told_apart(demo):
+    """What is missed has one colour, what is extra another; a perfect mask has neither."""
     image = read_images(demo, "train")[0]
     true = {image.id: image.rle}
     height, width = image.shape
@@ -71,7 +69,7 @@ def test_errors_are_hatched_in_the_colour_of_the_mask_that_has_them(demo):
         return figures.Picture(cv2.imencode(".png", cv2.cvtColor(third, cv2.COLOR_RGB2BGR))[1].tobytes(), "")
 
     counts = {
-        name: [coloured(error(text), colour) for colour in (figures.TRUTH, figures.PREDICTION)]
+        name: [coloured(error(text), colour) for colour in (figures.MISSED, figures.EXTRA)]
         for name, text in (("right", image.rle), ("empty", ""), ("all", everything))
     }
     assert max(counts["right"]) < 50

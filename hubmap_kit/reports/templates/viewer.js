@@ -538,6 +538,8 @@ function mark(name) {
 }
 
 // ---- links, keys and buttons
+// In full: in a notebook's frame an address that begins with # would be that of the notebook, which is refused.
+const here = () => location.href.split("#")[0];
 const linked = () => decodeURIComponent(/^#image=(.*)$/.exec(location.hash)?.[1] ?? "");
 
 function follow() {
@@ -550,7 +552,7 @@ function go(by) {
   if (!listed.length) return;
   const from = listed.indexOf(shown);
   const item = listed[(from < 0 ? 0 : from + by + listed.length) % listed.length];
-  history.replaceState(null, "", `#image=${encodeURIComponent(item.key)}`);
+  history.replaceState(null, "", `${here()}#image=${encodeURIComponent(item.key)}`);
   show(item.key);
 }
 
@@ -614,7 +616,7 @@ function startViewer() {
   viewer.addEventListener("close", () => {
     const card = shown && one(".open", shown.card);
     clear();
-    if (linked()) history.replaceState(null, "", location.pathname + location.search);
+    if (linked()) history.replaceState(null, "", here());
     (opener?.isConnected && opener !== document.body ? opener : card)?.focus();
     list(); // a mark may have changed what is listed
   });
@@ -623,7 +625,7 @@ function startViewer() {
     const link = event.target.closest?.('a[href^="#image="]');
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    history.pushState(null, "", link.getAttribute("href"));
+    history.pushState(null, "", here() + link.getAttribute("href"));
     follow();
   });
   addEventListener("popstate", follow);
