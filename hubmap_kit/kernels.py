@@ -30,7 +30,10 @@ from .kaggle.session import find_competition, find_runs, find_unfinished
 
 ROOT = Path(os.environ.get("HUBMAP_KAGGLE_ROOT", "/kaggle"))  # set to another folder by a rehearsal without isolation
 INPUT, WORKING = ROOT / "input", ROOT / "working"
-PAGE_S, PAGE_MB = 180.0, 10  # a page beside a kernel's output may take so many seconds and MB
+# A page beside a kernel's output may take so many seconds and MB. The page about the competition's 351 training images
+# takes 590 s on one core.
+PAGE_S, DATA_PAGE_S, PAGE_MB = 180.0, 420.0, 10
+TRIAL_S = 120.0  # a kernel that trained for so short a time was a trial, and the page about the data would double it
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
             time_limit_s=_seconds_left(settings.TIME_LIMIT, begin),
             all_folds=settings.FOLD == "all",
         )
-    _write_page(WORKING / "data.html", ("inspect", data), _seconds_left(settings.TIME_LIMIT, begin))
+    if previous is None and time.monotonic() - begin > TRIAL_S:
+        left = _seconds_left(settings.TIME_LIMIT, begin)
+        _write_page(WORKING / "data.html", ("inspect", data), left, DATA_PAGE_S)
     if finished:
         print((run / RESULTS).read_text(encoding="utf-8"))
     else:
@@ -195,7 +200,7 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
     _write_page(WORKING / "review.html", command, _seconds_left(settings.TIME_LIMIT, begin))
 
 
-def _write_page(page: Path, command: Sequence[object], left_s: float | None) -> None:
+def _write_page(page: Path, command: Sequence[object], left_s: float | None, most_s: float = PAGE_S) -> None:
     """Write a page beside the kernel's output, once that is complete, and say in one line how it went.
 
     A process of its own does it, for a limited time: whatever happens to it, the kernel ends well. A scoring rerun
@@ -205,21 +210,22 @@ def _write_page(page: Path, command: Sequence[object], left_s: float | None) -> 
         page: The page.
         command: Words of the command that writes it, without ``--out`` and ``--max-mb``.
         left_s: Seconds that the kernel has left; None if it has no limit.
+        most_s: Seconds after which the page is given up.
     """
     if os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         return
-    if left_s is not None and left_s < PAGE_S:
+    if left_s is not None and left_s < most_s:
         print(f"{page.name} is not written, because the time limit is near")
         return
     words = [sys.executable, "-m", LIBRARY, *command, "--out", page, "--max-mb", PAGE_MB, "--quiet"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
-            list(map(str, words)), env=environment, capture_output=True, text=True, errors="replace", timeout=PAGE_S
+            list(map(str, words)), env=environment, capture_output=True, text=True, errors="replace", timeout=most_s
         )
         failure = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
     except subprocess.TimeoutExpired:
-        failure = f"it takes more than {PAGE_S:.0f} s"
+        failure = f"it takes more than {most_s:.0f} s"
     except OSError as error:
         failure = str(error)
     for part in page.parent.glob(f".*{page.name}"):  # what a process leaves that was stopped while it wrote

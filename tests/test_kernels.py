@@ -461,8 +461,7 @@ def test_page_that_fails_or_takes_too_long(demo, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("review.html is not written: error: ")
     assert printed.count("\n") == 1
-    monkeypatch.setattr(kernels, "PAGE_S", 0.01)
-    kernels._write_page(page, ("review", demo / "sample_submission.csv", "--data", demo), None)
+    kernels._write_page(page, ("review", demo / "sample_submission.csv", "--data", demo), None, 0.01)
     assert "review.html is not written: it takes more than" in capsys.readouterr().out
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     kernels._write_page(page, ("review", demo / "sample_submission.csv", "--data", demo), None)

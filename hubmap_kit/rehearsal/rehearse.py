@@ -34,8 +34,10 @@ from ..kaggle.records import now
 from ..kaggle.verdict import Verdict
 from ..kaggle.weights import build_weights, unpack
 from ..metrics import mean_dice
+from ..reports.inspect import write_inspection
 from ..reports.overlays import contact_sheet
 from ..reports.report import write_report
+from ..reports.review import write_review
 from ..run import SCORES, Run, expand
 from ..submission import problems_path, read_problems, read_timings, score
 from ..tables import read_images
@@ -184,6 +186,8 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
                 scores = _validation_scores(trained)
             scores.to_csv(out / SCORES, index=False)
             write_report(trained, out / "rehearsal.html")
+        with runner.step("pages"):
+            _write_pages(out, data or out / "input" / "demo", public, competition, truth, trained)
     except Failure as failure:
         replace(verdict, failure=str(failure), finished_at=now()).write(out)
         print(failure)
@@ -202,6 +206,31 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
     known_dice = None if math.isnan(dice) else dice
     replace(verdict, passed=passed, mean_dice=known_dice, finished_at=now()).write(out)
     return passed
+
+
+def _write_pages(
+    out: Path, trained_on: Path, submission: Path, predicted: Path, truth: Path, runs: Sequence[Path]
+) -> None:
+    """Write the pages about the data and the submission, and print where the three pages are.
+
+    Args:
+        out: The rehearsal's folder.
+        trained_on: The competition folder that was trained on, or would have been.
+        submission: The submission that was scored.
+        predicted: The competition folder that it predicts.
+        truth: Its true masks, if there are any.
+        runs: The runs that predicted it.
+    """
+    by_kernel = out / "train" / "data.html"
+    if by_kernel.is_file():
+        shutil.copyfile(by_kernel, out / "data.html")
+    else:
+        write_inspection(trained_on, out / "data.html")
+    truth_or_none = truth if truth.is_file() else None
+    review = write_review(submission, predicted, out / "review.html", truth=truth_or_none, runs=runs)
+    print(f"the submission: {review.verdict}")
+    for name, about in (("data", "the data"), ("rehearsal", "the run"), ("review", "the submission")):
+        print(f"look at {about}: {out / name}.html")
 
 
 def differing_versions(image: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
