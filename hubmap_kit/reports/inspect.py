@@ -35,6 +35,7 @@ COLUMNS = (
     Column("field", "field", 0, "µm"),
     Column("tissue", "tissue", 0, "%"),
     Column("mask", "mask", 1, "%"),
+    Column("white", "mask without tissue", 0, "%"),
     Column("units", "units", 0),
     Column("unit", "median unit", 0, "µm²"),
     Column("border", "units at the border", 0),
@@ -322,6 +323,7 @@ def _values(one: Seen, near: float | None) -> dict[str, float | str | None]:
     if mask:
         values |= {
             "mask": 100 * mask.share,
+            "white": 100 * mask.white,
             "units": len(mask.units_um2),
             "unit": float(np.median(mask.units_um2)) if len(mask.units_um2) else None,
             "border": mask.touching,

@@ -13,7 +13,7 @@ from ..images.stain import Look
 SAME_PICTURE = 0.93  # least correlation of two pictures of one image; 0.985 for two sizes, at most 0.86 for two images
 # Least spread of an optical density that is taken for the spread of a group, so that images which are all but equal
 # have no outliers. A grey level is 0.004 in the middle of the range.
-LEAST_SPREAD_OD = 0.02
+LEAST_SPREAD_OD = 0.04
 
 # What a small and a large value of a ``reinhard`` look mean; density is high for the colours that are absorbed.
 _LOOK_WORDS = (

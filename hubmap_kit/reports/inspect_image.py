@@ -37,6 +37,7 @@ class MaskMeasures:
         touching: Number of units that touch the image's border.
         on_glass: Number of units of which less than `ON_GLASS` is tissue.
         glass_share: Share of the mask that lies in these units, in [0, 1].
+        white: Share of the mask's pixels that are not tissue, in [0, 1]: glass, but also hollows within units.
         heat: ``(HEAT_SIDE, HEAT_SIDE)`` float32 in [0, 1]: the share of each part of the image that it covers.
         fit: How well it fits the tissue, as it is and turned; None where that cannot be told.
     """
@@ -47,6 +48,7 @@ class MaskMeasures:
     touching: int
     on_glass: int
     glass_share: float
+    white: float
     heat: _Floats
     fit: Fit | None
 
@@ -180,6 +182,7 @@ def measure_mask(mask: _Image, pixel_size_um: float, pixels: _Image, tissue: npt
         touching=int((touching & units).sum()),
         on_glass=int(glass.sum()),
         glass_share=float(area_px[glass].sum() / total) if total else 0.0,
+        white=float(1 - tissue_px.sum() / max(1, sampled.sum())),
         heat=_small(mask, HEAT_SIDE),
         fit=fit(pixels, rle.mask_to_runs(mask)),
     )

@@ -27,6 +27,7 @@ def an_unflagged_image(number, rng):
         touching=0,
         on_glass=0,
         glass_share=0.0,
+        white=0.1,
         heat=np.full((HEAT_SIDE, HEAT_SIDE), 0.1, np.float32),
         fit=Fit(0.4, {"upside-down": 0.1, "mirrored": 0.1, "transposed": 0.1}, NO_SHIFTS),
     )

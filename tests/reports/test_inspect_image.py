@@ -62,7 +62,7 @@ def test_a_unit_on_glass_is_found(shape, rng):
     mask = np.zeros(shape, np.uint8)
     mask[100:160, 20:80] = mask[100:160, -80:-20] = 1
     found = of_mask(image, mask, 0.5)
-    assert (found.on_glass, len(found.units_um2), found.glass_share) == (1, 2, 0.5)
+    assert (found.on_glass, len(found.units_um2), found.glass_share, found.white) == (1, 2, 0.5, 0.5)
 
 
 def test_blank_images_have_no_measures_that_divide_by_zero():
