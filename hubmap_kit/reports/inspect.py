@@ -40,11 +40,12 @@ COLUMNS = (
     Column("unit", "median unit", 0, "µm²"),
     Column("border", "units at the border", 0),
     Column("specks", "specks", 0),
-    Column("near", "nearest training image, distance of hues", 2),
+    Column("near", "hue distance to training", 2),
 )
 PICTURED = 24  # flags of a kind that are shown with a picture; the others are linked
 NEAR_PICTURED = 6  # pairs of a test image and the nearest training image that are shown at once
 LISTED = 50  # problems of the tables that are shown
+NAMED = 4  # kinds of flags that the verdict names
 BINS = 24  # of a histogram
 
 _SPLIT_NAMES = {"train": "training", "test": "test"}
@@ -295,7 +296,8 @@ def _verdict(flags: Sequence[Sequence[Flag]], problems: Sequence[Problem]) -> st
     kinds = Counter(key for of in flags for key in {flag.key for flag in of if flag.severity != "note"})
     flagged = sum(any(flag.severity != "note" for flag in of) for of in flags)
     if flagged:
-        why = ", ".join(f"{number} × {KINDS[key].short}" for key, number in kinds.most_common())
+        why = ", ".join(f"{number} × {KINDS[key].short}" for key, number in kinds.most_common(NAMED))
+        why += " and more" if len(kinds) > NAMED else ""
         text = f"{flagged} of {count(len(flags), 'image')} {'needs' if flagged == 1 else 'need'} a look: {why}."
     else:
         text = f"None of {count(len(flags), 'image')} needs a look."
