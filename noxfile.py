@@ -106,6 +106,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(default=False, reuse_venv=True)
+def pictures(session: nox.Session) -> None:
+    """Draw the pictures of README and docs anew, from a demo, in ten minutes; needs Chromium."""
+    shutil.rmtree("build", ignore_errors=True)
+    session.install("--quiet", ".", "playwright>=1.50")
+    session.run("python", "-P", "docs/pictures/draw.py", *session.posargs)
+
+
+@nox.session(default=False, reuse_venv=True)
 def notebooks(session: nox.Session) -> None:
     """Make the notebooks from their scripts, and run them on a small demo in dist/notebooks, which takes a minute."""
     shutil.rmtree("build", ignore_errors=True)

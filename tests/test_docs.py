@@ -73,6 +73,21 @@ def test_long_pages_list_their_sections(page):
         assert [section for section in sections if f"[{section}](#" not in first] == []
 
 
+def test_readme_is_short():
+    """README has at most 1,500 words, and a picture before its first section."""
+    text = (CLONE / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 1500
+    assert "<picture>" in text.partition("\n## ")[0]
+
+
+def test_pictures_are_there_and_small():
+    """Each picture that a page shows exists and has at most 300 kB."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r'(?:src|srcset)="([^"]+)"', text):
+            assert (page.parent / name).stat().st_size <= 300_000, name
+
+
 def test_the_documentation_builds(tmp_path):
     """Sphinx builds every page without a warning: each link leads somewhere, and each page is in the contents."""
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", tmp_path / "doctrees"]

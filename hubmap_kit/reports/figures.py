@@ -231,7 +231,7 @@ def _axes(lines: int, columns: int, *, wide: bool = False) -> tuple[Figure, list
 
 def _picture(figure: Figure, text: str) -> Picture:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, facecolor="white")
+    figure.savefig(file, format="png", dpi=DPI, facecolor=figure.get_facecolor())
     return Picture(file.getvalue(), text)
 
 

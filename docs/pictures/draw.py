@@ -1,0 +1,86 @@
+"""Draws the pictures of README and of the pages in ``docs/``: ``nox -s pictures -- [WORK]``.
+
+It makes the default demo, trains the recipe ``fast`` on it, predicts, and writes the three pages. What is already in
+the folder WORK (default: dist/pictures) is not made again. Chromium takes the pictures of the pages.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from playwright.sync_api import sync_playwright
+
+from hubmap_kit import cli
+from hubmap_kit.reports.figures import show_predictions
+from hubmap_kit.submission import score
+from hubmap_kit.tables import read_images
+
+HERE = Path(__file__).parent
+LOOKS = {"light": ("#ffffff", "#1c1f23"), "dark": ("#0d1117", "#e9e7e3")}  # ground and ink of GitHub's two looks
+WIDTH_PX, HEIGHT_PX = 1200, 900  # of a picture of a page
+QUALITY = 80  # of WebP
+
+
+def main(work: Path) -> None:
+    """Make what the pictures show, and draw them."""
+    data, patches, run, masks = (work / name for name in ("demo", "patches", "run", "submission.csv"))
+    truth = data / "test_truth.csv"
+    steps = {
+        data: f"demo {data}",
+        patches: f"prepare {data} {patches} --input-size 96 --test-size 0 --val-size 5",
+        run: f"train {patches} {run} --recipe fast",
+        masks: f"predict {data} {run} --out {masks}",
+        work / "data.html": f"inspect {data} --out {work / 'data.html'}",
+        work / "report.html": f"report {run} --out {work / 'report.html'}",
+        work / "review.html": f"review {masks} --data {data} --truth {truth} --out {work / 'review.html'}",
+    }
+    for made, command in steps.items():
+        if not made.exists() and (status := cli.main(command.split())):
+            sys.exit(f"hubmap-kit {command} ended with status {status}")
+    prediction(data, masks, truth)
+    for name in ("data", "report", "review"):
+        page(work / f"{name}.html", name)
+
+
+def prediction(data: Path, masks: Path, truth: Path) -> None:
+    """The first picture of README: a HuBMAP image of the demo, the one whose Dice is the median of these."""
+    scores = score(masks, truth)
+    scores = scores[scores["data_source"] == "Hubmap"].sort_values("dice")
+    chosen = int(scores["id"].iloc[len(scores) // 2])
+    texts = [pd.read_csv(table, keep_default_na=False).set_index("id")["rle"].to_dict() for table in (masks, truth)]
+    images = [image for image in read_images(data, "test") if image.id == chosen]
+    for look, (ground, ink) in LOOKS.items():
+        with rc_context({"figure.facecolor": ground, "text.color": ink}):
+            picture = show_predictions(images, *texts)
+        save(f"prediction-{look}", picture.png)
+
+
+def page(path: Path, name: str) -> None:
+    """The top of a page, light and dark."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for look in LOOKS:
+            tab = browser.new_page(viewport={"width": WIDTH_PX, "height": HEIGHT_PX}, color_scheme=look)
+            tab.goto(path.resolve().as_uri())
+            tab.wait_for_load_state("load")
+            save(f"{name}-{look}", tab.screenshot())
+            tab.close()
+        browser.close()
+
+
+def save(name: str, png: bytes) -> None:
+    """Write a picture beside this file as WebP."""
+    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    cv2.imwrite(str(HERE / f"{name}.webp"), pixels, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "dist/pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    main(folder)
