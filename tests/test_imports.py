@@ -16,7 +16,7 @@ PACKAGE = Path(hubmap_kit.__file__).parent
 # Folders and top-level files: each imports only from those that stand after it in this list.
 HOUSE = (
     "__main__ cli commands/ doctor terminal notebook kernels ablation/ training/ rehearsal/ kaggle/ prediction/ "
-    "reports/ preparation/ demo/ submission run recipes config images/ models/ masks outlines regions tiles "
+    "reports/ exchange/ preparation/ demo/ submission run recipes config images/ models/ masks outlines regions tiles "
     "tables metrics progress claim files competition cluster rle lazy words"
 ).split()
 TENSORFLOW_FOLDERS = {"models", "prediction", "training", "ablation"}

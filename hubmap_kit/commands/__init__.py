@@ -27,6 +27,7 @@ STAGES: dict[str, dict[str, str]] = {
     "data": {
         "demo": "draw a small competition in Kaggle's layout, with test_truth.csv",
         "data": "download the competition's data from Kaggle",
+        "import": "make a competition folder of your own images and masks",
         "prepare": "cut the training images into patches: masks, split, patch store",
     },
     "train": {
@@ -38,6 +39,7 @@ STAGES: dict[str, dict[str, str]] = {
         "predict": "predict images with a run, or an ensemble of several",
         "validate": "check a submission",
         "score": "score a submission against the truth",
+        "export": "write the masks of a submission as PNG, GeoJSON for QuPath, and overlays",
     },
     "look": {
         "inspect": "write a page about a competition folder, before anything is trained",

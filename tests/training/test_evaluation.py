@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from hubmap_kit import rle
+from hubmap_kit.competition import ByOrgan
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.models.losses import make_loss
 from hubmap_kit.prediction.ensemble import Member
@@ -22,7 +23,9 @@ ONE = Devices(tf.distribute.get_strategy())
 
 def flat_member(opened: PatchStore, value: float, threshold: float) -> Member:
     """A network that answers one probability everywhere."""
-    return Member(lambda b: np.full(b.shape[:3], value, np.float32), {}, 64, 0.25, 2, MaskRule.uniform(threshold))
+    return Member(
+        lambda b: np.full(b.shape[:3], value, np.float32), ByOrgan({}, 0.4), 64, 0.25, 2, MaskRule.uniform(threshold)
+    )
 
 
 def all_foreground(store) -> PatchStore:
