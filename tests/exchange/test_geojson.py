@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_what_qupath_needs(tmp_path):
     mask[2, 2] = 0
     mask[6, 10] = 1
     path = tmp_path / "a.geojson"
-    options = {"name": "Fall ä", "label": "bile duct", "colour": (230, 159, 0), "pixel_size_um": 0.5}
+    options: dict[str, Any] = {"name": "Fall ä", "label": "bile duct", "colour": (230, 159, 0), "pixel_size_um": 0.5}
     assert write_annotations(path, mask, **options) == 2
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["type"] == "FeatureCollection"
