@@ -351,3 +351,18 @@ def test_keys_are_listed(page):
     page.keyboard.press("Escape")
     assert page.locator("dialog.keys").is_hidden()
     assert title(page).startswith("100")
+
+
+@pytest.mark.parametrize("names", [(), ("truth",)], ids=["none", "one"])
+def test_fewer_layers_than_can_be_compared(visit, cards, tmp_path, names):
+    """An image with one mask, or none, is shown without areas and threshold."""
+    subject = replace(cards[0].drawn.subject, masks={name: "1 2000" for name in names}, maps={})
+    (drawn,) = draw([subject], tmp_path / "pictures")
+    page = visit(drawn_pages.write(tmp_path / "page.html", [replace(cards[0], drawn=drawn)]), "#image=100")
+    page.locator("image.crop[href]").wait_for(state="attached")
+    for key in "12mxate+0":
+        page.keyboard.press(key)
+    assert page.locator(".layers").is_visible() == bool(names)
+    assert page.locator(".areas").is_hidden()
+    assert page.locator(".threshold").is_hidden()
+    assert page.locator(".area:visible").count() == 0

@@ -257,7 +257,8 @@ async function show(key) {
   const truth = facts.compare?.[0] === "truth" || !facts.compare;
   one("[name=native]", viewer).textContent = !facts.compare ? "Native pixels" : truth ? "Largest error" : "Largest difference";
   const present = meta.layers.filter((layer) => layer.key in paths);
-  if (!pair.length || !pair.every((layer) => layer in paths)) pair = facts.compare ?? present.slice(0, 2).map((layer) => layer.key);
+  const both = (layers) => layers?.length === 2 && layers.every((layer) => layer in paths);
+  pair = [pair, facts.compare, present.slice(0, 2).map((layer) => layer.key)].find(both) ?? [];
   showLayers(present);
   showAbout(item);
   showMark();
@@ -286,7 +287,7 @@ function showAbout(item) {
   if (item.facts.um) add("Pixel", `${Number(item.facts.um.toPrecision(4))} µm`);
   heads.forEach((head, number) => {
     const text = item.row.cells[number].textContent;
-    if (!["id", "organ", "source", "split", "dice", "flags"].includes(head.dataset.sort) && text) add(head.textContent, text);
+    if (!["id", "organ", "source", "split", "dice", "flags"].includes(head.dataset.sort) && text && text !== "–") add(head.textContent, text);
   });
 }
 
@@ -322,7 +323,7 @@ function showLayers(present) {
     const select = one(`[name=${name}]`, viewer);
     select.replaceChildren(...present.map((layer) => new Option(layer.label, layer.key, false, layer.key === pair[number])));
   });
-  one(".areas", viewer).hidden = present.length < 2;
+  one(".areas", viewer).hidden = !pair.length;
   one(".layers", viewer).hidden = !present.length;
   drawLayers();
 }
@@ -336,7 +337,7 @@ function toggle(set, name) {
 // that changes.
 function drawLayers() {
   if (!shown) return;
-  const [reference, compared] = pair.map((layer) => paths[layer] ?? "");
+  const [reference, compared] = [paths[pair[0]] ?? "", paths[pair[1]] ?? ""];
   const [height, width] = shown.facts.shape;
   const outside = (path) => `M0 0H${width}V${height}H0z${path}`;
   for (const path of all("g.outlines path", stage)) {
@@ -346,7 +347,7 @@ function drawLayers() {
   for (const [id, path] of [["in-compared", compared], ["off-compared", outside(compared)], ["off-reference", outside(reference)]])
     one(`#${id} path`, stage).setAttribute("d", path);
   for (const area of all(".area", stage)) {
-    area.toggleAttribute("hidden", pair.length < 2 || !areas.has(area.dataset.area));
+    area.toggleAttribute("hidden", !pair.length || !areas.has(area.dataset.area));
     area.setAttribute("d", area.dataset.area === "extra" ? compared : reference);
   }
   for (const button of all("[data-layer]", one(".side"))) button.setAttribute("aria-pressed", !off.has(button.dataset.layer));
