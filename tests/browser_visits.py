@@ -95,3 +95,16 @@ def visit(browser: Browser) -> Iterator[Opener]:
 def page(visit: Opener, drawn_page: Path) -> Page:
     """The page of drawn cards, opened."""
     return visit(drawn_page)
+
+
+def faults(page: Page) -> list[str]:
+    """What axe finds that is serious or critical."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]

@@ -285,8 +285,10 @@ def test_links(visit, drawn_page):
     assert page.locator(".viewer").is_visible()
     page.go_back()
     page.locator(".viewer").wait_for(state="hidden")
-    page.evaluate("location.hash = 'image=constructor'")
-    assert page.locator(".viewer").is_hidden()
+    for unknown in ("constructor", "%", "999"):
+        page.evaluate("link => { location.hash = link }", f"image={unknown}")
+        page.wait_for_timeout(50)
+        assert page.locator(".viewer").is_hidden()
 
 
 def test_a_link_is_copied(visit, drawn_page):
@@ -356,7 +358,7 @@ def test_keys_are_listed(page):
 @pytest.mark.parametrize("names", [(), ("truth",)], ids=["none", "one"])
 def test_fewer_layers_than_can_be_compared(visit, cards, tmp_path, names):
     """An image with one mask, or none, is shown without areas and threshold."""
-    subject = replace(cards[0].drawn.subject, masks={name: "1 2000" for name in names}, maps={})
+    subject = replace(cards[0].drawn.subject, masks=dict.fromkeys(names, "1 2000"), maps={})
     (drawn,) = draw([subject], tmp_path / "pictures")
     page = visit(drawn_pages.write(tmp_path / "page.html", [replace(cards[0], drawn=drawn)]), "#image=100")
     page.locator("image.crop[href]").wait_for(state="attached")

@@ -541,7 +541,14 @@ function mark(name) {
 // ---- links, keys and buttons
 // In full: in a notebook's frame an address that begins with # would be that of the notebook, which is refused.
 const here = () => location.href.split("#")[0];
-const linked = () => decodeURIComponent(/^#image=(.*)$/.exec(location.hash)?.[1] ?? "");
+
+function linked() {
+  try {
+    return decodeURIComponent(/^#image=(.*)$/.exec(location.hash)?.[1] ?? "");
+  } catch {
+    return ""; // a lone % is no text
+  }
+}
 
 function follow() {
   const key = linked();

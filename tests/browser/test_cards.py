@@ -8,7 +8,7 @@ import re
 
 import drawn_pages
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from browser_visits import faults
 from drawn_pages import until
 from playwright.sync_api import Page
 
@@ -37,17 +37,6 @@ def walk(page: Page, root: str) -> tuple[int, int]:
         page.keyboard.press("Tab")
         page.evaluate("window.reached.add(document.activeElement)")
     return wanted, page.evaluate("wanted.filter(e => reached.has(e)).length")
-
-
-def faults(page: Page) -> list[str]:
-    """What axe finds that is serious or critical."""
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for fault in found
-        if fault["impact"] in ("serious", "critical")
-        for node in fault["nodes"]
-    ]
 
 
 @pytest.mark.parametrize(
