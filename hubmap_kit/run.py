@@ -8,7 +8,9 @@
     scores.csv            Dice and loss of every image, by split
     results.csv, .txt     the table of loss and Dice by split
     validation/{id}.png   probability maps of the validation images, at the network's scale
+    test/{id}.png         those of the test images
     sweep.csv             Dice of each validation image by threshold and least region size
+    report.html           the page about the run
     checkpoint.npz        the state after the last epoch, until the training is finished
 
 A training that a time limit ended has a checkpoint, but no scores and no results. Its weights are the best so far,
@@ -21,16 +23,20 @@ A folder of folds (see `hubmap_kit.training.folds`) holds the runs ``fold0``, ``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import __version__
 from .config import WORKING_UM, PrepareConfig, TrainConfig, organ_text, organ_values
-from .files import check_types, read_json, write_json
+from .files import check_types, read_json, replacing, write_json
 from .masks import MaskRule
 from .models.network_config import NetworkConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 FORMAT = 3  # of config.json and folds.json; format 2 is read too
 CONFIG = "config.json"
@@ -39,7 +45,8 @@ CHECKPOINT = "checkpoint.npz"
 HISTORY, SCORES = "history.csv", "scores.csv"
 RESULTS_TABLE, RESULTS = "results.csv", "results.txt"
 SWEEP = "sweep.csv"
-MAPS = "validation"  # folder
+MAPS, TEST_MAPS = "validation", "test"  # folders
+REPORT = "report.html"
 FOLD = re.compile(r"fold(\d+)")
 FOLDS = "folds.json"
 OUT_OF_FOLD, OUT_OF_FOLD_SCORES = "oof.csv", "oof_scores.csv"
@@ -66,6 +73,10 @@ class RunConfig:
         finished: Whether the training is finished.
         epochs: Number of epochs of a finished training.
         results: Mean loss, mean Dice and Dice by organ of each split that was scored.
+        data: Competition folder whose training images were prepared, absolute; empty if it is not known.
+        commit: Commit of the kit that wrote the run; empty if it is not known.
+        devices: What it was trained on, in words.
+        peak_memory: Most memory that the training held, in bytes; None if it is not known.
     """
 
     prepare: PrepareConfig
@@ -81,6 +92,10 @@ class RunConfig:
     finished: bool = False
     epochs: int | None = None
     results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    data: str = ""
+    commit: str = ""
+    devices: str = ""
+    peak_memory: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> RunConfig:
@@ -335,3 +350,53 @@ def is_finished(folder: Path) -> bool:
     if (folder / FOLDS).is_file():
         return FoldsConfig.read(folder).finished
     return (folder / CONFIG).is_file() and RunConfig.read(folder).finished
+
+
+def kept_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """The epoch whose weights a training kept: the last of those with the best validation Dice.
+
+    Args:
+        history: Rows of ``history.csv``; a value that is missing is None or NaN.
+
+    Returns:
+        Its number, from 1; that of the last epoch if none was validated; None without an epoch.
+
+    >>> kept_epoch([{"epoch": 1}, {"epoch": 2, "validation_dice": 0.7}, {"epoch": 3, "validation_dice": 0.6}])
+    2
+    """
+    validated = [
+        (row["validation_dice"], row["epoch"])
+        for row in history
+        if row.get("validation_dice") is not None and row["validation_dice"] == row["validation_dice"]
+    ]
+    if not validated:
+        return int(history[-1]["epoch"]) if history else None
+    return int(max(validated)[1])
+
+
+def write_map(path: Path, small: np.ndarray) -> None:
+    """Write a probability map ``(h, w)`` float32 in [0, 1] as a PNG of 8 bits: 255 times the probability, rounded."""
+    import cv2  # here and below, because the command line reads this module at its start
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded, data = cv2.imencode(".png", np.rint(small * 255).astype(np.uint8))
+    if not encoded:
+        raise ValueError(f"{path} cannot be encoded as PNG")
+    with replacing(path) as part:
+        part.write_bytes(data.tobytes())
+
+
+def read_map(path: Path) -> npt.NDArray[np.float32]:
+    """Read what `write_map` wrote: ``(h, w)`` float32 in [0, 1].
+
+    Raises:
+        ValueError: The file is missing or damaged.
+    """
+    import cv2
+    import numpy as np
+
+    stored = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if stored is None:
+        raise ValueError(f"{path} is missing or no PNG; train the run again")
+    return np.asarray(stored, np.float32) / np.float32(255)

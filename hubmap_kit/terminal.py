@@ -197,3 +197,18 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def _width() -> int:
     return min(shutil.get_terminal_size().columns - 2, 100)
+
+
+def add_page_flags(parser: Parser) -> None:
+    """Add the flags of a command that writes a page."""
+    parser.add_argument("--out", metavar="HTML", type=Path, required=True, help="page to write")
+    parser.add_argument(
+        "--max-mb",
+        metavar="MB",
+        type=float,
+        default=30.0,
+        help="largest size of the page; to keep to it, pictures lose quality or are left out (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--folder", action="store_true", help="write the pictures to a folder beside the page, all of them"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ..terminal import Ending, Parser
+from ..terminal import Ending, Parser, add_page_flags
 from ..words import count
 
 EXAMPLE = "hubmap-kit inspect data --out data.html"
@@ -16,17 +16,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "data", metavar="DATA", type=Path, help="competition folder; its train or its test part may be missing"
     )
-    parser.add_argument("--out", metavar="HTML", type=Path, required=True, help="page to write")
-    parser.add_argument(
-        "--max-mb",
-        metavar="MB",
-        type=float,
-        default=30.0,
-        help="largest size of the page; to keep to it, pictures lose quality or are left out (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--folder", action="store_true", help="write the pictures to a folder beside the page, all of them"
-    )
+    add_page_flags(parser)
 
 
 def run(arguments: Namespace) -> Ending:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ..terminal import Ending, Parser
-from ..words import count
+from ..terminal import Ending, Parser, add_page_flags
 
 EXAMPLE = "hubmap-kit report run --out report.html"
 
@@ -14,17 +13,25 @@ EXAMPLE = "hubmap-kit report run --out report.html"
 def add_flags(parser: Parser) -> None:
     """Add the arguments and flags."""
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders, or folders of folds")
-    parser.add_argument("--out", metavar="HTML", type=Path, required=True, help="page to write")
+    parser.add_argument(
+        "--data", metavar="DATA", type=Path, help="competition folder of the images (default: the one trained on)"
+    )
+    parser.add_argument(
+        "--ensemble", action="store_true", help="show the runs as one, too: the mean of their probability maps"
+    )
+    add_page_flags(parser)
 
 
 def run(arguments: Namespace) -> Ending:
     """Write the page."""
     from ..reports.report import write_report
-    from ..run import expand
 
-    runs = expand(arguments.runs)
-    write_report(runs, arguments.out)
-    return Ending(
-        f"{arguments.out}: a page about {count(len(runs), 'run')}",
-        values={"page": str(arguments.out), "runs": [str(run) for run in runs]},
+    line = write_report(
+        arguments.runs,
+        arguments.out,
+        data=arguments.data,
+        ensemble=arguments.ensemble,
+        max_mb=arguments.max_mb,
+        folder=arguments.folder,
     )
+    return Ending(line, values={"page": str(arguments.out), "runs": [str(run) for run in arguments.runs]})

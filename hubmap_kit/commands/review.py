@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ..terminal import Ending, Parser
+from ..terminal import Ending, Parser, add_page_flags
 
 EXAMPLE = """\
 hubmap-kit review submission.csv --data data --out review.html
@@ -16,7 +16,6 @@ def add_flags(parser: Parser) -> None:
     """Add the arguments and flags."""
     parser.add_argument("submission", metavar="SUBMISSION", type=Path, help="submission.csv")
     parser.add_argument("--data", metavar="DATA", type=Path, required=True, help="competition folder")
-    parser.add_argument("--out", metavar="HTML", type=Path, required=True, help="page to write")
     parser.add_argument("--against", metavar="SUBMISSION", type=Path, help="another submission, to compare with")
     parser.add_argument("--truth", metavar="CSV", type=Path, help="CSV with id,rle,img_height,img_width")
     parser.add_argument(
@@ -28,10 +27,7 @@ def add_flags(parser: Parser) -> None:
         dest="runs",
         help="run folder that predicted it; repeat it for an ensemble",
     )
-    parser.add_argument(
-        "--max-mb", metavar="MB", type=float, default=30.0, help="largest size of the page (default: 30)"
-    )
-    parser.add_argument("--folder", action="store_true", help="write the pictures to a folder beside the page")
+    add_page_flags(parser)
 
 
 def run(arguments: Namespace) -> Ending:

@@ -125,16 +125,16 @@ def _ending(folder: Path) -> Ending:
     if (folder / FOLDS).is_file():
         folds = FoldsConfig.read(folder).folds
         return Ending(
-            f"{folder}: {count(folds, 'fold')}", table, next=("report", folder, "--out", "report.html"), values=values
+            f"{folder}: {count(folds, 'fold')}{_page(folder)}", table, next=("predict", _data(folder), folder, "--out", "submission.csv"), values=values
         )
     config, rows = RunConfig.read(folder), read_rows(folder / HISTORY, ("epoch",))
     scored = [(float(row["validation_dice"]), int(float(row["epoch"]))) for row in rows if row.get("validation_dice")]
     dice, epoch = max(scored, default=(None, len(rows)))
     kept = "" if dice is None else f", kept epoch {epoch} (validation Dice {dice:.4f})"
     return Ending(
-        f"{folder}: {count(len(rows), 'epoch')}{kept}",
+        f"{folder}: {count(len(rows), 'epoch')}{kept}{_page(folder)}",
         f"{table}\n{_thresholds_text(config)}",
-        next=("report", folder, "--out", "report.html"),
+        next=("predict", _data(folder), folder, "--out", "submission.csv"),
         values={
             **values,
             "epochs": len(rows),
@@ -144,6 +144,21 @@ def _ending(folder: Path) -> Ending:
             "min_region_um2": config.rule.min_region_um2,
         },
     )
+
+
+def _page(folder: Path) -> str:
+    """The page about a run, if it was written."""
+    from ..run import REPORT
+
+    return f", page {folder / REPORT}" if (folder / REPORT).is_file() else ""
+
+
+def _data(folder: Path) -> str:
+    """The competition folder that a run was trained on, as its ``config.json`` names it; DATA if it names none."""
+    from ..run import CONFIG, RunConfig
+
+    first = folder if (folder / CONFIG).is_file() else folder / "fold0"
+    return RunConfig.read(first).data or "DATA"
 
 
 def _thresholds_text(config: RunConfig) -> str:

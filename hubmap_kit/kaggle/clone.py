@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from .manifest import Manifest
+
 IMAGE = Path("kernels", "kaggle-image.txt")
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
 
@@ -51,6 +53,24 @@ def commit_of(clone: Path) -> tuple[str | None, bool, str]:
         return commit, bool(git("status", "--porcelain")), epoch
     except (OSError, subprocess.CalledProcessError):
         return None, False, _EPOCH
+
+
+def own_commit() -> str:
+    """The commit of this library: of the clone that it lies in, or of the bundle whose wheel it was imported from.
+
+    Returns:
+        Its hash, with ``+`` behind it if there were changes since; empty if it is not known.
+    """
+    place = Path(__file__).resolve().parents[2]
+    if place.is_file():  # a wheel
+        try:
+            manifest = Manifest.read(place.parent)
+        except ValueError:
+            return ""
+        commit, dirty = manifest.commit, manifest.dirty
+    else:
+        commit, dirty, _ = commit_of(place)
+    return f"{commit}{'+' if dirty else ''}" if commit else ""
 
 
 def image_versions(clone: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,15 @@ class Devices:
         """Number of devices of this worker."""
         return self.replicas // self.workers
 
+    @property
+    def text(self) -> str:
+        """The devices in words, such as ``2 x Tesla T4``."""
+        kind = next((kind for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)), "CPU")
+        device = tf.config.list_physical_devices(kind)[0]
+        name = tf.config.experimental.get_device_details(device).get("device_name", kind) if kind == "GPU" else kind
+        cores = f" of {os.cpu_count()} cores" if kind == "CPU" else ""
+        return f"{self.replicas} x {name}{cores}" + (f" on {self.workers} computers" if self.workers > 1 else "")
+
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Add an array over workers; every worker gets the sum.
 
@@ -54,6 +64,15 @@ class Devices:
             )
         )
         return np.asarray(self.strategy.experimental_local_results(_all_reduce(self.strategy, given))[0])
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has held so far, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _sum_over_replicas(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
@@ -104,6 +123,12 @@ def open_devices(wanted: str) -> Devices:
     except RuntimeError as error:  # TensorFlow was used before in this process
         raise ValueError(f"the workers cannot be joined: {error}; train in a new process") from error
     return Devices(strategy, workers, worker)
+
+
+def is_first_worker() -> bool:
+    """Whether this process is the one that writes the files, of those that ``TF_CONFIG`` names."""
+    text = os.environ.get("TF_CONFIG")
+    return not text or _place(text)[1] == 0
 
 
 def _place(text: str) -> tuple[int, int]:

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from .. import rle
-from ..files import replacing
 from ..images.scaling import resize
 from ..models.losses import Loss
 from ..prediction.ensemble import Member
 from ..prediction.networks import probability_map
 from ..preparation.store import PatchStore
 from ..progress import track
+from ..run import write_map
 from .devices import Devices
 from .thresholds import REGION_UM2, THRESHOLDS, sweep, sweep_table
 
@@ -30,8 +28,8 @@ class Evaluation:
     Attributes:
         scores: Columns ``id``, ``organ``, ``dice`` in [0, 1] by the member's rule, and ``loss``, the training's loss on
             the image's blended probability map at the network's scale.
-        sweep: Dice of each image by threshold and least region size, see `thresholds.sweep_table`; empty if the maps
-            were not kept.
+        sweep: Dice of each image by threshold and least region size, see `thresholds.sweep_table`; empty if none
+            was made.
     """
 
     scores: pd.DataFrame
@@ -54,16 +52,16 @@ class Evaluator:
     loss: Loss
     devices: Devices
 
-    def score(self, ids: Sequence[int], *, maps: Path | None = None) -> Evaluation:
+    def score(self, ids: Sequence[int], *, maps: Path | None = None, tries: bool = False) -> Evaluation:
         """Score whole images.
 
         Args:
             ids: The images.
-            maps: Folder for the probability maps at the network's scale, see `write_map`. If it is given, thresholds
-                and least region sizes are swept too.
+            maps: Folder for the probability maps at the network's scale, see `hubmap_kit.run.write_map`.
+            tries: Whether to sweep thresholds and least region sizes.
         """
         values = np.zeros((len(ids), 2))
-        swept = np.zeros((len(ids) if maps else 0, len(THRESHOLDS), len(REGION_UM2)))
+        swept = np.zeros((len(ids) if tries else 0, len(THRESHOLDS), len(REGION_UM2)))
         own = range(self.devices.worker, len(ids), self.devices.workers)
         for number in track(own, len(ids), "score", lines=False):
             stored = self.store.images[ids[number]]
@@ -79,30 +77,9 @@ class Evaluator:
             values[number] = rle.dice_of_runs(found, truth), loss
             if maps:
                 write_map(maps / f"{image.id}.png", small)
+            if tries:
                 swept[number] = sweep(large, truth, image.pixel_size_um)
         values, swept = self.devices.sum(values), self.devices.sum(swept)
         organs = [self.store.images[i].image.organ for i in ids]
         scores = pd.DataFrame({"id": ids, "organ": organs, "dice": values[:, 0], "loss": values[:, 1]})
-        return Evaluation(scores, sweep_table(ids, organs, swept) if maps else pd.DataFrame())
-
-
-def write_map(path: Path, small: np.ndarray) -> None:
-    """Write a probability map ``(h, w)`` float32 in [0, 1] as a PNG of 8 bits: 255 times the probability, rounded."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded, data = cv2.imencode(".png", np.rint(small * 255).astype(np.uint8))
-    if not encoded:
-        raise ValueError(f"{path} cannot be encoded as PNG")
-    with replacing(path) as part:
-        part.write_bytes(data.tobytes())
-
-
-def read_map(path: Path) -> npt.NDArray[np.float32]:
-    """Read what `write_map` wrote: ``(h, w)`` float32 in [0, 1].
-
-    Raises:
-        ValueError: The file is missing or damaged.
-    """
-    stored = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if stored is None:
-        raise ValueError(f"{path} is missing or no PNG; train the run again")
-    return np.asarray(stored, np.float32) / np.float32(255)
+        return Evaluation(scores, sweep_table(ids, organs, swept) if tries else pd.DataFrame())

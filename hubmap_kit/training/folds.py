@@ -22,8 +22,7 @@ from ..files import replacing, write_text
 from ..images.scaling import resize
 from ..metrics import score_text
 from ..preparation.store import PatchStore
-from ..run import MAPS, OUT_OF_FOLD, OUT_OF_FOLD_SCORES, RESULTS, SWEEP, FoldsConfig, Run
-from .evaluation import read_map
+from ..run import MAPS, OUT_OF_FOLD, OUT_OF_FOLD_SCORES, RESULTS, SWEEP, FoldsConfig, Run, read_map
 from .thresholds import choose
 
 

@@ -30,7 +30,7 @@ from ..run import CHECKPOINT, HISTORY, WEIGHTS, RunConfig
 from ..words import count, duration
 from . import checkpoints
 from .dataset import PatchSampler
-from .devices import Devices
+from .devices import Devices, peak_memory
 from .evaluation import Evaluator
 from .results import SPLITS, write_results
 from .step import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
@@ -134,7 +134,15 @@ class Training:
         self.model.load_weights(self.run / WEIGHTS)
         rule, results = write_results(self.run, self.config.splits, self.evaluator, tune=self.config.train.tune)
         if self.devices.worker == 0:
-            done = replace(self.config, rule=rule, results=results, finished=True, epochs=len(self.history))
+            done = replace(
+                self.config,
+                rule=rule,
+                results=results,
+                finished=True,
+                epochs=len(self.history),
+                devices=self.devices.text,
+                peak_memory=peak_memory(),
+            )
             done.write(self.run)
             (self.run / CHECKPOINT).unlink(missing_ok=True)
 

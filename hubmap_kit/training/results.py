@@ -11,7 +11,7 @@ import pandas as pd
 from ..files import replacing, write_text
 from ..masks import MaskRule
 from ..metrics import dice_by_organ
-from ..run import MAPS, RESULTS, RESULTS_TABLE, SCORES, SWEEP
+from ..run import MAPS, RESULTS, RESULTS_TABLE, SCORES, SWEEP, TEST_MAPS
 from .evaluation import Evaluator
 from .thresholds import choose, dice_at
 
@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 def write_results(
     run: Path, ids: Mapping[str, list[int]], evaluator: Evaluator, *, tune: bool
 ) -> tuple[MaskRule, dict[str, dict[str, float]]]:
-    """Score every split, and write ``scores.csv``, ``results.csv``, ``results.txt``, ``sweep.csv`` and ``validation/``.
+    """Score every split, and write the tables of scores and the maps of the images that were held out.
 
     Args:
         run: Run folder.
@@ -35,7 +35,7 @@ def write_results(
     writes = evaluator.devices.worker == 0
     scores = {}
     if ids["validation"]:
-        validation = evaluator.score(ids["validation"], maps=run / MAPS)
+        validation = evaluator.score(ids["validation"], maps=run / MAPS, tries=True)
         scores["validation"] = validation.scores
         if tune:
             rule = choose(validation.sweep, evaluator.member.rule)
@@ -46,7 +46,8 @@ def write_results(
                 validation.sweep.to_csv(part, index=False, float_format="%.6f")
     for split in SPLITS:
         if ids[split] and split not in scores:
-            scores[split] = evaluator.score(ids[split]).scores
+            maps = run / TEST_MAPS if split == "test" else None  # for the report; nothing is chosen on them
+            scores[split] = evaluator.score(ids[split], maps=maps).scores
     parts = [scores[split].assign(split=split) for split in SPLITS if split in scores]
     table = pd.concat(parts, ignore_index=True)
     results = results_by_split(table)

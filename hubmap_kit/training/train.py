@@ -13,16 +13,21 @@ import numpy as np
 import tensorflow as tf
 
 from ..config import TrainConfig
+from ..kaggle.clone import own_commit
 from ..masks import MaskRule
 from ..preparation.store import PatchStore
-from ..run import FoldsConfig, RunConfig, check_place, is_finished
+from ..reports.report import write_report
+from ..run import REPORT, FoldsConfig, RunConfig, check_place, is_finished
 from . import checkpoints
 from .dataset import PatchSampler
-from .devices import open_devices
+from .devices import is_first_worker, open_devices
 from .folds import join_folds
 from .loop import Training
 from .results import SPLITS
 from .time_limit import TimeLimit
+
+PAGE_MB = 10.0  # size of the page about a training
+PAGE_S = 2.0  # longest time that it takes for one image, in s
 
 
 def train(
@@ -61,7 +66,10 @@ def train(
     check_place(run, resume=resume)
     store = PatchStore.open(patches)
     if not all_folds:
-        return _train_one(store, run, config, limit, recipe, resume)
+        finished = _train_one(store, run, config, limit, recipe, resume)
+        if finished:
+            _write_page(run, len(store.ids("validation", config.fold)) + len(store.ids("test", config.fold)), limit)
+        return finished
     folds = store.config.folds
     if not folds:
         raise ValueError(f"{patches} has no folds; prepare it with --folds 5, or train without --all-folds")
@@ -74,7 +82,23 @@ def train(
         if not _train_one(store, run / f"fold{fold}", replace(config, fold=fold), limit, recipe, resume):
             return False
     join_folds(store, run)
+    _write_page(run, len(store.images), limit)
     return True
+
+
+def _write_page(run: Path, images: int, limit: TimeLimit) -> None:
+    """Write the page about a finished training, if there is time; a failure is only named."""
+    page = run / REPORT
+    if page.exists() or not is_first_worker():
+        return
+    again = f"hubmap-kit report {run} --out {page}"
+    if limit.exists and limit.left_s < PAGE_S * images:
+        print(f"no page, since the time limit is near; make it with: {again}")
+        return
+    try:
+        write_report([run], page, max_mb=PAGE_MB)
+    except (OSError, ValueError) as error:
+        print(f"no page ({error}); try: {again}")
 
 
 def _train_one(store: PatchStore, run: Path, config: TrainConfig, limit: TimeLimit, recipe: str, resume: bool) -> bool:
@@ -108,6 +132,8 @@ def _describe_run(
         },
         splits={split: [int(i) for i in split_ids] for split, split_ids in ids.items()},
         recipe=recipe,
+        data=str(store.info.data) if store.info.data_split == "train" else "",
+        commit=own_commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={
             "python": platform.python_version(),

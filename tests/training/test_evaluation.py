@@ -14,8 +14,9 @@ from hubmap_kit.masks import MaskRule
 from hubmap_kit.models.losses import make_loss
 from hubmap_kit.prediction.ensemble import Member
 from hubmap_kit.preparation.store import PatchStore
+from hubmap_kit.run import read_map, write_map
 from hubmap_kit.training.devices import Devices
-from hubmap_kit.training.evaluation import Evaluator, read_map, write_map
+from hubmap_kit.training.evaluation import Evaluator
 from hubmap_kit.training.thresholds import REGION_UM2, THRESHOLDS
 
 ONE = Devices(tf.distribute.get_strategy())
@@ -62,7 +63,7 @@ def test_maps_and_sweep(store, tmp_path):
     opened = all_foreground(store)
     ids = opened.ids("train")[:2]
     evaluation = Evaluator(opened, flat_member(opened, 0.42, 0.5), make_loss("bce"), ONE).score(
-        ids, maps=tmp_path / "maps"
+        ids, maps=tmp_path / "maps", tries=True
     )
     assert len(evaluation.sweep) == 2 * len(THRESHOLDS) * len(REGION_UM2)
     found = evaluation.sweep.groupby("threshold")["dice"].max()
