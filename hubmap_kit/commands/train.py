@@ -125,7 +125,10 @@ def _ending(folder: Path) -> Ending:
     if (folder / FOLDS).is_file():
         folds = FoldsConfig.read(folder).folds
         return Ending(
-            f"{folder}: {count(folds, 'fold')}{_page(folder)}", table, next=("predict", _data(folder), folder, "--out", "submission.csv"), values=values
+            f"{folder}: {count(folds, 'fold')}{_page(folder)}",
+            table,
+            next=_next(folder),
+            values=values,
         )
     config, rows = RunConfig.read(folder), read_rows(folder / HISTORY, ("epoch",))
     scored = [(float(row["validation_dice"]), int(float(row["epoch"]))) for row in rows if row.get("validation_dice")]
@@ -134,7 +137,7 @@ def _ending(folder: Path) -> Ending:
     return Ending(
         f"{folder}: {count(len(rows), 'epoch')}{kept}{_page(folder)}",
         f"{table}\n{_thresholds_text(config)}",
-        next=("predict", _data(folder), folder, "--out", "submission.csv"),
+        next=_next(folder),
         values={
             **values,
             "epochs": len(rows),
@@ -153,12 +156,12 @@ def _page(folder: Path) -> str:
     return f", page {folder / REPORT}" if (folder / REPORT).is_file() else ""
 
 
-def _data(folder: Path) -> str:
-    """The competition folder that a run was trained on, as its ``config.json`` names it; DATA if it names none."""
+def _next(folder: Path) -> tuple[object, ...]:
+    """The command that predicts with a run, on the competition folder that its ``config.json`` names."""
     from ..run import CONFIG, RunConfig
 
     first = folder if (folder / CONFIG).is_file() else folder / "fold0"
-    return RunConfig.read(first).data or "DATA"
+    return ("predict", RunConfig.read(first).data or "DATA", folder, "--out", "submission.csv")
 
 
 def _thresholds_text(config: RunConfig) -> str:
