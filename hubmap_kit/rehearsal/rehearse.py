@@ -185,7 +185,6 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
             else:
                 scores = _validation_scores(trained)
             scores.to_csv(out / SCORES, index=False)
-            write_report(trained, out / "rehearsal.html")
         with runner.step("pages"):
             _write_pages(out, data or out / "input" / "demo", public, competition, truth, trained)
     except Failure as failure:
@@ -229,7 +228,8 @@ def _write_pages(
     truth_or_none = truth if truth.is_file() else None
     review = write_review(submission, predicted, out / "review.html", truth=truth_or_none, runs=runs)
     print(f"the submission: {review.verdict}")
-    for name, about in (("data", "the data"), ("rehearsal", "the run"), ("review", "the submission")):
+    write_report(runs, out / "report.html", data=trained_on)
+    for name, about in (("data", "the data"), ("report", "the run"), ("review", "the submission")):
         print(f"look at {about}: {out / name}.html")
 
 

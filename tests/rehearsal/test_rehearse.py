@@ -86,7 +86,7 @@ def test_rehearsal(rehearsed):
     assert [call.kernel for call in rehearsed.calls] == ["train", "train", "infer", "infer"]
     assert all((out / f"{name}.log").stat().st_size > 500 for name in ("smoke", "train", "public", "hidden"))
     assert (out / "overlays.png").stat().st_size > 10_000
-    for page in ("data.html", "rehearsal.html", "review.html", "public/review.html"):
+    for page in ("data.html", "report.html", "review.html", "public/review.html"):
         assert (out / page).stat().st_size > 10_000
     assert not (out / "hidden" / "review.html").exists()
     assert not list(out.joinpath("input").rglob("*truth*")), "the kernels could see the answers"
