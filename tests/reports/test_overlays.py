@@ -19,10 +19,9 @@ def test_sheet(demo, tmp_path):
         mask = np.roll(rle.decode(text, images[int(image_id)].shape), 9 * number, axis=1)
         rows.append(f"{image_id},{rle.encode(mask)}")
     (tmp_path / "submission.csv").write_text("\n".join(["id,rle", *rows]))
-    contact_sheet(
-        demo, tmp_path / "submission.csv", demo / "test_truth.csv", tmp_path / "sheet.png", cell=200, columns=3
-    )
-    sheet = cv2.imread(str(tmp_path / "sheet.png"), cv2.IMREAD_COLOR_RGB)
+    out = tmp_path / "sheet.png"
+    contact_sheet(demo, tmp_path / "submission.csv", demo / "test_truth.csv", out, cell=200, columns=3)
+    sheet = cv2.imread(str(out), cv2.IMREAD_COLOR_RGB)
     assert sheet.shape == (34 + 2 * (200 + 26 + 8), 3 * 208 + 8, 3)
     for colour in (TRUTH_RGB, PREDICTION_RGB):
         found = (sheet[34:] == colour).all(axis=-1)
