@@ -35,17 +35,19 @@ TRUTH, PREDICTION, OTHER = "truth", "prediction", "other"  # layers
 CHANGED = 0.5  # Dice between two submissions below which an image is pointed out
 _MOST_PICTURES = 6  # of a kind of flag, above the grid
 _MOST_PROBLEMS = 200  # listed on the page
+# Headings of flags by kind, in the order in which the page has them.
 _HEADINGS = {
     "invalid": "Breaks a rule",
     "prediction": "Could not be predicted",
     "unreadable": "Cannot be shown",
-    "empty": "Empty mask",
-    "full": "Nearly the whole image",
-    "area": "Area outside the organ's range in training",
-    "background": "Mask on glass",
-    "specks": "Many tiny regions",
+    **{key: f"Fits better {words}" for key, words in ARRANGEMENTS.items()},
     "off-by-one": "RLE off by one",
     "twins": "Same mask as another image",
+    "empty": "Empty mask",
+    "full": "Nearly the whole image",
+    "background": "Mask on glass",
+    "area": "Area outside the organ's range in training",
+    "specks": "Many tiny regions",
     "changed": "Little in common with the other submission",
 }
 
@@ -60,10 +62,12 @@ class Finding:
     Attributes:
         severity: How bad it is.
         text: One sentence.
+        short: A few words for the verdict, if it changes that.
     """
 
     severity: Literal["error", "warning", "note"]
     text: str
+    short: str = ""
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.text}"
@@ -378,7 +382,7 @@ def _measured_flags(subject: _Subject, drawn: Sequence[Drawn], flags: Mapping[in
         f"{common.better} of {common.images} masks fit the tissue better {common.words()}: the tissue explains "
         f"{percent(common.arranged)} of them then, and {percent(common.as_it_is)} as they are. {_cause(common)}"
     )
-    return [Finding("error", text)]
+    return [Finding("error", text, f"masks that fit better {common.words()}")]
 
 
 def _of_one(common: Misfit | None, one: Fit) -> Misfit | None:
@@ -493,9 +497,11 @@ def _verdict(
     parts = [f"not valid, {errors} {_plural(errors, 'error')}" if errors else "valid"]
     if warnings := len(problems) - errors:
         parts.append(f"{warnings} {_plural(warnings, 'warning')}")
-    count = sum(flag.severity != "note" for own in flags.values() for flag in own)
-    count += sum(finding.severity != "note" for finding in findings)
-    parts.append(f"{count} {_plural(count, 'flag')}" if count else "nothing suspicious")
+    parts += [finding.short for finding in findings if finding.short]
+    if images := sum(any(flag.severity != "note" for flag in own) for own in flags.values()):
+        parts.append(f"flags on {images} {_plural(images, 'image')}")
+    elif len(parts) == 1 and not findings:
+        parts.append("nothing suspicious")
     text = ", ".join(parts)
     if subject.truth:
         dice, other = zip(*(_dice(subject, image.id) for image in subject.images), strict=True) or ((), ())
@@ -517,7 +523,7 @@ def _content(
     runs: Sequence[Path],
 ) -> dict[str, Any]:
     """What the template reads."""
-    bad = any(problem.severity == "error" for problem in problems)
+    bad = "error" in [*(problem.severity for problem in problems), *(finding.severity for finding in findings)]
     sources = sorted({card.drawn.subject.image.source for card in cards})
     return {
         "verdict": verdict,
@@ -554,13 +560,14 @@ def _numbers(subject: _Subject) -> list[dict[str, str]]:
 
 
 def _kinds(cards: Sequence[Card]) -> list[dict[str, Any]]:
-    """Flags by kind, the worst first: some with pictures, the others as links."""
+    """Flags by kind: some with pictures, the others as links."""
     kinds: dict[str, list[tuple[Card, Flag]]] = {}
     for card in cards:
         for flag in card.flags:
             kinds.setdefault(flag.key, []).append((card, flag))
     found = []
-    for key, of in sorted(kinds.items(), key=lambda kind: _SEVERITIES.index(kind[1][0][1].severity)):
+    for key in sorted(kinds, key=list(_HEADINGS).index):
+        of = kinds[key]
         items = [
             {
                 "key": card.key,
@@ -571,7 +578,7 @@ def _kinds(cards: Sequence[Card]) -> list[dict[str, Any]]:
         ]
         found.append(
             {
-                "heading": _HEADINGS.get(key, f"Fits better {ARRANGEMENTS.get(key, key)}"),
+                "heading": _HEADINGS[key],
                 "count": len({card.key for card, _ in of}),
                 "pictured": items[:_MOST_PICTURES],
                 "others": items[_MOST_PICTURES:],

@@ -61,6 +61,7 @@ def test_transposed_masks(demo, masks, shapes, tmp_path):
     wrong = {i: rle.encode(rle.decode(text, shapes[i]).T) for i, text in masks.items()}
     review = write_review(written(tmp_path / "s.csv", wrong), demo, tmp_path / "r.html")
     assert "5 of 5 masks fit the tissue better with rows and columns exchanged" in words(review)
+    assert review.verdict == "valid, masks that fit better with rows and columns exchanged, flags on 5 images"
     assert "Fits better with rows and columns exchanged: 5 images" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
