@@ -101,7 +101,7 @@ def write_inspection(data: Path, out: Path, *, max_mb: float = MAX_MB, folder: b
     parts = {split: _read_part(data, split) for split in TABLES}
     problems = [problem for part in parts.values() for problem in part.problems]
     if all(part.missing for part in parts.values()):
-        rule = f"{data.absolute()} holds neither {' nor '.join(TABLES.values())}"
+        rule = f"holds neither {' nor '.join(TABLES.values())}" if data.is_dir() else "there is no such folder"
         raise DataError([Problem("error", str(data), None, rule, "name a folder in the competition's layout")])
     problems += _sample_problems(data, parts["test"])
     rows = [(split, image) for split, part in parts.items() for image in part.images]

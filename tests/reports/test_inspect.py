@@ -145,6 +145,8 @@ def test_a_folder_without_tables_is_refused(tmp_path):
     """A folder with neither table has no page, and the error names both."""
     with pytest.raises(DataError, match=r"neither train\.csv nor test\.csv"):
         write_inspection(tmp_path, tmp_path / "data.html")
+    with pytest.raises(DataError, match="there is no such folder"):
+        write_inspection(tmp_path / "none", tmp_path / "data.html")
     assert not (tmp_path / "data.html").exists()
 
 
