@@ -18,7 +18,7 @@ nox.options.sessions = ["lint", "tests"]
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 # The requirements from which mypy reads types. TensorFlow, the largest by far, has none.
-TYPED = ("imagecodecs", "jinja2", "matplotlib", "numpy", "opencv-python-headless", "pillow", "tifffile")
+TYPED = ("imagecodecs", "jinja2", "matplotlib", "numpy", "opencv-python-headless", "pillow", "shtab", "tifffile")
 
 
 def declared(*names: str) -> list[str]:

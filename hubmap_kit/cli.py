@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from . import __version__
-from .commands import COMMANDS, STAGES, module_of, parser_of
-from .config import UsageError
-from .progress import messages
-from .tables import DataError
-from .terminal import BAD_INPUT, INTERRUPTED, OK, WRONG_USAGE, Parser, command_line, show_error, show_problems
-from .words import did_you_mean
+from .commands import COMMANDS, STAGES
 
+OK, WRONG_USAGE, INTERRUPTED = 0, 2, 130
 FIRST_STEPS = """\
 first steps, on a small competition that is drawn for it (5 minutes on two cores):
   hubmap-kit demo demo
@@ -43,68 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hubmap-kit {__version__}")
         return OK
     _check_command(name)
-    command, parser = module_of(name), parser_of(name, rest)
-    arguments = parser.parse_args(rest)
-    begin = time.monotonic()
-    try:
-        with messages(quiet=arguments.quiet):
-            ending = command.run(arguments)
-        ending.show(arguments, time.monotonic() - begin)
-        return int(ending.status)
-    except UsageError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        stopped = getattr(command, "STOPPED", "nothing was written")
-        typed = command_line(*(word for word in argv if word != "--resume"))
-        print(f"stopped; {stopped.format(command=typed)}", file=sys.stderr)
-        return INTERRUPTED
-    except DataError as error:
-        show_problems(error.problems)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        show_error(_os_error_text(error))
-    except ValueError as error:
-        show_error(str(error))
-    except MemoryError:
-        show_error("the memory is full; take a smaller --batch-size or --tile-size, or a computer with more memory")
-    except Exception as error:
-        show_error(_unexpected(error, argv))
-    return BAD_INPUT
+    from .running import run  # here, because the list of commands and the version do without it
 
-
-def _os_error_text(error: OSError) -> str:
-    """What the system refused, as a sentence with the file."""
-    if not error.filename or not error.strerror:
-        return str(error)
-    path = Path(os.fsdecode(error.filename))
-    files = [each for each in path.parents if each.is_file()]
-    if isinstance(error, (NotADirectoryError, FileExistsError)) and (files or path.is_file()):
-        return f"{files[0] if files else path} is a file, and a folder is needed there; name another place"
-    remedies = {errno.EACCES: "; name another place, or change its permissions", errno.ENOSPC: "; make room there"}
-    return f"{path}: {error.strerror.lower()}{remedies.get(error.errno or 0, '')}"
-
-
-def _unexpected(error: Exception, argv: Sequence[str]) -> str:
-    """The message for a mistake of our own; the traceback goes to a file, without credentials."""
-    import shlex
-    import tempfile
-    import traceback
-
-    from .kaggle.credentials import redact
-
-    lines = [f"hubmap-kit {__version__}, Python {sys.version.split()[0]}", f"hubmap-kit {shlex.join(argv)}", ""]
-    text = "\n".join(lines) + "".join(traceback.format_exception(error))
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="hubmap-kit-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
-    ) as file:
-        file.write(redact(text))
-    first = redact(str(error)).partition("\n")[0]
-    return (
-        f"unexpected {type(error).__name__}: {first}\n"
-        f"This should not happen. What led to it is in {file.name}; please report it with that file and with what "
-        "'hubmap-kit doctor' prints."
-    )
+    return run(name, rest)
 
 
 def entry() -> None:
@@ -114,6 +47,8 @@ def entry() -> None:
     except KeyboardInterrupt:  # before the command began
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
+        import os
+
         # The program that reads our output, such as head, has ended; exit quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -123,8 +58,9 @@ def _help(names: Sequence[str]) -> int:
     """Print the help of a command, or the list of all commands."""
     for name in names[:1]:
         _check_command(name)
-        parser: Parser = parser_of(name, names[1:])
-        parser.print_help()
+        from .commands import parser_of
+
+        parser_of(name, names[1:]).print_help()
         return OK
     width = max(map(len, COMMANDS))
     lines = ["hubmap-kit: a submission kit for HuBMAP + HPA - Hacking the Human Body", ""]
@@ -140,6 +76,9 @@ def _check_command(name: str) -> None:
     """Exit with status 2 if there is no such command."""
     if name in COMMANDS:
         return
+    from .terminal import show_error
+    from .words import did_you_mean
+
     print("usage: hubmap-kit COMMAND [flags]", file=sys.stderr)
     if name.startswith("-"):
         show_error(f"there is no flag {name} before the command; write the flags behind it: hubmap-kit COMMAND {name}")

@@ -23,7 +23,7 @@ from .rehearsal.isolation import obstacle
 
 LIBRARIES = "tensorflow keras numpy pandas opencv-python-headless tifffile imagecodecs scikit-learn scipy".split()
 OPTIONAL = "kaggle distributed nox playwright jupytext".split()  # of extras, or of the person who changes the kit
-DEVICES_S = 60.0  # time for TensorFlow to start and name its devices
+DEVICES_S = 120.0  # time for TensorFlow to start and name its devices
 # Runs in a process of its own, so that a TensorFlow that hangs or crashes is an answer too.
 _ASK_TENSORFLOW = """
 import json

@@ -14,14 +14,14 @@ input a ValueError or an OSError.
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import keyword
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..terminal import Parser
+if TYPE_CHECKING:
+    import argparse
+    from types import ModuleType
+
+    from ..terminal import Parser
 
 STAGES: dict[str, dict[str, str]] = {
     "data": {
@@ -62,6 +62,9 @@ COMMANDS = {name: about for commands in STAGES.values() for name, about in comma
 
 def module_of(name: str) -> ModuleType:
     """The module of a command; that of ``import`` is ``import_``."""
+    import importlib
+    import keyword
+
     return importlib.import_module(f".{name}{'_' * keyword.iskeyword(name)}", __name__)
 
 
@@ -72,6 +75,8 @@ def parser_of(name: str, argv: Sequence[str] = ()) -> Parser:
         name: The command.
         argv: The arguments that it will parse: some defaults in the help depend on them.
     """
+    from ..terminal import Parser
+
     module = module_of(name)
     parser = Parser(name, COMMANDS[name], module.EXAMPLE, argv)
     parser.set_defaults(parser=parser)
@@ -83,6 +88,7 @@ def parser_of(name: str, argv: Sequence[str] = ()) -> Parser:
 
 def full_parser() -> argparse.ArgumentParser:
     """A parser of all commands, for completion and documentation."""
+    import argparse
 
     def make(command: str, **_: Any) -> Parser:
         return parser_of(command)
@@ -94,3 +100,11 @@ def full_parser() -> argparse.ArgumentParser:
     for name, about in COMMANDS.items():
         commands.add_parser(name, help=about, command=name)
     return parser
+
+
+def parsers_in(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the commands in a `full_parser`, by name."""
+    import argparse
+
+    (commands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    return dict(commands.choices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from ..terminal import Ending, Parser
 
@@ -20,9 +21,17 @@ def add_flags(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> Ending:
     """Make the script."""
-    import shtab
+    try:
+        import shtab
+    except ImportError as error:
+        raise ValueError(f"completion needs shtab ({error}); run: pip install shtab") from error
 
-    from . import full_parser
+    from . import full_parser, parsers_in
 
-    script = shtab.complete(full_parser(), arguments.shell)
+    parser = full_parser()
+    for each in parsers_in(parser).values():
+        for action in each._actions:
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab reads it
+    script = shtab.complete(parser, arguments.shell)
     return Ending(result=script, values={"shell": arguments.shell, "script": script})

@@ -1,0 +1,91 @@
+"""Runs a command of ``hubmap-kit`` and turns whatever happens into its last lines and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from .commands import module_of, parser_of
+from .config import UsageError
+from .progress import messages
+from .tables import DataError
+from .terminal import BAD_INPUT, INTERRUPTED, command_line, show_error, show_problems
+
+
+def run(name: str, argv: Sequence[str]) -> int:
+    """Run a command.
+
+    Args:
+        name: The command.
+        argv: Its arguments.
+
+    Returns:
+        0 done, 1 bad input, 130 stopped by Ctrl-C. Wrong usage exits with 2.
+    """
+    command, parser = module_of(name), parser_of(name, argv)
+    arguments = parser.parse_args(argv)
+    begin = time.monotonic()
+    try:
+        with messages(quiet=arguments.quiet):
+            ending = command.run(arguments)
+        ending.show(arguments, time.monotonic() - begin)
+        return int(ending.status)
+    except UsageError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        stopped = getattr(command, "STOPPED", "nothing was written")
+        typed = command_line(name, *(word for word in argv if word != "--resume"))
+        print(f"stopped; {stopped.format(command=typed)}", file=sys.stderr)
+        return INTERRUPTED
+    except DataError as error:
+        show_problems(error.problems)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        show_error(os_error_text(error))
+    except ValueError as error:
+        show_error(str(error))
+    except MemoryError:
+        show_error("the memory is full; take a smaller --batch-size or --tile-size, or a computer with more memory")
+    except Exception as error:
+        show_error(_unexpected(error, [name, *argv]))
+    return BAD_INPUT
+
+
+def os_error_text(error: OSError) -> str:
+    """What the system refused, as a sentence with the file."""
+    if not error.filename or not error.strerror:
+        return str(error)
+    path = Path(os.fsdecode(error.filename))
+    files = [each for each in path.parents if each.is_file()]
+    if isinstance(error, (NotADirectoryError, FileExistsError)) and (files or path.is_file()):
+        return f"{files[0] if files else path} is a file, and a folder is needed there; name another place"
+    remedies = {errno.EACCES: "; name another place, or change its permissions", errno.ENOSPC: "; make room there"}
+    return f"{path}: {error.strerror.lower()}{remedies.get(error.errno or 0, '')}"
+
+
+def _unexpected(error: Exception, argv: Sequence[str]) -> str:
+    """The message for a mistake of our own; the traceback goes to a file, without credentials."""
+    import shlex
+    import tempfile
+    import traceback
+
+    from .kaggle.credentials import redact
+
+    lines = [f"hubmap-kit {__version__}, Python {sys.version.split()[0]}", f"hubmap-kit {shlex.join(argv)}", ""]
+    text = "\n".join(lines) + "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="hubmap-kit-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
+    ) as file:
+        file.write(redact(text))
+    first = redact(str(error)).partition("\n")[0]
+    return (
+        f"unexpected {type(error).__name__}: {first}\n"
+        f"This should not happen. What led to it is in {file.name}; please report it with that file and with what "
+        "'hubmap-kit doctor' prints."
+    )
