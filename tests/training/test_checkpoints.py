@@ -124,13 +124,15 @@ def test_time_needed(monkeypatch):
 
 @pytest.mark.slow
 def test_time_limit_on_the_command_line(store, trained, tmp_path, capsys):
-    """A training ended by --time-limit is no failure, and its last line says how to go on."""
+    """A training ended by --time-limit is no failure, and its last line is the command to go on with, whose settings need no flags."""
     command = ["train", str(store), str(tmp_path / "run"), *TINY_FLAGS]
     assert main([*command, "--time-limit", "0.0001"]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("stopped after epoch 1 of 3")
-    assert last.endswith(f"{tmp_path / 'run'} is kept, go on with --resume")
-    assert main([*command, "--time-limit", "60", "--resume"]) == 0
+    *_, stopped, following = capsys.readouterr().err.splitlines()
+    assert stopped.startswith("stopped after epoch 1 of 3")
+    assert stopped.endswith(f"{tmp_path / 'run'} is kept, go on with --resume")
+    assert following.endswith(" --time-limit 0.0001 --resume")
+    assert main([*command[:3], "--time-limit", "60", "--resume"]) == 0  # the settings are those of the run
+    assert f"{tmp_path / 'run'}: 3 epochs, kept epoch " in capsys.readouterr().out
     assert_same_training(tmp_path / "run", trained)
 
 
@@ -151,9 +153,12 @@ def the_checkpoint(run: Path, config: RunConfig) -> checkpoints.Checkpoint:
 
 
 @pytest.mark.slow
-def test_other_settings_are_refused(stopped, store):
-    """A checkpoint of other settings or another split is refused, with the remedy for a Kaggle kernel too."""
-    with pytest.raises(ValueError, match=r"another filters, seed; resume with the same, .*kernel_sources"):
+def test_other_settings_are_refused(stopped, store, monkeypatch):
+    """A checkpoint of other settings or another split is refused, in a kernel on Kaggle with the remedy for it."""
+    with pytest.raises(ValueError, match=r"another --filters \(2, now 3\), --seed \(0, now 1\); .*another folder$"):
+        training.train(store, stopped, replace(TINY, filters=3, seed=1), resume=True)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    with pytest.raises(ValueError, match=r"another --filters .*kernel_sources"):
         training.train(store, stopped, replace(TINY, filters=3, seed=1), resume=True)
     config = RunConfig.read(stopped)
     with pytest.raises(ValueError, match="another test split"):

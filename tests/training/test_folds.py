@@ -103,7 +103,10 @@ def test_command_line(folded, tmp_path, capsys):
     settings = "--recipe fast --filters 2 --batch-size 4 --epochs 1 --steps-per-epoch 1 --all-folds".split()
     command = ["train", str(folded), str(tmp_path / "cv"), *settings]
     assert main([*command, "--time-limit", "0.02"]) == 0
-    assert "stopped before fold 1: the time limit is over" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "stopped before fold 1: the time limit is over" in said.err
+    assert said.out.startswith(f"{tmp_path / 'cv'}: not finished, ")
+    assert said.err.rstrip().endswith(" --time-limit 0.02 --resume")
     assert FoldsConfig.read(tmp_path / "cv") == FoldsConfig(2)
     assert not (tmp_path / "cv" / "fold1").exists()
     assert main([*command, "--resume"]) == 0

@@ -99,7 +99,7 @@ def test_killed_training_resumes_to_the_same_result(trained, store, tmp_path):
         time.sleep(0.01)
     process.kill()
     process.wait()
-    with pytest.raises(ValueError, match="another filters"):
+    with pytest.raises(ValueError, match=r"another --filters \(2, now 3\)"):
         training.train(store, tmp_path / "run", replace(TINY, filters=3), resume=True)
     training.train(store, tmp_path / "run", TINY, resume=True)
     columns = ["epoch", "train_loss", "validation_dice"]
