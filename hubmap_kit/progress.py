@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LINE_EVERY_S = 30.0  # between two plain lines of a slow step
+LEAST_BETWEEN_S = 1.0  # of a fast step
 _quiet = False
 
 
@@ -39,7 +40,8 @@ def track(
 ) -> Iterator[T]:
     """Yield `items`, showing on stderr how many of `total` are done: a bar on a terminal, plain lines elsewhere.
 
-    A plain line is printed at each tenth, and at least every `LINE_EVERY_S`; it has the rate and the time left.
+    A plain line is printed at each tenth, but not more often than every `LEAST_BETWEEN_S`, and at least every
+    `LINE_EVERY_S`. It has the rate and the time left, from the second item on: the first waits for what is loaded.
 
     Args:
         items: The items.
@@ -60,20 +62,27 @@ def track(
     if not lines:
         yield from items
         return
-    begin = last = time.monotonic()
+    begin = last = first = time.monotonic()
     before, shown = done, 10 * done // max(total, 1)
     for item in items:
         yield item
         done += 1
         now = time.monotonic()
-        if done == total or 10 * done // max(total, 1) > shown or now - last >= LINE_EVERY_S:
-            shown, last = 10 * done // max(total, 1), now
-            print(f"{label}: {_state(done, before, total, now - begin, unit)}", file=sys.stderr, flush=True)
+        if done == before + 1:
+            first = now
+        tenth = 10 * done // max(total, 1)
+        if done == total or (tenth > shown and now - last >= LEAST_BETWEEN_S) or now - last >= LINE_EVERY_S:
+            shown, last = tenth, now
+            unit_s = (now - first) / max(done - before - 1, 1)
+            state = _state(unit_s, total - done, now - begin, unit)
+            print(f"{label}: {done}/{total} {unit}s{state}", file=sys.stderr, flush=True)
 
 
-def _state(done: int, before: int, total: int, seconds: float, unit: str) -> str:
-    """Such as ``30/60 images, 2.1 images/s, about 14 s left``."""
-    unit_s = seconds / (done - before)
-    pace = f"{duration(unit_s)} per {unit}" if unit_s > 1 else f"{1 / max(unit_s, 1e-6):.3g} {unit}s/s"
-    left = f"about {duration(unit_s * (total - done))} left" if done < total else f"{duration(seconds)} in all"
-    return f"{done}/{total} {unit}s, {pace}, {left}"
+def _state(unit_s: float, left: int, seconds: float, unit: str) -> str:
+    """Such as ``, 2.1 images/s, about 14 s left``."""
+    if not left:
+        return f", {duration(seconds)}"
+    if not unit_s:
+        return f", {duration(seconds)} so far"
+    pace = f"{duration(unit_s)} per {unit}" if unit_s > 1 else f"{1 / unit_s:.1f} {unit}s/s"
+    return f", {pace}, about {duration(max(1.0, unit_s * left))} left"

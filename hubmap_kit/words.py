@@ -10,24 +10,24 @@ def count(number: int, noun: str) -> str:
 
     >>> count(1, "image"), count(1200, "image"), count(0, "patch"), count(2, "entry")
     ('1 image', '1200 images', '0 patches', '2 entries')
+    >>> count(3, "epoch")
+    '3 epochs'
     """
     if number == 1:
         return f"1 {noun}"
     if noun.endswith("y"):
         return f"{number} {noun[:-1]}ies"
-    return f"{number} {noun}{'es' if noun.endswith(('ch', 's')) else 's'}"
+    return f"{number} {noun}{'es' if noun.endswith(('tch', 's')) else 's'}"
 
 
 def duration(seconds: float) -> str:
     """A time for people.
 
     >>> [duration(seconds) for seconds in (0.04, 8.04, 75, 600, 9000)]
-    ['0.04 s', '8 s', '75 s', '10 min', '2.5 h']
+    ['0.1 s', '8 s', '75 s', '10 min', '2.5 h']
     """
-    if seconds < 0.995:
-        return f"{seconds:.2f} s"
     if seconds < 9.95:
-        return f"{seconds:.1f}".removesuffix(".0") + " s"
+        return f"{max(seconds, 0.1):.1f}".removesuffix(".0") + " s"
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"

@@ -42,7 +42,7 @@ def run(arguments: Namespace) -> Ending:
     truth = arguments.data / "test_truth.csv"
     page: tuple[object, ...] = ("review", out, "--data", arguments.data, "--out", out.with_suffix(".html"))
     return Ending(
-        f"{out}: {count(masks, 'mask')}, {empty} of them empty",
+        f"{out}: {count(masks, 'mask')}, {empty or 'none'} of them empty",
         look=(*page, *(("--truth", truth) if truth.is_file() else ())) if config.split == "test" else (),
         next=("validate", out, "--data", arguments.data) if config.split == "test" else (),
         values={"submission": str(out), "masks": masks, "empty": empty},

@@ -176,4 +176,5 @@ def _thresholds_text(config: RunConfig) -> str:
         return f"threshold: {plain} for all organs, none was chosen"
     if chosen:
         return f"thresholds chosen on the validation images, scored with them: {', '.join(chosen)}; others {plain}"
-    return f"threshold: {plain} for all organs; it changes for an organ with 5 validation images and a clear gain"
+    least = "an organ with at least 5 validation images and a clear gain"
+    return f"threshold: {plain} for all organs; another one is chosen for {least}"

@@ -124,7 +124,7 @@ def test_time_needed(monkeypatch):
 
 @pytest.mark.slow
 def test_time_limit_on_the_command_line(store, trained, tmp_path, capsys):
-    """A training ended by --time-limit is no failure, and its last line is the command to go on with, whose settings need no flags."""
+    """A training ended by --time-limit is no failure; its last line is the command to go on with."""
     command = ["train", str(store), str(tmp_path / "run"), *TINY_FLAGS]
     assert main([*command, "--time-limit", "0.0001"]) == 0
     *_, stopped, following = capsys.readouterr().err.splitlines()
