@@ -173,33 +173,6 @@ def scale_factors(text: str) -> tuple[float, ...]:
     return factors
 
 
-def number(text: str) -> float:
-    """A finite number, as the type of a flag.
-
-    Raises:
-        argparse.ArgumentTypeError: It is none.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return value
-
-
-def whole(text: str) -> int:
-    """A whole number, as the type of a flag.
-
-    Raises:
-        argparse.ArgumentTypeError: It is none.
-    """
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
 # --- A setting, and the settings of each stage --------------------------------------------------------------------
 
 
@@ -642,7 +615,7 @@ def add_flags(
         options["choices"] = choices = f.metadata.get("choices")
         if not choices or "metavar" in f.metadata:
             options["metavar"] = f.metadata.get("metavar", {int: "N", float: "X", str: "TEXT"}[kind])
-        groups[heading].add_argument(flag, type={int: whole, float: number}.get(kind, kind), **options)
+        groups[heading].add_argument(flag, type=kind, **options)
     if config is PrepareConfig:
         removed: dict[str, Any] = {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
         parser.add_argument("--pixel-size", dest="--pixel-size", **removed)  # `from_flags` says what to write now

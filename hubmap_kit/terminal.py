@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
@@ -130,6 +131,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,  # a later version may give an abbreviation another meaning
         )
+        self.register("type", float, _number)
+        self.register("type", int, _whole)
         self._positionals.title, self._optionals.title = "arguments", "general"
 
     def format_usage(self) -> str:
@@ -212,3 +215,30 @@ def add_page_flags(parser: Parser) -> None:
     parser.add_argument(
         "--folder", action="store_true", help="write the pictures to a folder beside the page, all of them"
     )
+
+
+def _number(text: str) -> float:
+    """A finite number, in place of `float` as the type of a flag.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def _whole(text: str) -> int:
+    """A whole number, in place of `int` as the type of a flag.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None

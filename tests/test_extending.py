@@ -32,7 +32,7 @@ def extended(tmp_path_factory):
 
 
 def test_each_extension_point_is_shown():
-    """The page has a diff for each of its six extension points; each touches one file, but a command is a new one too."""
+    """The page has a diff for each of its six extension points; only a command is a new file as well."""
     assert len(DIFFS) == 6
     assert [diff.count("\n+++ ") for _, diff in DIFFS] == [1, 1, 1, 1, 1, 2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..config import UsageError, number
+from ..config import UsageError
 from ..kaggle.push import PARTS
 from ..terminal import Ending, Parser, show_error
 from ..words import did_you_mean
@@ -38,7 +38,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show every call and file, and change nothing on Kaggle")
     parser.add_argument("--force", action="store_true", help="push in spite of changes or a missing rehearsal")
     parser.add_argument(
-        "--poll", metavar="S", type=number, help="seconds between questions to Kaggle (default: 5; kernels: 30)"
+        "--poll", metavar="S", type=float, help="seconds between questions to Kaggle (default: 5; kernels: 30)"
     )
 
 

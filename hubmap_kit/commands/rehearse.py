@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import number
 from ..terminal import Ending, Parser
 
 EXAMPLE = """\
@@ -46,10 +45,10 @@ def add_flags(parser: Parser) -> None:
         help='kernel settings to change, such as {"train": {"EPOCHS": 2}, "infer": {}}',
     )
     parser.add_argument(
-        "--memory-limit", metavar="GIB", type=number, help="memory that a kernel may hold (default: Kaggle's, 30)"
+        "--memory-limit", metavar="GIB", type=float, help="memory that a kernel may hold (default: Kaggle's, 30)"
     )
     parser.add_argument(
-        "--time-limit", metavar="HOURS", type=number, help="hours that a kernel may take (default: Kaggle's, 9)"
+        "--time-limit", metavar="HOURS", type=float, help="hours that a kernel may take (default: Kaggle's, 9)"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..config import number
 from ..terminal import Ending, Parser
 
 EXAMPLE = """\
@@ -22,7 +21,7 @@ def add_flags(parser: Parser) -> None:
     )
     parser.add_argument("--again", action="store_true", help="submit a version that was submitted before")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
-    parser.add_argument("--poll", metavar="S", type=number, help="seconds between questions to Kaggle (default: 60)")
+    parser.add_argument("--poll", metavar="S", type=float, help="seconds between questions to Kaggle (default: 60)")
 
 
 def run(arguments: Namespace) -> Ending:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import TrainConfig, UsageError, from_flags, number
+from ..config import TrainConfig, UsageError, from_flags
 from ..config import add_flags as add_settings
 from ..recipes import RECIPES, recipe, recipe_in
 from ..terminal import Ending, Parser
@@ -43,7 +43,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--time-limit",
         metavar="MINUTES",
-        type=number,
+        type=float,
         help="stop after an epoch if another one would not fit, but train at least one; go on with --resume "
         "(default: no limit)",
     )
@@ -118,21 +118,17 @@ def _check_weights(config: TrainConfig) -> None:
 def _ending(folder: Path) -> Ending:
     """What a finished training says: the epoch whose weights were kept, the thresholds, and the scores."""
     from ..files import read_rows
-    from ..run import FOLDS, HISTORY, RESULTS, FoldsConfig, RunConfig
+    from ..run import FOLDS, HISTORY, RESULTS, FoldsConfig, RunConfig, kept_epoch
 
     values = {"folder": str(folder), "finished": True}
     table = (folder / RESULTS).read_text(encoding="utf-8").rstrip("\n")
     if (folder / FOLDS).is_file():
         folds = FoldsConfig.read(folder).folds
-        return Ending(
-            f"{folder}: {count(folds, 'fold')}{_page(folder)}",
-            table,
-            next=_next(folder),
-            values=values,
-        )
-    config, rows = RunConfig.read(folder), read_rows(folder / HISTORY, ("epoch",))
-    scored = [(float(row["validation_dice"]), int(float(row["epoch"]))) for row in rows if row.get("validation_dice")]
-    dice, epoch = max(scored, default=(None, len(rows)))
+        return Ending(f"{folder}: {count(folds, 'fold')}{_page(folder)}", table, next=_next(folder), values=values)
+    config = RunConfig.read(folder)
+    rows = [{key: float(cell) for key, cell in row.items() if cell} for row in read_rows(folder / HISTORY, ("epoch",))]
+    epoch = kept_epoch(rows)
+    dice = next((row["validation_dice"] for row in rows if row["epoch"] == epoch and "validation_dice" in row), None)
     kept = "" if dice is None else f", kept epoch {epoch} (validation Dice {dice:.4f})"
     return Ending(
         f"{folder}: {count(len(rows), 'epoch')}{kept}{_page(folder)}",
@@ -161,7 +157,11 @@ def _next(folder: Path) -> tuple[object, ...]:
     from ..run import CONFIG, RunConfig
 
     first = folder if (folder / CONFIG).is_file() else folder / "fold0"
-    return ("predict", RunConfig.read(first).data or "DATA", folder, "--out", "submission.csv")
+    data, here = RunConfig.read(first).data, Path.cwd()
+    if not data:
+        return ()
+    shown = Path(data).relative_to(here) if Path(data).is_relative_to(here) else data
+    return ("predict", shown, folder, "--out", "submission.csv")
 
 
 def _thresholds_text(config: RunConfig) -> str:
