@@ -32,15 +32,16 @@ html_title = f"hubmap-kit {release}"
 html_static_path = ["style"]
 html_css_files = ["pages.css"]
 html_show_copyright = False
+html_copy_source = False
+html_theme_options = {"top_of_page_buttons": []}
+smartquotes = False  # they would make a dash of the two hyphens of a flag
 
 nitpicky = True
-# Types of other libraries, whose pages are not read.
-OTHERS = "collections|np|npt|numpy|pandas|pathlib|pd|tensorflow|tf"
-nitpick_ignore_regex = [(r"py:.*", rf"({OTHERS})\..*|Path|Callable|Sequence")]
+nitpick_ignore = [("py:class", "pathlib.Path")]
 myst_heading_anchors = 3  # links to headings are those of GitHub
 autodoc_mock_imports = ["cv2", "imagecodecs", "keras", "scipy", "sklearn", "tensorflow", "tifffile"]
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
+autodoc_typehints = "none"  # the docstrings name shapes, dtypes and units
 
 
 class CommandLine(Directive):
@@ -107,8 +108,7 @@ class KernelSettings(Directive):
             if not comment:
                 continue  # no setting: the table of all settings
             term = nodes.term("", "", nodes.literal("", code), ids=[target.id.lower().replace("_", "-")])
-            text = comment[0].upper() + comment[1:] + "."
-            items += nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", text)))
+            items += nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", comment)))
         return [items]
 
 

@@ -63,6 +63,13 @@ def test_flags_exist(page):
     assert not named - flags(full_parser()) - OF_OTHERS
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_sessions_exist(page):
+    """A nox session that a page names is one of the noxfile's."""
+    defined = set(re.findall(r"^def (\w+)\(session", (CLONE / "noxfile.py").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"nox -s ([a-z]+)", page.read_text(encoding="utf-8"))) <= defined
+
+
 @pytest.mark.parametrize("page", [*CLONE.glob("docs/*.md")], ids=lambda page: page.name)
 def test_long_pages_list_their_sections(page):
     """A page of four sections or more begins with a link to each."""

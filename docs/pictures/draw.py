@@ -24,6 +24,7 @@ from hubmap_kit.tables import read_images
 HERE = Path(__file__).parent
 LOOKS = {"light": ("#ffffff", "#1c1f23"), "dark": ("#0d1117", "#e9e7e3")}  # ground and ink of GitHub's two looks
 WIDTH_PX, HEIGHT_PX = 1200, 900  # of a picture of a page
+LEAST_PX = 600  # shorter side of the image in README's picture
 QUALITY = 80  # of WebP
 
 
@@ -49,15 +50,14 @@ def main(work: Path) -> None:
 
 
 def prediction(data: Path, masks: Path, truth: Path) -> None:
-    """The first picture of README: a HuBMAP image of the demo, the one whose Dice is the median of these."""
-    scores = score(masks, truth)
-    scores = scores[scores["data_source"] == "Hubmap"].sort_values("dice")
-    chosen = int(scores["id"].iloc[len(scores) // 2])
+    """README's first picture: of the demo's HuBMAP images that are large enough, the one with the median Dice."""
+    images = [image for image in read_images(data, "test") if image.source == "Hubmap" and min(image.shape) >= LEAST_PX]
+    dice = score(masks, truth).set_index("id")["dice"]
+    chosen = sorted(images, key=lambda image: dice[image.id])[len(images) // 2]
     texts = [pd.read_csv(table, keep_default_na=False).set_index("id")["rle"].to_dict() for table in (masks, truth)]
-    images = [image for image in read_images(data, "test") if image.id == chosen]
     for look, (ground, ink) in LOOKS.items():
         with rc_context({"figure.facecolor": ground, "text.color": ink}):
-            picture = show_predictions(images, *texts)
+            picture = show_predictions([chosen], *texts)
         save(f"prediction-{look}", picture.png)
 
 
