@@ -23,8 +23,10 @@ from hubmap_kit.tables import read_images
 
 HERE = Path(__file__).parent
 LOOKS = {"light": ("#ffffff", "#1c1f23"), "dark": ("#0d1117", "#e9e7e3")}  # ground and ink of GitHub's two looks
-WIDTH_PX, HEIGHT_PX = 1200, 900  # of a picture of a page
+WIDTH_PX = 1200  # of the pictures of the pages
+HEIGHTS_PX = {"data": 1100, "report": 1570, "review": 1570}
 LEAST_PX = 600  # shorter side of the image in README's picture
+MARGIN_PX = 8  # above and below README's picture
 QUALITY = 80  # of WebP
 
 
@@ -45,7 +47,7 @@ def main(work: Path) -> None:
         if not made.exists() and (status := cli.main(command.split())):
             sys.exit(f"hubmap-kit {command} ended with status {status}")
     prediction(data, masks, truth)
-    for name in ("data", "report", "review"):
+    for name in HEIGHTS_PX:
         page(work / f"{name}.html", name)
 
 
@@ -58,7 +60,9 @@ def prediction(data: Path, masks: Path, truth: Path) -> None:
     for look, (ground, ink) in LOOKS.items():
         with rc_context({"figure.facecolor": ground, "text.color": ink}):
             picture = show_predictions([chosen], *texts)
-        save(f"prediction-{look}", picture.png)
+        pixels = decode(picture.png)
+        inked = np.nonzero((pixels != pixels[0, 0]).any(axis=(1, 2)))[0]
+        save(f"prediction-{look}", pixels[max(0, inked[0] - MARGIN_PX) : inked[-1] + MARGIN_PX])
 
 
 def page(path: Path, name: str) -> None:
@@ -66,17 +70,23 @@ def page(path: Path, name: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for look in LOOKS:
-            tab = browser.new_page(viewport={"width": WIDTH_PX, "height": HEIGHT_PX}, color_scheme=look)
+            tab = browser.new_page(viewport={"width": WIDTH_PX, "height": HEIGHTS_PX[name]}, color_scheme=look)
             tab.goto(path.resolve().as_uri())
             tab.wait_for_load_state("load")
-            save(f"{name}-{look}", tab.screenshot())
+            save(f"{name}-{look}", decode(tab.screenshot()))
             tab.close()
         browser.close()
 
 
-def save(name: str, png: bytes) -> None:
-    """Write a picture beside this file as WebP."""
+def decode(png: bytes) -> np.ndarray:
+    """The pixels of a PNG file, ``(H, W, 3)`` uint8 in OpenCV's order BGR."""
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    return pixels
+
+
+def save(name: str, pixels: np.ndarray) -> None:
+    """Write a picture beside this file as WebP."""
     cv2.imwrite(str(HERE / f"{name}.webp"), pixels, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
 
 
