@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 from browser_visits import faults
 
 from hubmap_kit.cli import main
@@ -40,3 +41,10 @@ def test_review(visit, demo, tmp_path):
     assert main(["review", str(tmp_path / "b.csv"), "--data", str(demo), *against, "--out", str(out), "-q"]) == 0
     page = look_at(visit, out)
     assert page.locator(".outlines-of button").count() == 3
+
+
+@pytest.mark.slow
+def test_report(visit, trained, tmp_path):
+    """The page about a run."""
+    assert main(["report", str(trained), "--out", str(tmp_path / "report.html"), "-q"]) == 0
+    look_at(visit, tmp_path / "report.html")

@@ -139,3 +139,10 @@ def test_templates_are_read_from_a_zip_file(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "kit.whl")}
     subprocess.run([sys.executable, "-P", "-c", code], env=environment, cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize(("xs", "expected"), [([1, 2], "1 2"), ([7], "7"), ([0.5, 1.5], "0.6 0.8 1 1.2 1.4")])
+def test_epochs_are_whole_numbers(xs, expected):
+    """Where all x are whole, no tick lies between."""
+    drawn = chart("lines('', [{'label': '', 'points': points, 'kind': 0}], '', '')", points=[(x, 1.0) for x in xs])
+    assert " ".join(text.text for text in tags(drawn, "text") if text.get("class") == "tick") == expected

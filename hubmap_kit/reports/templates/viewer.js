@@ -236,6 +236,7 @@ async function show(key) {
   const number = listed.indexOf(item) + 1;
   one(".place", viewer).textContent = number ? `${number} of ${listed.length}` : "not among the listed images";
   one(".empty", viewer).hidden = facts.crop !== null;
+  one(".zoom", viewer).hidden = facts.crop === null;
   one(".empty", viewer).textContent = one(".flag.error", item.card)?.textContent ?? "no picture";
   for (const name of ["thumb", "view", "crop"]) one(`image.${name}`, stage).removeAttribute("href");
   const place = (element, x, y, w, h) => Object.entries({ x, y, width: w, height: h }).forEach(([name, value]) => element.setAttribute(name, value));
@@ -283,8 +284,8 @@ function showAbout(item) {
     line.appendChild(document.createElement("dd")).textContent = text;
   };
   const [height, width] = item.facts.shape;
-  add("Size", `${height} × ${width} px`);
-  if (item.facts.um) add("Pixel", `${Number(item.facts.um.toPrecision(4))} µm`);
+  if (item.facts.crop) add("Size", `${height} × ${width} px`);
+  if (item.facts.crop && item.facts.um) add("Pixel", `${Number(item.facts.um.toPrecision(4))} µm`);
   heads.forEach((head, number) => {
     const text = item.row.cells[number].textContent;
     if (!["id", "organ", "source", "split", "dice", "flags"].includes(head.dataset.sort) && text && text !== "–") add(head.textContent, text);
@@ -469,7 +470,7 @@ function look({ x, y, scale }) {
   stage.classList.toggle("coarse", scale < 1);
   for (const pattern of all(".hatch", stage)) pattern.setAttribute("patternTransform", `scale(${scale})`);
   const bar = one(".scale-bar", viewer);
-  bar.hidden = !shown.facts.um;
+  bar.hidden = !shown.facts.um || !shown.facts.crop;
   if (bar.hidden) return;
   const most_um = 140 * scale * shown.facts.um;
   const ten = 10 ** Math.floor(Math.log10(most_um));
