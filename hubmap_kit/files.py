@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
+import tempfile
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,11 +20,22 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to, and rename it to `path` at the end.
 
     It has the same suffix as `path`, because some writers choose a format by it. After an exception the new file is
-    removed, and an old one is left as it was.
+    removed, and an old one is left as it was. What a link leads to is replaced, and the link stays; a device or a pipe,
+    such as ``/dev/stdout``, is written through.
 
     Raises:
         OSError: The file cannot be written; the error names `path`, not the file beside it.
     """
+    if is_special(path):
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder, path.name)
+            yield whole
+            sys.stdout.flush()  # in case that the device is our own output
+            with path.open("ab") as device:
+                device.write(whole.read_bytes())
+        return
+    if path.is_symlink():
+        path = path.resolve()
     part = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +48,11 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder may not be one
             part.unlink()
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is a device or a pipe, such as ``/dev/null``, or leads to a file that a process has open."""
+    return path.exists() and (path.as_posix().startswith(("/dev/", "/proc/")) or not (path.is_file() or path.is_dir()))
 
 
 def write_text(path: Path, text: str) -> None:

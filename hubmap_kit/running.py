@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import __version__
 from .commands import module_of, parser_of
+from .commands.targets import claimed
 from .config import UsageError
 from .progress import messages
 from .tables import DataError
@@ -31,7 +32,7 @@ def run(name: str, argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     begin = time.monotonic()
     try:
-        with messages(quiet=arguments.quiet):
+        with messages(quiet=arguments.quiet), claimed(getattr(command, "WRITES", {}), arguments):
             ending = command.run(arguments)
         ending.show(arguments, time.monotonic() - begin)
         return int(ending.status)

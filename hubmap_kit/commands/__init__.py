@@ -7,6 +7,9 @@ To add a command ``count``, add its line to `STAGES` and write ``commands/count.
 - ``run(arguments)``, which does the work and returns an `hubmap_kit.terminal.Ending`,
 - if Ctrl-C leaves something to go on from, ``STOPPED``, which says so; ``{command}`` in it is the command as typed.
 
+- if it writes something, ``WRITES``: ``folder``, ``file`` or ``new`` by the name of the argument, see
+  `hubmap_kit.commands.targets`.
+
 What ``run`` prints is a message and goes to stderr; the ending holds the result. The module is imported only when the
 command is asked for, so import inside ``run`` what takes long. A wrong value raises `hubmap_kit.config.UsageError`, bad
 input a ValueError or an OSError.

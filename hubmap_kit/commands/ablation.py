@@ -16,6 +16,7 @@ from .train import add_recipe
 
 EXAMPLE = "hubmap-kit ablation data ablation --folds 5 --rows no-stain,d4 --seeds 2"
 STOPPED = "the rows that are done are kept; go on with: {command}"
+WRITES = {"out": "folder"}
 
 
 def add_flags(parser: Parser) -> None:

@@ -10,6 +10,7 @@ from ..terminal import Ending, Parser
 from ..words import count
 
 EXAMPLE = "hubmap-kit demo demo"
+WRITES = {"out": "new"}
 
 
 def add_flags(parser: Parser) -> None:

@@ -9,6 +9,7 @@ from ..terminal import Ending, Parser, add_page_flags
 from ..words import count
 
 EXAMPLE = "hubmap-kit inspect data --out data.html"
+WRITES = {"out": "file"}
 
 
 def add_flags(parser: Parser) -> None:

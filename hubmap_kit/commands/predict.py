@@ -15,6 +15,7 @@ hubmap-kit predict data run --out submission.csv
 hubmap-kit predict data run1 run2 --out submission.csv --tta d4
 """
 STOPPED = "the images that were predicted are kept; go on with: {command}"
+WRITES = {"out": "file"}
 
 
 def add_flags(parser: Parser) -> None:

@@ -15,6 +15,7 @@ hubmap-kit prepare data patches
 hubmap-kit prepare data patches --test-size 0 --folds 5
 """
 STOPPED = "the images that were prepared are kept; go on with: {command}"
+WRITES = {"patches": "folder"}
 
 
 def add_flags(parser: Parser) -> None:

@@ -14,6 +14,7 @@ EXAMPLE = "hubmap-kit pseudo data patches soft run"
 STOPPED = "the images that were predicted are kept; go on with: {command}"
 # Prediction settings that change a soft mask, or the time it takes.
 SETTINGS = ("split", "tile_size", "overlap", "tta", "scales", "stain", "batch_size", "precision")
+WRITES = {"store": "folder"}
 
 
 def add_flags(parser: Parser) -> None:

@@ -13,6 +13,7 @@ EXAMPLE = """\
 hubmap-kit rehearse
 hubmap-kit rehearse --data data --run run
 """
+WRITES = {"out": "folder"}
 
 
 def add_flags(parser: Parser) -> None:

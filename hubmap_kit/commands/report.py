@@ -8,6 +8,7 @@ from pathlib import Path
 from ..terminal import Ending, Parser, add_page_flags
 
 EXAMPLE = "hubmap-kit report run --out report.html"
+WRITES = {"out": "file"}
 
 
 def add_flags(parser: Parser) -> None:

@@ -10,6 +10,7 @@ from ..terminal import Ending, Parser, add_page_flags
 EXAMPLE = """\
 hubmap-kit review submission.csv --data data --out review.html
 hubmap-kit review submission.csv --data data --against earlier.csv --out review.html"""
+WRITES = {"out": "file"}
 
 
 def add_flags(parser: Parser) -> None:

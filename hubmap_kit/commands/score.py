@@ -9,6 +9,7 @@ from ..terminal import Ending, Parser
 from ..words import count
 
 EXAMPLE = "hubmap-kit score submission.csv --truth demo/test_truth.csv"
+WRITES = {"per_image": "file"}
 
 
 def add_flags(parser: Parser) -> None:

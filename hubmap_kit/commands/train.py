@@ -27,6 +27,7 @@ RECIPE_NOTE = (
     "for another one's: hubmap-kit {command} --recipe NAME --help. 'Measured worse' is a result of the project's own "
     "ablation, on real tissue."
 )
+WRITES = {"run": "folder"}
 
 
 def add_flags(parser: Parser) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import cv2
 import pandas as pd
 
+from ..claim import LOCK
 from ..competition import SLUG, SUBMISSION, table_path
 from ..demo.write import write_demo
 from ..files import sha256_of, size_text
@@ -359,8 +360,14 @@ def _check_options(out: Path, options: Options) -> None:
 
 def _clear(out: Path) -> None:
     """Make `out` an empty folder, with a marker that allows a later rehearsal to clear it."""
-    if out.exists() and not (out / _MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
+    kept = (_MARKER, LOCK)  # until the end, so that a removal that was killed can be done again
+    found = [path for path in out.iterdir() if path.name not in kept] if out.is_dir() else []
+    if out.exists() and not (out / _MARKER).is_file() and (not out.is_dir() or found):
         raise ValueError(f"{out} exists and holds no rehearsal; name another folder")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+    out.mkdir(parents=True, exist_ok=True)
     (out / _MARKER).write_text("{}\n", encoding="utf-8")

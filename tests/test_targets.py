@@ -1,0 +1,114 @@
+"""Tests of what commands write: never an input, never another process's, and links and devices stay what they are."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from hubmap_kit.claim import claim
+from hubmap_kit.cli import main
+from hubmap_kit.files import replacing, write_text
+
+
+@pytest.fixture
+def scored(demo, tmp_path):
+    """A submission with its truth, both copies."""
+    truth = (demo / "test_truth.csv").read_text()
+    (tmp_path / "truth.csv").write_text(truth)
+    header = truth.splitlines()[0].split(",")
+    place = header.index("rle")
+    lines = [f"{row.split(',')[0]},{row.split(',')[place]}" for row in truth.splitlines()]
+    (tmp_path / "submission.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def status_of(arguments):
+    try:
+        return main(list(map(str, arguments)))
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("score S --truth T --per-image T", "--per-image is"),
+        ("predict D R --out D/test.csv", "--out is"),
+        ("predict D R --out D/submission.csv", "lies in"),
+        ("predict D R --out R/submission.csv", "lies in"),
+        ("predict D R --out D", "which is a folder; name a file"),
+        ("report R --out R/config.json", "name a file that ends in .html"),
+        ("inspect D --out D", "which is a folder; name a file"),
+        ("prepare D D", "which is read, too"),
+        ("prepare D D/patches", "lies in"),
+        ("prepare D/train_images D", "in which"),
+        ("prepare D S", "which is a file; name a folder"),
+        ("train D D", "which is read, too"),
+        ("export S --data D --out D", "which is read, too"),
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(demo, old_run, scored, capsys, arguments, said):
+    """It is wrong usage, and every input stays as it was."""
+    places = {"D": demo, "R": old_run, "S": scored / "submission.csv", "T": scored / "truth.csv"}
+
+    def place(word):
+        first, _, rest = word.partition("/")
+        return str(places[first] / rest if rest else places[first]) if first in places else word
+
+    before = {path: path.stat().st_mtime_ns for folder in (demo, old_run, scored) for path in folder.rglob("*")}
+    assert status_of(map(place, arguments.split())) == 2
+    assert said in capsys.readouterr().err
+    after = {path: path.stat().st_mtime_ns for folder in (demo, old_run, scored) for path in folder.rglob("*")}
+    assert after == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no locks of this kind")
+def test_a_target_that_another_command_writes_is_refused(demo, tmp_path, capsys):
+    """A second preparation into the same folder says who writes there, and changes nothing."""
+    with claim(tmp_path / "patches", "hubmap-kit prepare", folder=True):
+        assert status_of(["prepare", demo, tmp_path / "patches"]) == 1
+        assert "patches is being written by process" in capsys.readouterr().err
+        assert sorted(path.name for path in (tmp_path / "patches").iterdir()) == [".lock"]
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+    """The link stays."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "file.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("disk/file.csv")
+    write_text(tmp_path / "link.csv", "new")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "disk" / "file.csv").read_text() == "new"
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_written_through(tmp_path):
+    """It stays a pipe, and its reader gets the whole."""
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    with replacing(pipe) as part:
+        part.write_text("content")
+    reader.join()
+    assert got == ["content"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="there is no /dev/stdout here")
+def test_standard_output_is_written_to(scored):
+    """--per-image /dev/stdout prints the table before the score, which stays the last line."""
+    arguments = ["score", "submission.csv", "--truth", "truth.csv", "--per-image", "/dev/stdout"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hubmap_kit", *arguments], cwd=scored, check=True, capture_output=True, text=True
+    )
+    assert "id,organ,dice\n" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("mean Dice ")
+    assert os.path.islink("/dev/stdout")
