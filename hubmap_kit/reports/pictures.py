@@ -21,8 +21,8 @@ from .. import rle
 from ..cluster import spread
 from ..files import read_json, write_json
 from ..images import read_image
-from ..images.scaling import resize
-from ..outlines import path_of
+from ..images.scaling import resize, resize_mask
+from ..outlines import rings, simplify, svg_path
 from ..progress import track
 from ..tables import Image
 
@@ -38,6 +38,7 @@ QUALITIES = (70, 50, 30)  # of WebP, from 0 to 100, of which a page takes the be
 MAP_QUALITY = 80
 # Outlines may move by this share of the longer side: 1 px of the competition's 3000 px, and 1 px of a card's picture.
 FINE, COARSE = 1 / 3000, 1 / THUMB_PX
+MANY_EDGES = 100_000  # border pixels along the rows; the competition's masks have at most 40,106
 LONGEST_PATH = 200_000  # characters; a mask of noise is drawn more coarsely until its outline is shorter
 
 _Box = tuple[int, int, int, int]
@@ -241,9 +242,14 @@ def _write(path: Path, image: npt.NDArray[np.uint8], quality: int) -> int:
 
 def _path(mask: npt.NDArray[np.uint8], share: float) -> str:
     """The outline of a mask; more coarsely, if it would be longer than `LONGEST_PATH`."""
-    tolerance_px = share * max(mask.shape)
-    path = path_of(mask, tolerance_px)
-    while len(path) > LONGEST_PATH:
+    tolerance_px, scale = share * max(mask.shape), 1
+    while np.count_nonzero(mask[:, 1:] != mask[:, :-1]) > MANY_EDGES:  # noise: its rings alone would take minutes
+        scale *= 2
+        mask = resize_mask(mask, (math.ceil(mask.shape[0] / 2), math.ceil(mask.shape[1] / 2)))
+    outlines = rings(mask)
+    while True:
+        simple = [ring * scale for each in outlines if len(ring := simplify(each, tolerance_px / scale)) > 2]
+        path = svg_path(simple)
+        if len(path) <= LONGEST_PATH:
+            return path
         tolerance_px *= 2
-        path = path_of(mask, tolerance_px)
-    return path
