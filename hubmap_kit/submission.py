@@ -155,7 +155,7 @@ def validate(submission: str | Path, data: str | Path) -> list[Problem]:
         return error.problems
     names = {image.id: image.name for image in images if image.name}
     return [
-        replace(problem, rule=f"{names[problem.image_id]}: {problem.rule}") if problem.image_id in names else problem
+        replace(problem, rule=f"{names[problem.image_id]!r}: {problem.rule}") if problem.image_id in names else problem
         for problem in _check(Path(submission), {image.id: image.shape for image in images})[1]
     ]
 

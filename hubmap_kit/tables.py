@@ -171,7 +171,7 @@ class Image:
     def problem(self, rule: str, remedy: str, severity: Literal["error", "warning"] = "error") -> Problem:
         """A problem of this image, at its row of ``train.csv`` or ``test.csv``; its name comes before the rule."""
         table = self.path.parent.name.removesuffix("_images") + ".csv"
-        return Problem(severity, table, self.row, f"{self.name}: {rule}" if self.name else rule, remedy, self.id)
+        return Problem(severity, table, self.row, f"{self.name!r}: {rule}" if self.name else rule, remedy, self.id)
 
 
 @dataclass(frozen=True)

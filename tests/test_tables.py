@@ -141,7 +141,7 @@ def test_names_of_images(tmp_path):
     (folder / "names.csv").write_text("id,name\n7,Fall 1 äö\n")
     first, second = read_images(folder, "test")
     assert (first.name, second.name) == ("Fall 1 äö", "")
-    assert str(first.problem("is odd", "look at it")) == "error: test.csv, row 2: Fall 1 äö: is odd; look at it"
+    assert str(first.problem("is odd", "look at it")) == "error: test.csv, row 2: 'Fall 1 äö': is odd; look at it"
     (folder / "names.csv").write_text("id,name\n7,a\n7,b\n")
     with pytest.raises(DataError, match=r"names\.csv, row 3: id 7 is already in row 2"):
         read_images(folder, "test")

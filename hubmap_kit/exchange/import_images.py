@@ -45,6 +45,7 @@ from ..competition import (
 from ..config import SettingError
 from ..progress import track
 from ..tables import DataError, Problem, check_word, read_cells, read_names
+from ..words import count
 from .geojson import read_annotations
 from .pixels import IMAGE_SUFFIXES, MASK_SUFFIXES, large_pictures, name_of, read_mask, take_image
 
@@ -234,8 +235,8 @@ def _images_in(folder: Path) -> tuple[list[Path], list[Problem]]:
     others = [path.name for path in files if path not in images]
     warnings = []
     if others:
-        rule = f"{len(others)} files are no TIFF, PNG or JPEG: {_listed(others)}"
-        warnings.append(Problem("warning", str(folder), None, rule, "they are left out"))
+        rule = f"left out: {count(len(others), 'file')} other than TIFF, PNG and JPEG, {_listed(others)}"
+        warnings.append(Problem("warning", str(folder), None, rule, "export them as TIFF if they are images"))
     names: dict[str, Path] = {}
     problems = []
     for path in images:
@@ -280,8 +281,8 @@ def _masks_of(images: Sequence[Path], given: Import, warnings: list[Problem]) ->
         raise DataError(problems)
     strays = [path.name for path in files if path not in found.values()]
     if strays:
-        rule = f"{len(strays)} masks belong to no image: {_listed(strays)}"
-        warnings.append(Problem("warning", str(given.truth), None, rule, "they are left out"))
+        rule = f"left out: {count(len(strays), 'mask')} without an image, {_listed(strays)}"
+        warnings.append(Problem("warning", str(given.truth), None, rule, "a mask has the name of its image"))
     return found
 
 
@@ -306,14 +307,14 @@ def _doubts(paths: Sequence[Path], taken: dict[int, _Taken], given: Import) -> l
 
     empty = [paths[number].name for number in range(len(paths)) if len(taken[number].runs) == 0]
     if empty:
-        warn(f"{len(empty)} images have an empty mask: {_listed(empty)}", "check them, if each image shows a unit")
+        warn(f"empty mask of {count(len(empty), 'image')}: {_listed(empty)}", "check them, if each image shows a unit")
     unsure = [taken[number].doubt for number in range(len(paths)) if taken[number].doubt]
     if unsure:
-        more = f", and {len(unsure) - 1} masks more like it" if len(unsure) > 1 else ""
+        more = f", and {count(len(unsure) - 1, 'mask')} more like it" if len(unsure) > 1 else ""
         warn(f"{unsure[0]}{more}", "if these are blurred edges, give --mask-threshold 128")
     labels, others = _sum(each.labels for each in taken.values()), _sum(each.others for each in taken.values())
     if others:
-        warn(f"annotations that are no areas: {_counted(others)}", "they are left out")
+        warn(f"left out: annotations that are no areas, {_counted(others)}", "draw areas where they are units")
     if len(labels) > 1 and not given.labels:
         warn(f"areas have several classes: {_counted(labels)}", "all count as foreground; choose with --label")
     return doubts

@@ -181,5 +181,5 @@ def test_an_organ_that_a_run_does_not_know(demo, trained, tmp_path, capsys):
     capsys.readouterr()
     assert main(["predict", data, str(trained), "--out", csv]) == 0
     err = capsys.readouterr().err
-    assert "test.csv: 2 images are of organ 'liver', on which run was not trained, only on " in err
+    assert "test.csv: 2 images of organ 'liver', on which run was not trained, only on " in err
     assert "the mean threshold of these is used" in err

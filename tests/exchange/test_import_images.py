@@ -151,9 +151,9 @@ def test_missing_and_spare_files(own, capsys):
     (own / "masks" / "Fall 3.png").rename(own / "masks" / "Fall 2.tif.png")  # the image's whole name is right too
     assert run(own, "--masks", own / "masks") == 0
     err = capsys.readouterr().err
-    assert "1 files are no TIFF, PNG or JPEG: notes.txt; they are left out" in err
-    assert "1 masks belong to no image: stray.png; they are left out" in err
-    assert "1 images have an empty mask: b.JPG; check them" in err
+    assert "left out: 1 file other than TIFF, PNG and JPEG, notes.txt; export them" in err
+    assert "left out: 1 mask without an image, stray.png; a mask has the name" in err
+    assert "empty mask of 1 image: b.JPG; check them" in err
 
 
 def test_names_that_are_one(own, capsys):
@@ -180,7 +180,7 @@ def test_classes_of_geojson(own, capsys):
     assert run(own, "--geojson", own / "geojson") == 0
     err = capsys.readouterr().err
     assert "areas have several classes: 3 duct, 1 Tissue; all count as foreground; choose with --label" in err
-    assert "annotations that are no areas: 1 Point; they are left out" in err
+    assert "left out: annotations that are no areas, 1 Point; draw areas" in err
     mask = read_images(own / "out", "train")[2].rle
     assert rle.area(rle.parse(mask, (41, 47))) == 15 * 23 + 81 - 2 * 4
 
