@@ -206,7 +206,7 @@ def test_a_folder_of_another_kind_is_left_alone(own, content, capsys):
         ("--organ a,b", "--organ is 'a,b'"),
         ("--source hpa", "--source is 'hpa'; it must be HPA"),
         ("--pixel-size 0", "--pixel-size is 0.0; the side of a pixel in um is from 0.01 to 100"),
-        ("--pixel-size nan", "--pixel-size is nan"),
+        ("--pixel-size nan", "--pixel-size: 'nan' is not a number"),
         ("--split train", "--split is train; training images need --masks or --geojson"),
         ("--masks m --geojson g", "--masks and --geojson are both given"),
         ("--label duct", "--label chooses classes of --geojson"),

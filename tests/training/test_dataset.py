@@ -213,3 +213,23 @@ def test_room_is_that_of_the_stored_images(store):
     for image_id in ids:
         height, width = opened.read(image_id).shape[:2]
         assert sampler._sources[0].room[image_id] == (height - 64, width - 64)
+
+
+def test_other_organs(store):
+    """Organs that are not the competition's are numbered after it; the head that tells organs apart refuses them."""
+    opened = PatchStore.open(store)
+    images = {
+        i: replace(each, image=replace(each.image, organ=f"bile {each.image.organ}"))
+        for i, each in opened.images.items()
+    }
+    other = replace(opened, images=images)
+    config = recipe("fast", batch_size=4, steps_per_epoch=3, cutmix=0.5)
+    for batch, plain in zip(
+        batches(PatchSampler(other, other.ids("train"), config), 0),
+        batches(PatchSampler(opened, opened.ids("train"), config), 0),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(batch[0], plain[0])
+        assert batch[2].min() >= len(ORGANS) > plain[2].max()
+    with pytest.raises(ValueError, match=r"auxiliary is 0\.5, .* images of bile .*; train with --auxiliary 0"):
+        PatchSampler(other, other.ids("train"), replace(config, auxiliary=0.5))
