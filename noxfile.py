@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 
 import nox
 
@@ -94,6 +95,8 @@ def validate(session: nox.Session) -> None:
     session.install(*declared("numpy", "pandas"))
     session.install("--no-deps", ".")
     given = any(argument.startswith("--data") for argument in session.posargs)
+    if not given and not Path("data").is_dir():
+        session.error("there is no folder data: nox -s data downloads it; or name another with --data DATA")
     session.run("hubmap-kit", "validate", *session.posargs, *(() if given else ("--data", "data")))
 
 

@@ -15,7 +15,7 @@ from .commands.targets import claimed
 from .config import UsageError
 from .progress import messages
 from .tables import DataError
-from .terminal import BAD_INPUT, INTERRUPTED, command_line, show_error, show_problems
+from .terminal import INTERRUPTED, Ending, command_line, show_error
 
 
 def run(name: str, argv: Sequence[str]) -> int:
@@ -34,8 +34,6 @@ def run(name: str, argv: Sequence[str]) -> int:
     try:
         with messages(quiet=arguments.quiet), claimed(getattr(command, "WRITES", {}), arguments):
             ending = command.run(arguments)
-        ending.show(arguments, time.monotonic() - begin)
-        return int(ending.status)
     except UsageError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
@@ -44,18 +42,27 @@ def run(name: str, argv: Sequence[str]) -> int:
         print(f"stopped; {stopped.format(command=typed)}", file=sys.stderr)
         return INTERRUPTED
     except DataError as error:
-        show_problems(error.problems)
+        ending = Ending(problems=error.problems, failed=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        show_error(os_error_text(error))
+        ending = _failure(os_error_text(error))
     except ValueError as error:
-        show_error(str(error))
+        ending = _failure(str(error))
     except MemoryError:
-        show_error("the memory is full; take a smaller --batch-size or --tile-size, or a computer with more memory")
+        ending = _failure(
+            "the memory is full; take a smaller --batch-size or --tile-size, or a computer with more memory"
+        )
     except Exception as error:
-        show_error(_unexpected(error, [name, *argv]))
-    return BAD_INPUT
+        ending = _failure(_unexpected(error, [name, *argv]))
+    ending.show(arguments, time.monotonic() - begin)
+    return int(ending.status)
+
+
+def _failure(text: str) -> Ending:
+    """The ending of a command that could not do its work; the error is printed."""
+    show_error(text)
+    return Ending(values={"error": text}, failed=True)
 
 
 def os_error_text(error: OSError) -> str:

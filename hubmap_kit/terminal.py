@@ -61,7 +61,7 @@ class Ending:
         if arguments.json:
             facts = {"command": arguments.parser.command, "status": self.status, "seconds": round(seconds, 2)}
             problems = [asdict(problem) for problem in self.problems]
-            print(json.dumps({**facts, **self.values, "problems": problems}, default=str))
+            print(json.dumps(_json_value({**facts, **self.values, "problems": problems}), allow_nan=False))
             return
         if self.done:
             print(f"{self.done}, {duration(seconds)}")
@@ -73,6 +73,19 @@ class Ending:
         for name, words in (("look", self.look), ("next", self.next)):
             if words:
                 print(f"{name}: {command_line(*words)}", file=sys.stderr)
+
+
+def _json_value(value: Any) -> Any:
+    """A value as JSON has it: a number that is not finite is null, and what JSON does not know is text."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(part) for part in value]
+    if hasattr(value, "item"):  # a number of NumPy
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def command_line(*words: object) -> str:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -84,6 +85,20 @@ def test_json_is_one_object_and_nothing_else(demo, answers, tmp_path, capsys):
     assert main(["validate", str(answers), "--data", str(demo), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["valid"], found["errors"], len(found["problems"])) == (False, 1, 1)
+    assert main(["score", str(answers), "--truth", str(demo / "test_truth.csv"), "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 1
+    assert main(["report", str(tmp_path / "no run"), "--out", str(tmp_path / "r.html"), "--json"]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"error: {json.loads(said.out)['error']}\n"
+
+
+def test_json_has_no_value_that_is_not_json(capsys):
+    """A number that is not finite is null, a path is text, a number of NumPy is a number."""
+    parser = parser_of("demo")
+    values = {"dice": float("nan"), "count": np.int64(3), "path": Path("a"), "rows": [(1, np.float32(0.5))]}
+    Ending(values=values).show(parser.parse_args(["D", "--json"]), 1.0)
+    found = json.loads(capsys.readouterr().out)
+    assert {name: found[name] for name in values} == {"dice": None, "count": 3, "path": "a", "rows": [[1, 0.5]]}
 
 
 def test_quiet_says_the_result_and_problems_only(demo, answers, tmp_path, capfd):
