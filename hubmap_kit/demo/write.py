@@ -33,6 +33,7 @@ from ..competition import (
 from ..config import SettingError
 from ..progress import track
 from ..rle import encode
+from .painters import PAINTERS
 from .tissue import draw
 
 TRAIN_PIXEL_UM = 0.4
@@ -97,11 +98,12 @@ def _check(name: str, value: int, least: int, most: int | None, reason: str) -> 
 def _plan(train: int, test: int, size: int, seed: int) -> pd.DataFrame:
     """The plan of the images: a row for each, with its split and its number within the split."""
     rng = np.random.default_rng(seed)
+    organs = [organ for organ in ORGANS if organ in PAINTERS]
     ids = iter(rng.permutation(np.arange(1, LARGEST_ID))[: train + test].tolist())
     rows = []
     for split, count in (("train", train), ("test", test)):
         for number in range(count):
-            organ = list(ORGANS)[number % len(ORGANS)]
+            organ = organs[number % len(organs)]
             source = SOURCES[(number + 1) % 2] if split == "test" else "HPA"
             pixel_um = ORGANS[organ].pixel_size_um[source]
             height, width = (size, size) if source == "HPA" else _hubmap_shape(size, pixel_um, rng)

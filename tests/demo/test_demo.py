@@ -167,3 +167,10 @@ def test_failure_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_demo(tmp_path / "demo", **SMALL)
     assert not any(tmp_path.iterdir())
+
+
+def test_an_organ_without_a_painter(tmp_path, monkeypatch):
+    """An organ that was added to the competition's, and that nothing can draw yet, is left out."""
+    monkeypatch.setitem(ORGANS, "liver", ORGANS["kidney"])
+    write_demo(tmp_path / "demo", train=6, test=1, size=128)
+    assert set(pd.read_csv(tmp_path / "demo" / "train.csv")["organ"]) == set(ORGANS) - {"liver"}
