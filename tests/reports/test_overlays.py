@@ -22,6 +22,7 @@ def test_sheet(demo, tmp_path):
     out = tmp_path / "sheet.png"
     contact_sheet(demo, tmp_path / "submission.csv", demo / "test_truth.csv", out, cell=200, columns=3)
     sheet = cv2.imread(str(out), cv2.IMREAD_COLOR_RGB)
+    assert sheet is not None
     assert sheet.shape == (34 + 2 * (200 + 26 + 8), 3 * 208 + 8, 3)
     for colour in (TRUTH_RGB, PREDICTION_RGB):
         found = (sheet[34:] == colour).all(axis=-1)

@@ -36,6 +36,7 @@ def test_pictures_show_the_image(tmp_path, rng):
         thumb = read(drawn.picture("thumb", QUALITIES[0]))
         assert max(thumb.shape[:2]) == min(THUMB_PX, max(shape))
         assert abs(thumb.mean(axis=(0, 1)) - pixels.mean(axis=(0, 1))).max() < 6
+        assert drawn.crop
         y, x, height, width = drawn.crop
         assert (height, width) == (min(CROP_PX, shape[0]), min(CROP_PX, shape[1]))
         part = read(drawn.picture("crop", QUALITIES[0]))
@@ -59,6 +60,8 @@ def test_the_native_part_shows_the_largest_difference(tmp_path, rng):
         ],
         tmp_path / "pictures",
     )
+    assert both.crop
+    assert same.crop
     y, x, height, width = both.crop
     assert (y + height, x + width) == image.shape
     y, x, height, width = same.crop
@@ -106,6 +109,7 @@ def test_maps_are_kept_small(tmp_path, rng):
     (drawn,) = draw([Subject(image, maps={"run": tmp_path / "map.png"})], tmp_path / "pictures")
     assert drawn.maps == ("run",)
     small = cv2.imread(str(drawn.map("run")), cv2.IMREAD_GRAYSCALE)
+    assert small is not None
     assert small.shape == (240, 320)
     assert abs(small.mean(axis=0) - np.linspace(0, 255, 320)).max() < 8
 

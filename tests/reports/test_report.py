@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,7 +43,7 @@ def fake_run(folder, demo, held_out, *, worse=0.0, data=True, **changes):
     splits = {"train": [], "validation": [], "test": []} | {
         split: [ids[number] for number in numbers] for split, numbers in held_out.items()
     }
-    facts = {"splits": splits, "data": str(demo) if data else "", "recipe": "fast", "epochs": 3}
+    facts: dict[str, Any] = {"splits": splits, "data": str(demo) if data else "", "recipe": "fast", "epochs": 3}
     write_run(folder, **facts | changes)
     columns = ["split", "id", "organ", "dice", "loss"]
     pd.DataFrame([*scores, ("train", ids[-1], "lung", 0.99, 0.1)], columns=columns).to_csv(
