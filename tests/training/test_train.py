@@ -14,6 +14,7 @@ from builders import TINY, TINY_FLAGS
 
 from hubmap_kit.config import TrainConfig
 from hubmap_kit.masks import MaskRule
+from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import RECIPES, recipe
 from hubmap_kit.run import MAPS, SWEEP, Run
 from hubmap_kit.training import train as training
@@ -54,10 +55,11 @@ def test_thresholds_are_those_of_the_validation_images(trained):
 
 @pytest.mark.slow
 def test_without_tuning_the_threshold_stays(store, tmp_path):
-    """With tune off, a training keeps its threshold and scores with it."""
+    """With tune off, a training keeps its threshold, for the organs that it was trained on."""
     training.train(store, tmp_path / "run", replace(TINY, epochs=1, tune=False, threshold=0.37))
     run = Run.open(tmp_path / "run")
-    assert run.config.rule == MaskRule.uniform(0.37)
+    organs = {PatchStore.open(store).images[image_id].image.organ for image_id in run.config.splits["train"]}
+    assert run.config.rule == MaskRule.uniform(0.37, organs=organs)
 
 
 @pytest.mark.slow
