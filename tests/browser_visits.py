@@ -97,11 +97,11 @@ def page(visit: Opener, drawn_page: Path) -> Page:
     return visit(drawn_page)
 
 
-def faults(page: Page) -> list[str]:
-    """What axe finds that is serious or critical."""
+def faults(page: Page, within: str = "html") -> list[str]:
+    """What axe finds within an element that is serious or critical."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, context=within).response["violations"]
     return [
         f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
         for fault in found

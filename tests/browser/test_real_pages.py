@@ -13,14 +13,15 @@ def look_at(visit, path, **options):
     """Open a page and its first image, and look for faults in both, at two widths and in both schemes of colours."""
     for width, scheme in ((1280, "light"), (320, "dark")):
         page = visit(path, viewport={"width": width, "height": 800}, color_scheme=scheme)
-        # The tables of heat maps have thousands of cells, for which axe takes a minute.
-        page.evaluate("document.querySelectorAll('details:not(.heat *)').forEach(e => { e.open = true })")
+        page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
         assert page.evaluate("document.documentElement.scrollWidth") == width
+        # Heat maps have thousands of cells, all alike; test_cards.py looks at a small one.
+        page.evaluate("document.querySelectorAll('.heat').forEach(e => e.remove())")
         assert not faults(page)
         page.locator(".open").first.click()
         for key in "mxae+tn":
             page.keyboard.press(key)
-        assert not faults(page)
+        assert not faults(page, ".viewer")
     return page
 
 
