@@ -224,7 +224,7 @@ class _Work:
             soft = self.out / "stores" / f"pseudo-seed{seed}"
             pseudo_label(self._unlabelled(), store, soft, [self._trained(BASE, seed)], PLAIN)
             config = replace(config, pseudo=str(soft))
-        train(store, run, config, recipe=f"ablation {name}", resume=run.exists())
+        train(store, run, config, recipe=f"ablation {name}", resume=run.exists(), page=False)
         shutil.rmtree(run / MAPS, ignore_errors=True)
         return run
 

@@ -39,6 +39,7 @@ def train(
     resume: bool = False,
     time_limit_s: float | None = None,
     all_folds: bool = False,
+    page: bool = True,
 ) -> bool:
     """Train a network and write its run folder; or one network for each fold.
 
@@ -54,6 +55,7 @@ def train(
             it nearer to its end.
         all_folds: Train every fold of the store in turn. A fold that is finished is not trained again, and one that
             the time limit leaves no time for is not begun.
+        page: Whether to write the page about the finished run into its folder.
 
     Returns:
         Whether the training is finished; False if the time limit ended it.
@@ -67,7 +69,7 @@ def train(
     store = PatchStore.open(patches)
     if not all_folds:
         finished = _train_one(store, run, config, limit, recipe, resume)
-        if finished:
+        if finished and page:
             _write_page(run, len(store.ids("validation", config.fold)) + len(store.ids("test", config.fold)), limit)
         return finished
     folds = store.config.folds
@@ -82,7 +84,8 @@ def train(
         if not _train_one(store, run / f"fold{fold}", replace(config, fold=fold), limit, recipe, resume):
             return False
     join_folds(store, run)
-    _write_page(run, len(store.images), limit)
+    if page:
+        _write_page(run, len(store.images), limit)
     return True
 
 
