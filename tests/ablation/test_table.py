@@ -45,7 +45,7 @@ def trained(monkeypatch) -> list[tuple[Any, ...]]:
     """Trainings that an ablation begins: store, run, settings, whether it goes on; each is interrupted at once."""
     calls = []
 
-    def train(store, run, config, *, recipe, resume):
+    def train(store, run, config, *, recipe, resume, page):
         calls.append((store.name, run.name, config, resume))
         raise KeyboardInterrupt
 
