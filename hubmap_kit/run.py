@@ -76,7 +76,7 @@ class RunConfig:
         data: Competition folder whose training images were prepared, absolute; empty if it is not known.
         commit: Commit of the kit that wrote the run; empty if it is not known.
         devices: What it was trained on, in words.
-        peak_memory: Most memory that the training held, in bytes; None if it is not known.
+        peak_memory_bytes: Most memory that the training held; None if it is not known.
     """
 
     prepare: PrepareConfig
@@ -95,7 +95,7 @@ class RunConfig:
     data: str = ""
     commit: str = ""
     devices: str = ""
-    peak_memory: int | None = None
+    peak_memory_bytes: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> RunConfig:

@@ -31,7 +31,7 @@ from ..metrics import dice_by_organ, mean_dice
 from ..prediction.predict import predict_images
 from ..preparation.prepare import prepare
 from ..preparation.store import STORE, PatchStore
-from ..run import MAPS, SWEEP, Run, is_finished, read_prepare, read_train, turned_constants
+from ..run import MAPS, SWEEP, TEST_MAPS, Run, is_finished, read_prepare, read_train, turned_constants
 from ..tables import read_images, table_of
 from ..training.pseudo_labels import pseudo_label
 from ..training.thresholds import choose, dice_at
@@ -225,7 +225,8 @@ class _Work:
             pseudo_label(self._unlabelled(), store, soft, [self._trained(BASE, seed)], PLAIN)
             config = replace(config, pseudo=str(soft))
         train(store, run, config, recipe=f"ablation {name}", resume=run.exists(), page=False)
-        shutil.rmtree(run / MAPS, ignore_errors=True)
+        for maps in (MAPS, TEST_MAPS):
+            shutil.rmtree(run / maps, ignore_errors=True)
         return run
 
     def _unlabelled(self) -> Path:

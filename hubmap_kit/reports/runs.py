@@ -27,6 +27,7 @@ from ..run import (
     expand,
     read_map,
 )
+from ..words import count
 
 HELD_OUT = ("validation", "test")
 
@@ -102,9 +103,13 @@ def _open(path: Path, label: str) -> Shown:
     runs = [Run.open(run) for run in expand([path])]
     shown = Shown(label, runs, runs[0].config.rule)
     for run in runs:
-        if not run.config.finished:
-            shown.notes.append(f"{run.folder.name} is unfinished: it has no scores yet")
         history = read_table(run.folder / HISTORY, ["epoch"])
+        if not run.config.finished:
+            done = 0 if history is None else len(history)
+            shown.notes.append(
+                f"{run.folder.name} is unfinished, after {done} of {count(run.config.train.epochs, 'epoch')}, "
+                "and has no scores yet"
+            )
         if history is not None:
             shown.histories.append(history)
         _add_images(shown, run, ("validation",) if folds else HELD_OUT)
@@ -115,6 +120,12 @@ def _open(path: Path, label: str) -> Shown:
     sweeps = [read_table(run.folder / SWEEP, ["id", "organ", "threshold", "dice"]) for run in runs]
     found = [sweep for sweep in sweeps if sweep is not None]
     shown.sweep = pd.concat(found, ignore_index=True) if found else None
+    without = len(shown.splits.keys() - shown.maps.keys())
+    if without and all(run.config.finished for run in runs):
+        shown.notes.append(
+            f"the probability maps of {count(without, 'image')} are not in the run folder, so that their predicted "
+            "outlines cannot be shown"
+        )
     return shown
 
 
@@ -145,9 +156,15 @@ def _join_folds(shown: Shown, path: Path) -> None:
     scores = read_table(path / OUT_OF_FOLD_SCORES, ["id", "dice"])
     if scores is not None:
         shown.dice.update({int(row["id"]): float(row["dice"]) for row in scores.to_dict("records")})
-    shown.notes.append(
-        f"{len(shown.runs)} of {config.folds} folds; each image is predicted by the fold that did not train on it"
-    )
+    note = f"{len(shown.runs)} of {config.folds} folds; each image is predicted by the fold that did not train on it"
+    # No fold trained on the test images; their maps are averaged, as an ensemble of the folds predicts.
+    for image_id in shown.runs[0].config.splits.get("test", []):
+        maps = [run.folder / TEST_MAPS / f"{image_id}.png" for run in shown.runs]
+        if all(map(Path.is_file, maps)):
+            shown.splits[image_id], shown.maps[image_id] = "test", maps
+    if "test" in shown.splits.values():
+        note += ", and test images by all of them together"
+    shown.notes.append(note)
 
 
 def _joined(members: Sequence[Shown]) -> Shown:

@@ -141,7 +141,7 @@ class Training:
                 finished=True,
                 epochs=len(self.history),
                 devices=self.devices.text,
-                peak_memory=peak_memory(),
+                peak_memory_bytes=peak_memory(),
             )
             done.write(self.run)
             (self.run / CHECKPOINT).unlink(missing_ok=True)

@@ -100,8 +100,8 @@ def _write_page(run: Path, images: int, limit: TimeLimit) -> None:
         return
     try:
         write_report([run], page, max_mb=PAGE_MB)
-    except (OSError, ValueError) as error:
-        print(f"no page ({error}); try: {again}")
+    except Exception as error:  # of any kind: a page must not fail a training of hours
+        print(f"no page ({type(error).__name__}: {error}); try: {again}")
 
 
 def _train_one(store: PatchStore, run: Path, config: TrainConfig, limit: TimeLimit, recipe: str, resume: bool) -> bool:

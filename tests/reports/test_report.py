@@ -18,7 +18,7 @@ from hubmap_kit.config import TrainConfig
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.reports.report import write_report
 from hubmap_kit.reports.runs import open_all
-from hubmap_kit.run import FoldsConfig, RunConfig, write_map
+from hubmap_kit.run import FoldsConfig, RunConfig, read_map, write_map
 from hubmap_kit.tables import read_images
 
 THRESHOLDS = (0.3, 0.5, 0.7)
@@ -170,6 +170,100 @@ def test_folds_are_one_column(demo, tmp_path):
     assert "Epochs kept: fold0 2, fold1 2." in text
 
 
+def test_the_better_of_two_runs_is_named(demo, tmp_path):
+    """The better run is named only where the images' differences are clear; the images that differ are listed."""
+    held_out = {"validation": [0, 1, 2, 3, 4, 5]}
+    good = fake_run(tmp_path / "good", demo, held_out)
+    bad = fake_run(tmp_path / "bad", demo, held_out, worse=0.1)
+    write_report([bad, good], tmp_path / "report.html")
+    text = text_of(tmp_path / "report.html")
+    tables = [pd.read_csv(run / "scores.csv").set_index("id")["dice"].iloc[:-1] for run in (good, bad)]
+    gain = tables[0] - tables[1]
+    assert gain.mean() > 2 * gain.std() / 6**0.5
+    means = f"mean Dice {tables[0].mean():.3f} against {tables[1].mean():.3f} on the 6 images"
+    assert f"good is better than bad: {means}" in text
+    listed = re.search(r'aria-labelledby="differences">(.*?)</div>', text, re.DOTALL)
+    assert listed
+    assert [int(key) for key in re.findall(r'href="#image=(\d+)"', listed[1])] == gain.abs().nlargest(6).index.tolist()
+    for image_id in gain.index:
+        assert f"<b>{max(table[image_id] for table in tables):.3f}</b>" in listed[1]
+    copy = fake_run(tmp_path / "copy", demo, held_out)
+    write_report([good, copy], tmp_path / "report.html")
+    assert "good is not clearly better than copy" in text_of(tmp_path / "report.html")
+    other = fake_run(tmp_path / "other", demo, {"validation": [7]})
+    write_report([good, other], tmp_path / "report.html")
+    assert "they cannot be compared" in text_of(tmp_path / "report.html")
+
+
+def test_the_extremes_say_what_is_wrong(demo, tmp_path):
+    """The worst, median and best image of each organ stand with their line of explanation."""
+    run = fake_run(tmp_path / "run", demo, {"validation": list(range(8))}, worse=0.2)
+    write_report([run], tmp_path / "report.html")
+    section = text_of(tmp_path / "report.html").split('id="extremes"')[1].split("</section>")[0]
+    cards = meta_of(tmp_path / "report.html")
+    shown = re.findall(r'data-picture="(\d+)".*?</a>\s*<p>(.*?)</p>', section, re.DOTALL)
+    assert {cards[key]["organ"] for key, _ in shown} == {card["organ"] for card in cards.values()}
+    for key, note in shown:
+        assert note == cards[key]["note"]
+        assert re.search(r"(?:Misses \d+ of|Finds) .* the widest error is \d+ µm across, (?:missed|extra), ", note)
+
+
+def test_a_network_that_learned_nothing_is_called_that(demo, tmp_path):
+    """Where masks of the whole images would score as well, the verdict says so."""
+    run = fake_run(tmp_path / "run", demo, {"validation": [0, 1, 2]})
+    scores = pd.read_csv(run / "scores.csv")
+    scores.assign(dice=0.01).to_csv(run / "scores.csv", index=False)
+    write_report([run], tmp_path / "report.html")
+    images = {image.id: image for image in read_images(demo, "train")}
+    shares = [rle.decode(images[i].rle, images[i].shape).mean() for i in scores["id"][:3]]
+    expected = np.mean([2 * share / (1 + share) for share in shares])
+    assert f"no more than masks of the whole images would get, {expected:.3f}" in text_of(tmp_path / "report.html")
+
+
+def test_thresholds_at_the_same_place_have_one_mark(demo, tmp_path):
+    """Organs that share a threshold share its mark, and one at the end of those that were tried is named."""
+    held_out = {"validation": list(range(8))}
+    run = fake_run(tmp_path / "run", demo, held_out)
+    write_report([run], tmp_path / "report.html")
+    text = text_of(tmp_path / "report.html")
+    assert text.count('class="mark-text') - text.count("kept<") - text.count("unfrozen<") == 1
+    assert "0.5, all<" in text
+    assert "threshold that was tried" not in text
+    rule = MaskRule({**MaskRule.uniform(0.5).thresholds, "lung": 0.7}, {"lung": 250.0})
+    write_report([fake_run(tmp_path / "other", demo, held_out, rule=rule)], tmp_path / "report.html")
+    text = text_of(tmp_path / "report.html")
+    assert "0.7, lung<" in text
+    assert "0.7 is the highest threshold that was tried." in text
+    assert "Smaller regions are dropped: lung 250 µm²." in text
+
+
+def test_an_image_without_a_map_is_named(demo, tmp_path):
+    """A run of an earlier version keeps no maps of its test images; a line says why they have no outlines."""
+    run = fake_run(tmp_path / "run", demo, {"validation": [0, 1], "test": [2]})
+    next((run / "test").iterdir()).unlink()
+    write_report([run], tmp_path / "report.html")
+    assert "the probability maps of 1 image are not in the run folder" in text_of(tmp_path / "report.html")
+    assert sorted(len(card["layers"]) for card in meta_of(tmp_path / "report.html").values()) == [1, 2, 2]
+
+
+def test_test_images_of_folds_are_predicted_by_all_of_them(demo, tmp_path):
+    """No fold trained on the test images, so their map is the mean of all folds' maps."""
+    folds = tmp_path / "folds"
+    for fold in range(2):
+        fake_run(folds / f"fold{fold}", demo, {"validation": [fold], "test": [5]}, worse=0.1 * fold)
+    FoldsConfig(2, finished=True, rule=MaskRule.uniform(0.4)).write(folds)
+    (shown,) = open_all([folds], ensemble=False)
+    (test_id,) = (i for i, split in shown.splits.items() if split == "test")
+    maps = [read_map(folds / f"fold{fold}" / "test" / f"{test_id}.png") for fold in range(2)]
+    assert np.allclose(shown.map(test_id), (maps[0] + maps[1]) / 2)
+    assert test_id not in shown.dice  # those of single folds are not the ensemble's
+    write_report([folds], tmp_path / "report.html")
+    card = meta_of(tmp_path / "report.html")[str(test_id)]
+    image = next(image for image in read_images(demo, "train") if image.id == test_id)
+    mean = cv2.resize((maps[0] + maps[1]) / 2, image.shape[::-1]) >= 0.4
+    assert card["dice"] == pytest.approx(rle.dice(image.rle, rle.encode(mask=mean), image.shape), abs=0.02)
+
+
 @pytest.mark.parametrize("where", [None, "missing", "empty"])
 def test_without_the_images_there_is_still_a_page(demo, tmp_path, where):
     """Scores and curves are shown, and one line says why there are no pictures."""
@@ -192,7 +286,9 @@ def test_an_unfinished_run_has_a_page(demo, tmp_path):
             path.unlink()
     write_report([run], tmp_path / "report.html")
     text = text_of(tmp_path / "report.html")
-    assert "run is unfinished: it has no scores yet" in text
+    assert "run is unfinished, after 3 of 60 epochs, and has no scores yet" in text
+    assert "run is unfinished: its best mean validation Dice is 0.600 so far, after epoch 2." in text
+    assert "3 of 60, kept 2, unfinished" in text
     assert "Loss of run" in text
 
 

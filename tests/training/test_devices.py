@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from hubmap_kit.run import RunConfig
-from hubmap_kit.training.devices import Devices, open_devices
+from hubmap_kit.training.devices import Devices, open_devices, peak_memory
 
 # Trains a small network with every part that depends on the whole batch: BatchNormalization, Dice, the average.
 TRAIN = """
@@ -142,3 +142,15 @@ def test_bad_cluster(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=r"TF_CONFIG is .*must be of the form"):
         open_devices("workers")
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_this_process():
+    """A process that is started by one that holds much memory has its own peak, and not that of the other."""
+    large = np.ones(400 * 2**20 // 8)  # bytes that count as held, since they are written
+    code = "from hubmap_kit.training.devices import peak_memory; print(peak_memory())"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    own = peak_memory()
+    assert own is not None
+    assert int(found.stdout) < own
+    assert own >= large.nbytes

@@ -16,7 +16,7 @@ from hubmap_kit.config import TrainConfig
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import RECIPES, recipe
-from hubmap_kit.run import MAPS, SWEEP, Run
+from hubmap_kit.run import MAPS, REPORT, SWEEP, TEST_MAPS, Run
 from hubmap_kit.training import train as training
 from hubmap_kit.training.thresholds import choose, dice_at
 
@@ -37,6 +37,36 @@ def test_run_folder(trained, store):
     assert list(results["images"]) == [len(run.config.splits[split]) for split in results.index]
     assert "validation" in (trained / "results.txt").read_text()
     assert run.config.network == TINY.network()
+
+
+@pytest.mark.slow
+def test_run_folder_holds_what_its_page_shows(trained, demo):
+    """It names its images, its devices and its memory, keeps maps of test images too, and has a page with all cards."""
+    config = Run.open(trained).config
+    assert config.data == str(demo.resolve())
+    assert config.devices.startswith("1 x CPU")
+    assert config.peak_memory_bytes is not None
+    assert config.peak_memory_bytes > 2e8  # TensorFlow alone
+    assert {path.stem for path in (trained / TEST_MAPS).iterdir()} == {str(i) for i in config.splits["test"]}
+    page = (trained / REPORT).read_text(encoding="utf-8")
+    assert page.count('class="card"') == len(config.splits["validation"]) + len(config.splits["test"])
+    assert len(page) < 1e6 * training.PAGE_MB
+
+
+@pytest.mark.slow
+def test_a_page_that_fails_does_not_fail_the_training(store, tmp_path, monkeypatch, capsys):
+    """Whatever goes wrong with the page, the training is finished and one line says how to make the page."""
+
+    def fail(*_, **__):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(training, "write_report", fail)
+    run = tmp_path / "run"
+    assert training.train(store, run, replace(TINY, epochs=1, steps_per_epoch=1))
+    assert Run.open(run).config.finished
+    assert f"no page (RuntimeError: no fonts); try: hubmap-kit report {run}" in capsys.readouterr().out
+    monkeypatch.setattr(training, "write_report", lambda *_, **__: pytest.fail("the page is not wanted"))
+    assert training.train(store, tmp_path / "other", replace(TINY, epochs=1, steps_per_epoch=1), page=False)
 
 
 @pytest.mark.slow
