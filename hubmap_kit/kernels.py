@@ -119,7 +119,7 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
 
     # Imported once the settings are known to be right, because TensorFlow takes long.
     from .models.hardware import start_tensorflow
-    from .preparation.prepare import prepare
+    from .preparation.prepare import gaps, prepare
 
     start_tensorflow()
     from .run import RESULTS
@@ -130,7 +130,8 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
         print(f"going on with the unfinished training in {previous}", flush=True)
         _copy_files(previous, run)
     with tempfile.TemporaryDirectory() as patches:  # not in the working folder, which becomes the kernel's output
-        prepare(data, Path(patches), geometry)
+        for problem in gaps(prepare(data, Path(patches), geometry)):
+            print(problem, flush=True)
         finished = train_run(
             Path(patches),
             run,

@@ -31,7 +31,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def store(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's patch store: 64 px patches at half scale, all five organs in training."""
+    """The demo's patch store: 64 px patches at half scale; kidney and large intestine are not in training."""
     from hubmap_kit.config import PrepareConfig
     from hubmap_kit.preparation.prepare import prepare
 

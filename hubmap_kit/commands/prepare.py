@@ -33,7 +33,7 @@ def add_flags(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> Ending:
     """Write the patch store."""
-    from ..preparation.prepare import prepare, summary
+    from ..preparation.prepare import gaps, prepare, summary
 
     config = from_flags(PrepareConfig, arguments)
     store = prepare(arguments.data, arguments.patches, config, scheduler=arguments.scheduler)
@@ -48,4 +48,5 @@ def run(arguments: Namespace) -> Ending:
             "images": {split: splits.count(split) for split in ("train", "validation", "test")},
             "patches": len(store.patches),
         },
+        problems=gaps(store),
     )

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from .. import rle
-from ..competition import ORGANS
+from ..competition import ORGANS, TABLES
 from ..config import WHOLE, WORKING_UM, PrepareConfig
 from ..images.scaling import load_image, resize_mask
-from ..tables import DataError, Image, read_images
+from ..tables import DataError, Image, Problem, read_images
 from ..words import count, did_you_mean
 from .splits import assign_folds, assign_splits, read_groups, split_sizes
 from .store import (
@@ -150,6 +150,18 @@ def small_mask(text: str, shape: tuple[int, int], small: tuple[int, int]) -> np.
     columns *= 255
     share: np.ndarray = cv2.resize(columns, small, interpolation=cv2.INTER_AREA)
     return (share >= 128).view(np.uint8).T
+
+
+def gaps(store: PatchStore) -> list[Problem]:
+    """A warning for the organs and for the sources of which no image is left to train on."""
+    problems = []
+    for what in ("organ", "source"):
+        found = {(str(getattr(stored.image, what)), stored.split) for stored in store.images.values()}
+        if missing := sorted({name for name, _ in found} - {name for name, split in found if split == "train"}):
+            rule = f"no image of {what} {', '.join(missing)} is left to train on: all are in validation or test"
+            remedy = "make these smaller with --test-size and --val-size, or add images"
+            problems.append(Problem("warning", TABLES["train"], None, rule, remedy))
+    return problems
 
 
 def summary(store: PatchStore) -> str:

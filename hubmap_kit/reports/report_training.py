@@ -74,7 +74,8 @@ def epochs_s(shown: Shown) -> float:
 def threshold_curves(shown: Shown) -> dict[str, Any]:
     """Mean Dice of each organ by threshold, at the least region that the rule has, and the chosen threshold."""
     assert shown.sweep is not None
-    series, organs_at = [], dict[float, list[str]]()
+    series: list[dict[str, Any]] = []
+    organs_at: dict[float, list[str]] = {}
     for number, (organ, rows) in enumerate(shown.sweep.groupby("organ")):
         threshold, least = shown.rule.of(str(organ))
         areas = rows["min_region_um2"].unique() if "min_region_um2" in rows else np.zeros(1)

@@ -21,7 +21,7 @@ from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PrepareConfig, organ_values
 from hubmap_kit.images import read_image
 from hubmap_kit.images.scaling import resize, resize_mask, scaled_shape
-from hubmap_kit.preparation.prepare import prepare, small_mask, summary, whole_patch_size
+from hubmap_kit.preparation.prepare import gaps, prepare, small_mask, summary, whole_patch_size
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.tables import DataError, Image, read_images
 from hubmap_kit.tiles import grid
@@ -309,3 +309,12 @@ def test_values_by_organ():
     assert organ_values("0.4,liver=2", 9) == organ_values(0.4, 1) | {"liver": 2}
     assert [organ_values(text, 9)["skin"] for text in ("0.4,liver=2", "liver=2")] == [0.4, 9]
     assert organ_values("lung=2", organ_values("3,liver=4", 1)) == organ_values("3,liver=4,lung=2", 1)
+
+
+def test_organs_without_a_training_image_are_named(demo, tmp_path):
+    """A network that never sees an organ fails on it; whoever prepares so is warned, and nobody else."""
+    few = prepare(demo, tmp_path / "few", PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2))
+    (problem,) = gaps(few)
+    assert problem.severity == "warning"
+    assert "no image of organ kidney, largeintestine is left to train on" in problem.rule
+    assert gaps(prepare(demo, tmp_path / "all", PrepareConfig(patch_size=128, input_size=64, test_size=0))) == []
