@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ..words import count
-
 FOUND = 0.5  # share of a unit's area from which it counts as found
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
@@ -38,10 +36,11 @@ class Errors:
 
     def __str__(self) -> str:
         parts = []
-        if self.missed_units:
-            parts.append(f"misses {self.missed_units} of {count(self.units, 'unit')}")
+        if self.units == 1:
+            parts.append("misses the unit" if self.missed_units else "finds the unit")
         elif self.units:
-            parts.append("finds the unit" if self.units == 1 else f"finds all {self.units} units")
+            missing = f"misses {self.missed_units} of" if self.missed_units else "finds all"
+            parts.append(f"{missing} {self.units} units")
         if self.missed >= 0.005:
             parts.append(f"{self.missed:.0%} of the true area is missed")
         if self.extra >= 0.005:

@@ -61,6 +61,7 @@ def write_report(
         )
         table = score_table(columns, subjects)
         cards = _cards(columns, drawn, table)
+        notes = {card.key: _note(columns[:1], card.drawn.measured or {}) for card in cards}
         return write_page(
             out,
             "report.html.j2",
@@ -68,7 +69,7 @@ def write_report(
             cards=cards,
             layers=[Layer(TRUTH, "truth"), *(Layer(f"run{n}", shown.label) for n, shown in enumerate(columns))],
             columns=_table_columns(columns),
-            content=content(columns, table, {card.key: card.note for card in cards}, why),
+            content=content(columns, table, notes, why),
             max_mb=max_mb,
             folder=folder,
         )

@@ -67,7 +67,7 @@ def content(columns: Sequence[Shown], table: pd.DataFrame, notes: Mapping[str, s
     Args:
         columns: What the report shows.
         table: See `score_table`.
-        notes: What is wrong with each image, by the key of its card.
+        notes: What is wrong with each image in the first column, by the key of its card.
         why: Why there are no pictures; empty if there are some.
     """
     scores = table.set_index("id")["dice0"].to_dict()
@@ -201,12 +201,12 @@ def _notes(columns: Sequence[Shown], table: pd.DataFrame) -> list[str]:
         notes += [f"{label}: its Dice is {text}." for label, text in little if text]
     for shown in columns:
         seen = [run.config.results["train"] for run in shown.runs if "train" in run.config.results]
-        if seen:
+        if seen and shown.histories:  # an ensemble has none
             mean = np.mean([result["dice"] for result in seen])
             notes.append(
                 f"{shown.label}: mean Dice of its training images, which it has seen, {mean:.3f}; not shown here."
             )
-    if any(map(_tuned, columns)):
+    if any(_tuned(shown) and shown.dice for shown in columns):
         notes.append(
             "Thresholds and least regions are chosen on the validation images, where that helps clearly; their Dice is "
             "therefore a little too high. Nothing is chosen on test images."
@@ -261,7 +261,7 @@ def _strips(columns: Sequence[Shown], table: pd.DataFrame) -> list[dict[str, Any
         title = f"Change of Dice from {columns[0].label} to {shown.label}"
         strips.append({"title": title, "values": change, "low": -most, "high": most})
     for strip in strips:
-        rows = table.assign(value=np.asarray(strip.pop("values"), np.float64))
+        rows = table.assign(value=np.asarray(strip.pop("values"), np.float64)).dropna(subset=["value"])
         strip["groups"] = [
             {
                 "label": str(organ),
@@ -273,7 +273,6 @@ def _strips(columns: Sequence[Shown], table: pd.DataFrame) -> list[dict[str, Any
                         "kind": sources.index(row["source"]),
                     }
                     for row in part.to_dict("records")
-                    if not np.isnan(row["value"])
                 ],
             }
             for organ, part in rows.groupby("organ")

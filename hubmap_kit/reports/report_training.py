@@ -94,15 +94,12 @@ def threshold_curves(shown: Shown) -> dict[str, Any]:
         for organ in organs
         if shown.rule.of(organ)[1]
     ]
-    tried = [x for one in series for x, _ in one["points"]]
-    notes = [f"{x:g} is the {end} threshold that was tried." for x, end in _ends(tried) if x in organs_at]
+    tried = shown.sweep["threshold"].round(3)
+    ends = ((float(tried.min()), "lowest"), (float(tried.max()), "highest"))
+    notes = [f"{x:g} is the {end} threshold that was tried." for x, end in ends if x in organs_at]
     if regions:
         notes.append(f"Smaller regions are dropped: {', '.join(regions)}.")
     return {"label": shown.label, "series": series, "marks": marks, "note": " ".join(notes)}
-
-
-def _ends(tried: Sequence[float]) -> list[tuple[float, str]]:
-    return [(round(min(tried), 3), "lowest"), (round(max(tried), 3), "highest")] if tried else []
 
 
 def results(shown: Shown) -> dict[str, Any]:

@@ -106,9 +106,9 @@ def _open(path: Path, label: str) -> Shown:
         history = read_table(run.folder / HISTORY, ["epoch"])
         if not run.config.finished:
             done = 0 if history is None else len(history)
+            which = f"{run.folder.name} is " if folds else ""
             shown.notes.append(
-                f"{run.folder.name} is unfinished, after {done} of {count(run.config.train.epochs, 'epoch')}, "
-                "and has no scores yet"
+                f"{which}unfinished, after {done} of {count(run.config.train.epochs, 'epoch')}; there are no scores yet"
             )
         if history is not None:
             shown.histories.append(history)
