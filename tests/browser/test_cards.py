@@ -186,8 +186,13 @@ def test_marks_are_kept_and_exported(visit, drawn_page, cards):
     page.keyboard.press("g")
     page.keyboard.press("g")  # taken back
     page.keyboard.press("Escape")
-    page.reload()
-    assert page.locator(".card[data-key='107'] .mark").text_content() == f"Marked bad: {note}"
+    until(page, "!location.hash")
+    line = page.locator(".card[data-key='107'] .mark")
+    for _ in range(20):  # on a busy machine the browser needs a moment to hand over what it keeps
+        page.reload()
+        if line.is_visible():
+            break
+    assert line.text_content() == f"Marked bad: {note}"
     page.locator(".controls [name=mark]").select_option("*")
     assert keys(page) == ["107", "114"]
     with page.expect_download() as download:

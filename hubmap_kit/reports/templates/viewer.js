@@ -623,6 +623,7 @@ function startViewer() {
     });
   }
   viewer.addEventListener("close", () => {
+    if (viewer.open) return; // another image was opened before this event came
     const card = shown && one(".open", shown.card);
     clear();
     if (linked()) history.replaceState(null, "", here());
