@@ -103,7 +103,7 @@ def test_json_has_no_value_that_is_not_json(capsys):
 
 def test_quiet_says_the_result_and_problems_only(demo, answers, tmp_path, capfd):
     """With -q there is no progress and no next command; problems are on stderr all the same."""
-    assert main(["prepare", str(demo), str(tmp_path / "patches"), "--input-size", "64", "-q"]) == 0
+    assert main(["prepare", str(demo), str(tmp_path / "patches"), "--input-size", "64", "--test-size", "0", "-q"]) == 0
     said = capfd.readouterr()
     assert said.err == ""
     assert "patches" in said.out
