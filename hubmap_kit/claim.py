@@ -66,7 +66,7 @@ def claim(target: Path, command: str, *, folder: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path, target: Path) -> Iterator[IO[str] | None]:
-    """Hold the lock of a file, emptied; None if the file system has no locks, which is said."""
+    """Hold the lock of a file, emptied; None, with a message, if the file system has no locks."""
     if fcntl is None:
         yield None
         return

@@ -81,7 +81,7 @@ def _check_command(name: str) -> None:
 
     print("usage: hubmap-kit COMMAND [flags]", file=sys.stderr)
     if name.startswith("-"):
-        show_error(f"there is no flag {name} before the command; write the flags behind it: hubmap-kit COMMAND {name}")
+        show_error(f"there is no flag {name} before the command; write the flags after it: hubmap-kit COMMAND {name}")
     else:
         show_error(f"there is no command {name}{did_you_mean(name, COMMANDS)}")
         print("help: hubmap-kit help lists the commands", file=sys.stderr)

@@ -346,7 +346,7 @@ class TrainConfig:
     batch_size: int = setting(16, "patches in a step, on all devices together", least=1, group="training")
     epochs: int = setting(60, "most epochs", least=1, group="training")
     steps_per_epoch: int | None = setting(
-        None, "steps in an epoch (default: one pass over the patches)", least=1, group="training"
+        None, "steps in an epoch; without a number one pass over the patches", least=1, group="training"
     )
     learning_rate: float = setting(
         1e-3, "Adam's learning rate until a frozen encoder is unfrozen, which sets 5e-4", least=0.0, group="training"

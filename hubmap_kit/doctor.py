@@ -1,4 +1,4 @@
-"""What a report of a fault needs to say about a computer; no credential's value is read into it."""
+"""What a bug report needs to say about a computer. It never holds a credential."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .preparation.store import CGROUP, free_memory
 from .rehearsal.isolation import obstacle
 
 LIBRARIES = "tensorflow keras numpy pandas opencv-python-headless tifffile imagecodecs scikit-learn scipy".split()
-OPTIONAL = "kaggle distributed nox playwright jupytext".split()  # of extras, or of the person who changes the kit
+OPTIONAL = "kaggle distributed nox playwright jupytext".split()  # installed by extras, or for work on the kit
 DEVICES_S = 120.0  # time for TensorFlow to start and name its devices
-# Runs in a process of its own, so that a TensorFlow that hangs or crashes is an answer too.
+# Runs in a process of its own, so that this command survives a TensorFlow that hangs or crashes.
 _ASK_TENSORFLOW = """
 import json
 from hubmap_kit.models.hardware import compute_dtype, start_tensorflow
@@ -72,7 +72,7 @@ def facts_text(found: Mapping[str, Any]) -> str:
         "memory": _size(found["memory_free_bytes"]) + " free for this process",
         "disk": f"{_size(disk['here'])} free here, {_size(disk['/dev/shm'])} in /dev/shm",
         "Kaggle": f"credentials in {source}" if (source := found["kaggle_credentials"]) else "no credentials found",
-        "isolation": f"of a rehearsal: {found['rehearsal_isolation']}",
+        "rehearsal": f"isolation of kernels: {found['rehearsal_isolation']}",
         "browser": found["browser"] or "none found; the pages open in any",
         "optional": ", ".join(f"{name} {version or missing}" for name, version in found["optional"].items()),
     }
@@ -96,7 +96,7 @@ def _tensorflow_facts() -> dict[str, Any]:
 
 
 def _cores() -> float | None:
-    """CPU cores that this process may use, also within the limit of a container, which may be a part of one."""
+    """Number of CPU cores that this process may use; in a container with a limit it may be a fraction."""
     cores: float | None = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with suppress(OSError, ValueError):  # the file exists only in a container; "max" means no limit
         quota, period = map(int, (CGROUP / "cpu.max").read_text(encoding="ascii").split())

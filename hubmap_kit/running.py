@@ -94,6 +94,6 @@ def _unexpected(error: Exception, argv: Sequence[str]) -> str:
     first = redact(str(error)).partition("\n")[0]
     return (
         f"unexpected {type(error).__name__}: {first}\n"
-        f"This should not happen. What led to it is in {file.name}; please report it with that file and with what "
-        "'hubmap-kit doctor' prints."
+        f"This is a mistake of hubmap-kit. The traceback is in {file.name}; please report it with that file "
+        "and the output of 'hubmap-kit doctor'."
     )

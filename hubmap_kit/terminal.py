@@ -19,7 +19,7 @@ from .tables import Problem, summarize
 from .words import did_you_mean, duration
 
 OK, BAD_INPUT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
-MANY_CHOICES = 10  # are not all listed if one of them is like the mistyped one
+MANY_CHOICES = 10  # if there are more, an error suggests the likely one instead of listing all
 RED, YELLOW = "1;31", "1;33"
 
 
@@ -226,7 +226,7 @@ def add_page_flags(parser: Parser) -> None:
         help="largest size of the page; to keep to it, pictures lose quality or are left out (default: %(default)g)",
     )
     parser.add_argument(
-        "--folder", action="store_true", help="write the pictures to a folder beside the page, all of them"
+        "--folder", action="store_true", help="write all pictures to a folder beside the page, not into it"
     )
 
 

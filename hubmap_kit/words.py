@@ -1,4 +1,4 @@
-"""Counts, times and suggestions, as messages say them."""
+"""Counts, shares, times and suggestions, as messages say them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ def duration(seconds: float) -> str:
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+
+
+def percent(share: float) -> str:
+    """A share for people.
+
+    >>> percent(0.1234), percent(0.01234), percent(0.0001234), percent(0.0)
+    ('12 %', '1.2 %', '0.012 %', '0 %')
+    """
+    if share == 0 or share >= 0.0995:
+        return f"{100 * share:.0f} %"
+    return f"{float(f'{100 * share:.2g}'):g} %"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -44,12 +44,12 @@ def status_of(arguments):
         ("predict D R --out D", "which is a folder; name a file"),
         ("report R --out R/config.json", "name a file that ends in .html"),
         ("inspect D --out D", "which is a folder; name a file"),
-        ("prepare D D", "which is read, too"),
+        ("prepare D D", "which is also an input"),
         ("prepare D D/patches", "lies in"),
-        ("prepare D/train_images D", "in which"),
+        ("prepare D/train_images D", "contains the input"),
         ("prepare D S", "which is a file; name a folder"),
-        ("train D D", "which is read, too"),
-        ("export S --data D --out D", "which is read, too"),
+        ("train D D", "which is also an input"),
+        ("export S --data D --out D", "which is also an input"),
     ],
 )
 def test_an_output_that_is_an_input_is_refused(demo, old_run, scored, capsys, arguments, said):

@@ -5,8 +5,7 @@ To add a command ``count``, add its line to `STAGES` and write ``commands/count.
 - ``EXAMPLE``, a command line to open the help with,
 - ``add_flags(parser)``, which adds its arguments and flags,
 - ``run(arguments)``, which does the work and returns an `hubmap_kit.terminal.Ending`,
-- if Ctrl-C leaves something to go on from, ``STOPPED``, which says so; ``{command}`` in it is the command as typed.
-
+- if Ctrl-C leaves something to go on from, ``STOPPED``, which says so; ``{command}`` in it is the command as typed,
 - if it writes something, ``WRITES``: ``folder``, ``file`` or ``new`` by the name of the argument, see
   `hubmap_kit.commands.targets`.
 
@@ -56,7 +55,7 @@ STAGES: dict[str, dict[str, str]] = {
         "submit": "submit a version of the inference kernel and wait for its score",
     },
     "this program": {
-        "doctor": "say what a report of a fault needs: versions, devices, memory, disk, credentials",
+        "doctor": "print what a bug report needs: versions, devices, memory, disk, where credentials are",
         "completion": "print a completion script for bash, zsh or fish",
     },
 }

@@ -25,7 +25,7 @@ def add_flags(parser: Parser) -> None:
         help="what to write: some of png,geojson,overlay (default: all)",
     )
     parser.add_argument(
-        "--split", choices=("train", "test"), default="test", help="whose images they are (default: %(default)s)"
+        "--split", choices=("train", "test"), default="test", help="split of the images (default: %(default)s)"
     )
 
 

@@ -19,16 +19,18 @@ STOPPED = "the folder is as it was"
 def add_flags(parser: Parser) -> None:
     """Add the arguments and flags."""
     parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of images: TIFF, PNG or JPEG")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make, or one that import made, to add to")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make, or that of an earlier import, to add to")
     parser.add_argument("--masks", metavar="DIR", type=Path, help="folder of masks, PNG or TIFF, named as the images")
     parser.add_argument("--geojson", metavar="DIR", type=Path, help="folder of QuPath's GeoJSON, instead of --masks")
-    parser.add_argument("--organ", metavar="NAME", required=True, help="organ of all the images, one of yours too")
+    parser.add_argument("--organ", metavar="NAME", required=True, help="organ of all the images, any name")
     parser.add_argument(
         "--pixel-size", metavar="UM", type=float, required=True, help="side of a pixel in um, in all the images"
     )
-    parser.add_argument("--source", metavar="NAME", default="own", help="who made them (default: %(default)s)")
     parser.add_argument(
-        "--split", choices=("train", "test"), help="what they are for (default: train if they have masks, else test)"
+        "--source", metavar="NAME", default="own", help="lab or scanner that they are from (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--split", choices=("train", "test"), help="split to add them to (default: train if they have masks, else test)"
     )
     parser.add_argument(
         "--mask-threshold", metavar="N", type=int, help="value of a mask from which a pixel is foreground (default: 1)"

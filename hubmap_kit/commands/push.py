@@ -24,7 +24,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--notebook",
         action="store_true",
-        help="push the notebook of the results as a private kernel, and no PART that is not named",
+        help="push the notebook of the results as a private kernel; PARTs only if they are named",
     )
     parser.add_argument(
         "--run",
@@ -36,7 +36,9 @@ def add_flags(parser: Parser) -> None:
         help="run folder for the weights, instead of training; repeat it for an ensemble",
     )
     parser.add_argument("--dry-run", action="store_true", help="show every call and file, and change nothing on Kaggle")
-    parser.add_argument("--force", action="store_true", help="push in spite of changes or a missing rehearsal")
+    parser.add_argument(
+        "--force", action="store_true", help="push although changes are not committed, or no rehearsal passed"
+    )
     parser.add_argument(
         "--poll", metavar="S", type=float, help="seconds between questions to Kaggle (default: 5; kernels: 30)"
     )

@@ -18,7 +18,7 @@ def add_flags(parser: Parser) -> None:
         "--data", metavar="DATA", type=Path, help="competition folder of the images (default: the one trained on)"
     )
     parser.add_argument(
-        "--ensemble", action="store_true", help="show the runs as one, too: the mean of their probability maps"
+        "--ensemble", action="store_true", help="also show the runs as an ensemble: the mean of their probability maps"
     )
     add_page_flags(parser)
 

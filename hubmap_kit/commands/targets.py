@@ -1,4 +1,4 @@
-"""What a command writes: claimed while it runs, and never an input of it."""
+"""The outputs of a command: it claims them while it runs, and none of them may be an input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def claimed(writes: Mapping[str, str], arguments: Namespace) -> Iterator[None]:
         arguments: Of the command.
 
     Raises:
-        UsageError: An output is an input, lies in one that it does not belong to, or is no place for what is written.
+        UsageError: An output is an input, lies in one or contains one, or is of the wrong kind (file, folder, page).
         hubmap_kit.claim.Claimed: Another process writes there.
     """
     targets = {name: path for name in writes if (path := getattr(arguments, name, None)) is not None}
@@ -65,12 +65,12 @@ def _check(name: str, target: Path, kind: str, inputs: list[Path], *, page: bool
     for path in inputs:
         read = path.resolve()
         if place == read:
-            raise UsageError(f"{name} is {target}, which is read, too; name another place")
+            raise UsageError(f"{name} is {target}, which is also an input; name another place")
         # A page about a run or data may lie in its folder; nothing reads it there.
         if not page and path.is_dir() and place.is_relative_to(read):
-            raise UsageError(f"{name} is {target}, which lies in {path}, which is read; name another place")
+            raise UsageError(f"{name} is {target}, which lies in the input {path}; name another place")
         if kind != "file" and read.is_relative_to(place):
-            raise UsageError(f"{name} is {target}, in which {path} lies, which is read; name another place")
+            raise UsageError(f"{name} is {target}, which contains the input {path}; name another place")
 
 
 def _follows() -> bool:

@@ -1,1 +1,1 @@
-"""One's own images in, and masks out: folders of images, masks as PNG, and QuPath's GeoJSON."""
+"""Import of your own images and export of masks: folders of images, masks as PNG, and QuPath's GeoJSON."""

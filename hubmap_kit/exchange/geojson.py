@@ -23,7 +23,7 @@ from .polygons import Polygon, signed_area, to_polygons, to_runs
 
 AREAS = ("Polygon", "MultiPolygon")
 UNCLASSIFIED = "no class"
-BEYOND_PX = 1.0  # a corner may lie so far outside the image, as one that was drawn along its border does
+BEYOND_PX = 1.0  # how far outside the image a corner may lie: annotations drawn along its border do
 EXPORT = "export the annotations again, with File > Export objects as GeoJSON in QuPath"
 
 
@@ -33,8 +33,8 @@ class Annotations:
 
     Attributes:
         runs: RLE runs of the mask that the chosen areas cover, ``(n, 2)`` int64, see `hubmap_kit.rle.mask_to_runs`.
-        labels: How many areas of each class the file holds, chosen or not.
-        others: How many annotations are no areas, by their geometry.
+        labels: Number of areas of each class in the file, chosen or not.
+        others: Number of annotations that are not areas, by geometry.
     """
 
     runs: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""A competition folder of one's own images: ``hubmap-kit import``.
+"""Makes a competition folder of your own images: ``hubmap-kit import``.
 
 ::
 
@@ -61,13 +61,13 @@ _Runs = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Import:
-    """What is imported, and what is known of it.
+    """The images to import, and what is known about them.
 
     Attributes:
         images: Folder of images; its subfolders are not read.
         organ: Organ of all of them.
         pixel_size_um: Size of their pixels in µm.
-        source: Who made them.
+        source: Lab or scanner that they are from.
         split: ``train`` or ``test``; None for train if there are masks, else test.
         masks: Folder of masks, each of the name of its image; None if there are none.
         geojson: Folder of GeoJSON, instead of `masks`.
@@ -307,7 +307,10 @@ def _doubts(paths: Sequence[Path], taken: dict[int, _Taken], given: Import) -> l
 
     empty = [paths[number].name for number in range(len(paths)) if len(taken[number].runs) == 0]
     if empty:
-        warn(f"empty mask of {count(len(empty), 'image')}: {_listed(empty)}", "check them, if each image shows a unit")
+        warn(
+            f"empty mask of {count(len(empty), 'image')}: {_listed(empty)}",
+            "look at them: an image that shows units needs a mask",
+        )
     unsure = [taken[number].doubt for number in range(len(paths)) if taken[number].doubt]
     if unsure:
         more = f", and {count(len(unsure) - 1, 'mask')} more like it" if len(unsure) > 1 else ""

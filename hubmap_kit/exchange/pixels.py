@@ -127,7 +127,7 @@ def read_mask(path: Path, shape: tuple[int, int], least: int | None = None) -> t
 
 @contextmanager
 def large_pictures() -> Iterator[None]:
-    """Let Pillow read pictures as large as our TIFFs may be; it takes them for an attack."""
+    """Let Pillow read pictures as large as our TIFFs may be; by itself it refuses them as an attack."""
     before = PIL.Image.MAX_IMAGE_PIXELS
     PIL.Image.MAX_IMAGE_PIXELS = MAX_VALUES // 3
     try:

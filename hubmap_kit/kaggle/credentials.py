@@ -1,4 +1,4 @@
-"""Where Kaggle's client finds credentials, in which form they work, and how a notebook on Colab gives it some.
+"""Where Kaggle's client finds credentials, which forms of them it can use, and how a notebook on Colab signs in.
 
 No value is ever printed: `redact` takes all of them out of texts that come from outside.
 """
@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 TOKEN, USER, KEY = "KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"  # environment variables, and Colab's secrets
-
-
 LEAST_SECRET = 6  # shorter values are not taken out of texts: they would be found in ordinary words
 # Where `load` found the values that it put into environment variables, by variable.
 _loaded: dict[str, str] = {}
@@ -30,7 +28,7 @@ def load() -> None:
     read here, and its content handed on in environment variables of this process.
 
     Raises:
-        ValueError: A value or a file that is no credential; the text names it and the reason, not the value.
+        ValueError: A value or a file is not a credential; the text names it and the reason, but not the value.
     """
     for name in (TOKEN, USER, KEY):
         if (value := os.environ.get(name)) is not None:
@@ -66,7 +64,7 @@ def _user_and_key(path: Path) -> tuple[str, str]:
         value = json.loads(text)
     except ValueError as error:
         why = "is empty" if not text.strip() else f"is no JSON (line {getattr(error, 'lineno', 1)})"
-        token = "; a token alone belongs into ~/.kaggle/access_token" if len(text.split()) == 1 else ""
+        token = "; a token alone belongs in ~/.kaggle/access_token" if len(text.split()) == 1 else ""
         raise ValueError(f"{path} {why}; {remedy}{token}") from None
     values = [value.get(name) if isinstance(value, dict) else None for name in ("username", "key")]
     if not all(isinstance(each, str) and each.strip() for each in values):
@@ -122,7 +120,7 @@ def redact(text: str) -> str:
 
 
 def _secrets() -> set[str]:
-    """Every credential that this computer holds for Kaggle, as it is, without what surrounds it, and as Base64."""
+    """Every credential for Kaggle on this computer: as it is, without white space around it, and as Base64."""
     texts = [os.environ.get(name, "") for name in (TOKEN, KEY)]
     users = {os.environ.get(USER, "")}
     for path in (*_token_files(), _settings_folder() / "kaggle.json", Path.home() / ".kaggle" / "credentials.json"):

@@ -1,4 +1,4 @@
-"""Run a kernel as Kaggle does: on ``/kaggle``, within limits, with no network and nothing of this machine's user.
+"""Run a kernel as Kaggle does: on ``/kaggle``, within limits, without a network, without the files of this user.
 
 The walls are against mistakes, not against hostile code: run only kernels that you would run without them.
 
@@ -46,7 +46,7 @@ _FOLDER = Path(__file__).resolve().parent
 _ENVIRONMENT = ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT")
 
 _INTERVAL_S = 0.15  # between two measurements of a kernel's memory
-_SILENCE_S = 2.0  # a kernel's output is closed so long after its end, though a child of it keeps it open
+_SILENCE_S = 2.0  # how long after a kernel's end its output is read on, if a child of it keeps it open
 LINE_CHARACTERS = 100_000  # a longer line is divided
 OUTPUT_BYTES = 100 * 2**20  # of a kernel's output; the rest is left out
 _PATIENCE_S = 10.0  # longest wait for killed processes to end
@@ -137,7 +137,7 @@ def run(
 
 
 class _Output(threading.Thread):
-    """Reads a kernel's output, so that a child that keeps it open keeps nobody waiting."""
+    """Reads a kernel's output in a thread of its own: a child that keeps it open does not block the rehearsal."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         super().__init__(daemon=True)

@@ -90,7 +90,9 @@ class _System:
             except OSError:
                 if place == target:
                     raise
-                self.mount("tmpfs", place, "tmpfs", _RDONLY)  # rather nothing than something that can be written
+                self.mount(
+                    "tmpfs", place, "tmpfs", _RDONLY
+                )  # an empty folder is better than one that can be written to
 
     def control(self, option: int, value: int) -> None:
         """prctl(2)."""
@@ -226,7 +228,7 @@ def main() -> None:
     system = _System()
     try:
         system.end_with_parent()
-        if os.getppid() != plan["parent"]:  # it ended before it was asked for
+        if os.getppid() != plan["parent"]:  # it ended before this process asked to end with it
             os._exit(1)
         _unshare(system)
         first = os.fork()

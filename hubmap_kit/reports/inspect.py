@@ -1,4 +1,4 @@
-"""The page about a competition folder, before anything is trained: what is odd, what there is, train against test."""
+"""The page about a competition folder, before anything is trained: oddities, numbers, training against test images."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _sample_problems(data: Path, test: _Part) -> list[Problem]:
     other = ids ^ {image.id for image in test.images}
     if not other:
         return []
-    rule = f"{count(len(other), 'id')} in only one of it and {TABLES['test']}, {min(other)} among them"
+    rule = f"{count(len(other), 'id')} in only one of it and {TABLES['test']}, such as {min(other)}"
     return [Problem("warning", SAMPLE_SUBMISSION, None, rule, f"it needs the ids of {TABLES['test']}")]
 
 

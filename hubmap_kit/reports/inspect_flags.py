@@ -16,7 +16,7 @@ import numpy as np
 from .. import rle
 from ..images.tissue import TISSUE_SHARE
 from ..tables import Image, Problem
-from ..words import count
+from ..words import count, percent
 from .inspect_alike import Copy, copies, robust_z, stain_distances
 from .inspect_image import ImageMeasures, MaskMeasures
 from .page import Flag
@@ -134,17 +134,6 @@ def find_flags(seen: Sequence[Seen], pairs: Sequence[Copy]) -> list[list[Flag]]:
     return found
 
 
-def percent(share: float) -> str:
-    """A share for people.
-
-    >>> percent(0.1234), percent(0.01234), percent(0.0001234), percent(0.0)
-    ('12 %', '1.2 %', '0.012 %', '0 %')
-    """
-    if share == 0 or share >= 0.0995:
-        return f"{100 * share:.0f} %"
-    return f"{float(f'{100 * share:.2g}'):g} %"
-
-
 def _alone(seen: Sequence[Seen]) -> _Found:
     """What an image shows without the others."""
     for number, one in enumerate(seen):
@@ -162,7 +151,10 @@ def _alone(seen: Sequence[Seen]) -> _Found:
             if measures.contrast < BLANK_CONTRAST:
                 yield number, Flag("blank", f"It is blank: its grey levels vary by {measures.contrast:.1f} of 255.")
             elif measures.tissue_share < TISSUE_SHARE:
-                yield number, Flag("blank", f"It shows glass alone: {percent(measures.tissue_share)} is tissue.")
+                yield (
+                    number,
+                    Flag("blank", f"It shows only glass: {percent(measures.tissue_share)} of the image is tissue."),
+                )
         if one.split == "train" and not image.rle and not one.problems:
             yield number, Flag("empty", "Its mask is empty.")
         if mask:
@@ -175,9 +167,7 @@ def _alone(seen: Sequence[Seen]) -> _Found:
         if one.polygons_error:
             yield number, Flag("polygons", f"{_sentence(one.polygons_error)}.", "warning")
         elif one.polygons is not None and one.polygons < POLYGONS_DICE:
-            text = (
-                f"Its polygons and its mask agree to a Dice of {one.polygons:.3f}; shifts of one row are allowed for."
-            )
+            text = f"The Dice of its mask and its polygons is {one.polygons:.3f}; a shift of one row does not count."
             yield number, Flag("polygons", text)
 
 
@@ -194,7 +184,7 @@ def _copies(seen: Sequence[Seen], pairs: Sequence[Copy]) -> _Found:
             leak = f"; their masks agree to a Dice of {rle.dice(one.image.rle, other.image.rle, one.image.shape):.2f}"
         for number, twin in zip(numbers, (other, one), strict=True):
             if same:
-                text = f"Its pixels are those of {twin.name}{leak}."
+                text = f"It has the same pixels as {twin.name}{leak}."
             else:
                 turned = ", turned or mirrored" if pair.turned else ""
                 text = f"It shows the same as {twin.name}{turned} (correlation {pair.correlation:.3f}){leak}."
@@ -224,7 +214,7 @@ def _border(seen: Sequence[Seen], numbers: Sequence[int]) -> _Found:
     for number in touching:
         mask = masked[number]
         units = f"{mask.touching} of its {count(len(mask.units_um2), 'unit')} {_verb(mask.touching, 'touch')}"
-        others = f"so do units in {len(touching)} of {len(masked)} {_others(seen[number])}"
+        others = f"units touch it in only {len(touching)} of {len(masked)} {_others(seen[number])}"
         yield number, Flag("border", f"{units} the border; {others}.")
 
 
@@ -235,17 +225,21 @@ def _turned(seen: Sequence[Seen]) -> _Found:
     for number, fit in fits.items():
         if together and together.key in fit.arranged and fit.arranged[together.key] > fit.as_it_is:
             text = _fit_text(fit.as_it_is, fit.arranged[together.key], together.words())
-            yield number, Flag("turned", f"{text}, as do {together.better} of {together.images} masks.", "error")
+            yield (
+                number,
+                Flag("turned", f"{text}. The same holds for {together.better} of {together.images} masks.", "error"),
+            )
         elif together and together.key not in fit.arranged:
             text = _fit_text(together.as_it_is, together.arranged, together.words())
-            yield number, Flag("turned", f"{text}: the mean of all {together.images} masks.", "error")
+            yield number, Flag("turned", f"{text} (mean of all {together.images} masks).", "error")
         elif not together and (alone := misfit_of_one(fit)):
             yield number, Flag("turned", f"{_fit_text(alone.as_it_is, alone.arranged, alone.words())}.")
 
 
 def _fit_text(as_it_is: float, arranged: float, words: str) -> str:
     """That a mask fits better otherwise; both numbers are shares of its variance, see `review_fit`."""
-    return f"Its mask fits the tissue better {words}: {percent(arranged)} of it is explained, not {percent(as_it_is)}"
+    better, now = percent(arranged), percent(as_it_is)
+    return f"The mask fits the tissue better {words}: the tissue explains {better} of it then, and {now} as it is"
 
 
 def _pixel_size(seen: Sequence[Seen], numbers: Sequence[int]) -> _Found:
@@ -279,7 +273,7 @@ def _size(seen: Sequence[Seen], numbers: Sequence[int]) -> _Found:
         far = np.abs(robust_z(np.log(values), 0.05)) > SIZE_Z
         odd |= far & (np.maximum(ratios, 1 / ratios) > SIZE_FACTOR)
     for number in np.array(list(shapes))[odd].tolist():
-        text = f"It has {_size_text(shapes[number])}; the middle one of {_others(seen[number])} has {typical}."
+        text = f"It has {_size_text(shapes[number])}; the median of the {_others(seen[number])} is {typical}."
         yield number, Flag("odd", text)
 
 
@@ -290,8 +284,8 @@ def _stain(seen: Sequence[Seen], numbers: Sequence[int]) -> _Found:
         return
     for number, (spreads, how) in zip(looks, stain_distances(list(looks.values())), strict=True):
         if spreads > STAIN_Z:
-            middle = f"{spreads:.1f} spreads from the middle of the {_others(seen[number])}"
-            yield number, Flag("stain", f"Its stain lies {middle}; it is {how}.")
+            text = f"Its stain lies {spreads:.1f} times the usual spread from the median of the {_others(seen[number])}"
+            yield number, Flag("stain", f"{text}; it is {how}.")
 
 
 def _others(one: Seen) -> str:

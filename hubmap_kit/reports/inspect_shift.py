@@ -128,8 +128,8 @@ def _stain_sentence(near: Sequence[Near], usual: float, unlike: int) -> str:
     middle = float(np.median([one.distance for one in near]))
     images = "test image is" if len(near) == 1 else "test images are"
     return (
-        f"{unlike} of {len(near)} {images} stained unlike the training images: the nearest one lies {middle:.2f} away "
-        f"in hue (0 the same, 1 nothing in common), {usual:.2f} among the training images."
+        f"{unlike} of {len(near)} {images} stained unlike the training images: the nearest one is {middle:.2f} away "
+        f"in hue (median; 0: same hues, 1: none in common), among training images it is {usual:.2f}."
     )
 
 

@@ -134,7 +134,7 @@ def _little(scored: pd.DataFrame, name: str) -> str:
     known = scored.dropna(subset=["everything", name])
     if known.empty or known[name].mean() > known["everything"].mean():
         return ""
-    return f"no more than masks of the whole images would get, {known['everything'].mean():.3f}"
+    return f"no better than a mask of every whole image, which gives {known['everything'].mean():.3f}"
 
 
 def _two_best(columns: Sequence[Shown], common: pd.DataFrame) -> tuple[int, int]:
@@ -203,15 +203,13 @@ def _notes(columns: Sequence[Shown], table: pd.DataFrame) -> list[str]:
         seen = [run.config.results["train"] for run in shown.runs if "train" in run.config.results]
         if seen and shown.histories:  # an ensemble has none
             mean = np.mean([result["dice"] for result in seen])
-            notes.append(
-                f"{shown.label}: mean Dice of its training images, which it has seen, {mean:.3f}; not shown here."
-            )
+            notes.append(f"{shown.label}: its mean Dice on its training images is {mean:.3f}; they are not shown here.")
     if any(_tuned(shown) and shown.dice for shown in columns):
         notes.append(
-            "Thresholds and least regions are chosen on the validation images, where that helps clearly; their Dice is "
-            "therefore a little too high. Nothing is chosen on test images."
+            "Thresholds and least regions are chosen on the validation images, where that helps clearly, so the "
+            "validation Dice is a little too high. Nothing is chosen on test images."
         )
-    notes.append("Dice is the competition's: full resolution, thresholded, of each image by itself, then averaged.")
+    notes.append("Dice is computed as in the competition: of each image's mask at full resolution, then averaged.")
     return notes
 
 

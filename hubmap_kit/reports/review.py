@@ -25,10 +25,11 @@ from ..submission import (
     validate,
 )
 from ..tables import DataError, Image, Problem, scan_images
+from ..words import count, percent
 from .page import MAX_MB, Card, Column, Flag, Layer, write_page
 from .pictures import Drawn, Subject, draw
 from .review_fit import ARRANGEMENTS, SHIFTED, Fit, Misfit, fit, misfit, misfit_of_one
-from .review_flags import AreaRange, MaskFacts, area_ranges, facts_of, flags_of, one_pixel_off, percent, twins
+from .review_flags import AreaRange, MaskFacts, area_ranges, facts_of, flags_of, one_pixel_off, twins
 
 _TEMPLATE = "review.html.j2"
 TRUTH, PREDICTION, OTHER = "truth", "prediction", "other"  # layers
@@ -253,7 +254,7 @@ def _beside(submission: Path) -> list[Finding]:
         text = f"{progress.name} lies beside it: the prediction is unfinished, {done} masks were predicted. "
         found.append(Finding("warning", text + "Run the same hubmap-kit predict again, and it goes on."))
     if problems := read_problems(submission):
-        text = f"The prediction met {len(problems)} {_plural(len(problems), 'problem')}; see below and"
+        text = f"The prediction reported {count(len(problems), 'problem')}; see below and"
         found.append(Finding("warning", f"{text} {problems_path(submission).name}."))
     return found
 
@@ -268,7 +269,7 @@ def _runs_findings(runs: Sequence[Path], images: Sequence[Image]) -> list[Findin
         seen |= set(run.config.results.get("train", {}))
     if seen:
         for organ in sorted({image.organ for image in images} - seen):
-            found.append(Finding("warning", f"No run has seen {organ} in training: its masks mean little."))
+            found.append(Finding("warning", f"No run was trained on {organ}: do not rely on its masks."))
     return found
 
 
@@ -312,7 +313,7 @@ def _flags(subject: _Subject, problems: Sequence[Problem], submission: Path) -> 
     for group in twins(subject.masks.texts):
         for image_id in group:
             others = [str(other) for other in group if other != image_id]
-            text = f"The mask is that of {_plural(len(others), 'image')} {_listed(others)} too."
+            text = f"It has the same mask as {'image' if len(others) == 1 else 'images'} {_listed(others)}."
             flags[image_id].append(Flag("twins", text))
     return flags
 
@@ -402,7 +403,7 @@ def _cause(common: Misfit) -> str:
     if common.key.startswith("row-"):
         return "Are the rows in another order than the ids?"
     if common.key == SHIFTED:
-        return "Is a border that was added before the prediction still there?"
+        return "Was the prediction made with padding that was not removed?"
     if common.key == next(iter(ARRANGEMENTS)):
         return "An RLE goes down the columns: write it with hubmap_kit.rle.encode."
     return "Was a flip or turn of test-time augmentation not undone?"
@@ -494,12 +495,12 @@ def _verdict(
 ) -> str:
     """The verdict in one line."""
     errors = sum(problem.severity == "error" for problem in problems)
-    parts = [f"not valid, {errors} {_plural(errors, 'error')}" if errors else "valid"]
+    parts = [f"not valid, {count(errors, 'error')}" if errors else "valid"]
     if warnings := len(problems) - errors:
-        parts.append(f"{warnings} {_plural(warnings, 'warning')}")
+        parts.append(count(warnings, "warning"))
     parts += [finding.short for finding in findings if finding.short]
     if images := sum(any(flag.severity != "note" for flag in own) for own in flags.values()):
-        parts.append(f"flags on {images} {_plural(images, 'image')}")
+        parts.append(f"flags on {count(images, 'image')}")
     elif len(parts) == 1 and not findings:
         parts.append("nothing suspicious")
     text = ", ".join(parts)
@@ -691,7 +692,3 @@ def _listed(names: Sequence[str]) -> str:
     """
     shown = [*names[:5], *([f"{len(names) - 5} more"] if len(names) > 5 else [])]
     return " and ".join(part for part in (", ".join(shown[:-1]), shown[-1]) if part)
-
-
-def _plural(count: int, word: str) -> str:
-    return word if count == 1 else f"{word}s"

@@ -13,6 +13,7 @@ from .. import rle
 from ..competition import AREA_SHARES, TABLES
 from ..regions import Regions, region_areas
 from ..tables import DataError, Image, scan_images
+from ..words import percent
 from .page import Flag
 
 NEARLY_FULL = 0.9  # share of the image
@@ -202,14 +203,3 @@ def twins(masks: Mapping[int, str]) -> list[list[int]]:
         if text.strip():
             ids.setdefault(text, []).append(image_id)
     return [group for group in ids.values() if len(group) > 1]
-
-
-def percent(share: float) -> str:
-    """A share in words.
-
-    >>> percent(0.123), percent(0.0031), percent(1.0), percent(0)
-    ('12 %', '0.31 %', '100 %', '0 %')
-    """
-    value = 100 * share
-    digits = 0 if value >= 9.95 or value == 0 else 1 if value >= 0.995 else 2
-    return f"{value:.{digits}f} %"

@@ -153,7 +153,7 @@ def test_missing_and_spare_files(own, capsys):
     err = capsys.readouterr().err
     assert "left out: 1 file other than TIFF, PNG and JPEG, notes.txt; export them" in err
     assert "left out: 1 mask without an image, stray.png; a mask has the name" in err
-    assert "empty mask of 1 image: b.JPG; check them" in err
+    assert "empty mask of 1 image: b.JPG; look at them" in err
 
 
 def test_names_that_are_one(own, capsys):

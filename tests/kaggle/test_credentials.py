@@ -158,7 +158,7 @@ def test_files_as_windows_leaves_them_work(place, saved, name, encoding):
         ("kaggle.json", lambda text: "[]", "kaggle.json holds no username and key"),
         ("kaggle.json", lambda text: '{"username": "me"}', "kaggle.json holds no username and key"),
         ("kaggle.json", lambda text: '{"username": "me", "key": 5}', "kaggle.json holds no username and key"),
-        ("kaggle.json", lambda text: "0123456789abcdef", "belongs into ~/.kaggle/access_token"),
+        ("kaggle.json", lambda text: "0123456789abcdef", "belongs in ~/.kaggle/access_token"),
         ("access_token", lambda text: "", "access_token is empty"),
         ("access_token", lambda text: "two words", "access_token has the character U+0020 at place 4"),
     ],

@@ -50,7 +50,7 @@ def test_the_demo_needs_no_look(demo, tmp_path):
     assert (found.flags, found.problems, found.images) == ({}, [], 15)
     assert "None of 15 images needs a look." in page
     assert page.count('<li class="card"') == 15
-    for words in ("What there is", "Where masks lie", "Train against test", "nearest training image"):
+    for words in ("Numbers by organ", "Where masks lie", "Training against test images", "nearest training image"):
         assert words in page
     assert "polygons of train_annotations" not in page
 
@@ -109,7 +109,7 @@ def test_a_part_may_be_missing(folder, tmp_path, split):
     assert found.problems == []
     assert found.images == {"train": 5, "test": 10}[split]
     assert f"There is no {split}.csv: the page has no {'training' if split == 'train' else 'test'} images." in page
-    assert "Train against test" not in page
+    assert "Training against test images" not in page
 
 
 def test_images_without_a_table_are_an_error(folder, tmp_path):

@@ -217,7 +217,9 @@ def test_a_network_that_learned_nothing_is_called_that(demo, tmp_path):
     images = {image.id: image for image in read_images(demo, "train")}
     shares = [rle.decode(images[i].rle, images[i].shape).mean() for i in scores["id"][:3]]
     expected = np.mean([2 * share / (1 + share) for share in shares])
-    assert f"no more than masks of the whole images would get, {expected:.3f}" in text_of(tmp_path / "report.html")
+    assert f"no better than a mask of every whole image, which gives {expected:.3f}" in text_of(
+        tmp_path / "report.html"
+    )
 
 
 def test_thresholds_at_the_same_place_have_one_mark(demo, tmp_path):

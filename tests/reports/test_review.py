@@ -130,7 +130,7 @@ def test_what_lies_beside_the_submission(demo, masks, tmp_path):
     review = write_review(path, demo, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "2 masks were predicted" in words(review)
-    assert "The prediction met 1 problem" in words(review)
+    assert "The prediction reported 1 problem" in words(review)
     assert "id &lt;script&gt;alert(1)" in page
     assert "<script>alert(1)" not in page
 
@@ -172,8 +172,8 @@ def test_runs_that_predicted_it(demo, masks, tmp_path):
     review = write_review(written(tmp_path / "s.csv", masks), demo, tmp_path / "r.html", runs=[run])
     assert "0.765" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert f"The training of the run {run} is not finished" in words(review)
-    assert "No run has seen kidney in training" in words(review)
-    assert "No run has seen lung" not in words(review)
+    assert "No run was trained on kidney" in words(review)
+    assert "No run was trained on lung" not in words(review)
 
 
 def test_predict_names_the_page(demo, masks, tmp_path, monkeypatch, capsys):

@@ -23,7 +23,6 @@ from hubmap_kit.reports.review_flags import (
     facts_of,
     flags_of,
     one_pixel_off,
-    percent,
     twins,
 )
 from hubmap_kit.tables import read_images
@@ -166,11 +165,6 @@ def test_masks_one_pixel_off():
 def test_twins():
     """Images with the same mask are grouped; empty masks are not."""
     assert twins({1: "1 2", 2: "", 3: "1 2", 4: "", 5: "3 4"}) == [[1, 3]]
-
-
-def test_percent():
-    """Small shares keep two digits that count."""
-    assert [percent(share) for share in (0.0007, 0.0099, 0.0995, 0.5)] == ["0.07 %", "0.99 %", "10 %", "50 %"]
 
 
 def test_ranges_are_those_of_train_csv(demo, tmp_path):
