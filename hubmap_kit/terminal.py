@@ -20,6 +20,7 @@ from .words import did_you_mean, duration
 
 OK, BAD_INPUT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 MANY_CHOICES = 10  # if there are more, an error suggests the likely one instead of listing all
+SESSIONS = ("rehearse", "bundle", "push", "submit", "data", "validate")  # commands that nox has sessions of
 RED, YELLOW = "1;31", "1;33"
 
 
@@ -90,11 +91,11 @@ def _json_value(value: Any) -> Any:
 
 def command_line(*words: object) -> str:
     """A command of ours as it can be pasted into the shell that this one was typed in."""
-    if os.environ.get("NOX_CURRENT_SESSION"):  # a session has the name of its command
-        name, *rest = map(str, words)
+    name, *rest = map(str, words)
+    if os.environ.get("NOX_CURRENT_SESSION") and name in SESSIONS:
         return shlex.join(["nox", "-s", name, *(["--"] if rest else []), *rest])
     module = Path(sys.argv[0]).name == "__main__.py"
-    return shlex.join([*(("python", "-m", "hubmap_kit") if module else ("hubmap-kit",)), *map(str, words)])
+    return shlex.join([*(("python", "-m", "hubmap_kit") if module else ("hubmap-kit",)), name, *rest])
 
 
 def paint(text: str, colour: str, stream: IO[str]) -> str:

@@ -17,6 +17,7 @@ pytest_plugins = ["browser_visits", "kaggle_workplace"]
 settings.register_profile("kit", deadline=None)
 settings.load_profile("kit")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.pop("NOX_CURRENT_SESSION", None)  # inside a session, next commands are named as sessions
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,6 @@ def status_of(arguments):
         ("inspect D --out D", "which is a folder; name a file"),
         ("prepare D D", "which is also an input"),
         ("prepare D D/patches", "lies in"),
-        ("prepare D/train_images D", "contains the input"),
         ("prepare D S", "which is a file; name a folder"),
         ("train D D", "which is also an input"),
         ("export S --data D --out D", "which is also an input"),

@@ -69,8 +69,6 @@ def _check(name: str, target: Path, kind: str, inputs: list[Path], *, page: bool
         # A page about a run or data may lie in its folder; nothing reads it there.
         if not page and path.is_dir() and place.is_relative_to(read):
             raise UsageError(f"{name} is {target}, which lies in the input {path}; name another place")
-        if kind != "file" and read.is_relative_to(place):
-            raise UsageError(f"{name} is {target}, which contains the input {path}; name another place")
 
 
 def _follows() -> bool:
