@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sys
 import tempfile
 import types
@@ -48,6 +49,28 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder may not be one
             part.unlink()
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside `folder` to write to, and move its files to `folder` at the end.
+
+    Files in subfolders are moved first and those at the top last: tables are at the top, and name no image that is not
+    there yet. After an exception nothing is moved.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        yield part
+        folder.mkdir(exist_ok=True)
+        for path in sorted(part.rglob("*"), key=lambda path: (path.parent == part, path)):
+            if path.is_file():
+                target = folder / path.relative_to(part)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def is_special(path: Path) -> bool:

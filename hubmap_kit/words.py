@@ -1,8 +1,8 @@
-"""Counts, shares, times and suggestions, as messages say them."""
+"""Counts, shares, times, lists and suggestions, as messages say them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def count(number: int, noun: str) -> str:
@@ -42,6 +42,16 @@ def percent(share: float) -> str:
     if share == 0 or share >= 0.0995:
         return f"{100 * share:.0f} %"
     return f"{float(f'{100 * share:.2g}'):g} %"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, at most five.
+
+    >>> listed(["1", "2", "3"])
+    '1, 2 and 3'
+    """
+    shown = [*names[:5], *([f"{len(names) - 5} more"] if len(names) > 5 else [])]
+    return " and ".join(part for part in (", ".join(shown[:-1]), shown[-1]) if part)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

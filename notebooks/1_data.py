@@ -13,7 +13,7 @@
 #
 # Images, masks, the split, patches, and what augmentation does to them. The [second notebook](2_train.ipynb) trains
 # on the patches, the [third](3_results.ipynb) shows the results and writes `submission.csv`. All work is done by the
-# library [hubmap-kit](REPOSITORY); a notebook only calls it and shows what came out.
+# library [hubmap-kit](REPOSITORY); a notebook only calls it and shows the results.
 #
 # **To try it without an account**, set `DEMO = True` below: a small competition with drawn tissue takes the place of
 # the real one.
@@ -21,7 +21,7 @@
 # %% [markdown]
 # ## Settings
 #
-# These are all. The environment variable `HUBMAP_NOTEBOOK`, a JSON object such as `{"DEMO": true, "PATCH_SIZE":
+# There are no others. The environment variable `HUBMAP_NOTEBOOK`, a JSON object such as `{"DEMO": true, "PATCH_SIZE":
 # 512}`, changes some of them without an edit.
 
 # %%
@@ -71,8 +71,8 @@ from hubmap_kit.tables import read_images, table_of
 # ## The data
 #
 # On Kaggle, attach the competition. Elsewhere it is downloaded, with credentials looked for where Kaggle's own client
-# looks: `KAGGLE_API_TOKEN`, `~/.kaggle/access_token`, `kaggle.json`; on Colab then among the secrets (the key on the
-# left), and last you are asked to upload a file. No value is shown.
+# looks: `KAGGLE_API_TOKEN`, `~/.kaggle/access_token`, `kaggle.json`. On Colab the secrets (the key on the left) come
+# next; if there are none, you are asked to upload a file. No value is shown.
 
 # %%
 data = notebook.competition(demo=DEMO, images=DEMO_IMAGES, size=DEMO_SIZE, data=DATA)
@@ -112,8 +112,8 @@ print(f"encoded again it is the same text: {rle.encode(mask) == image.rle}")
 figures.show_images(list({image.organ: image for image in train}.values()))
 
 # %% [markdown]
-# Test images, which have no masks here. Compare the stains and the scale bars with those above: this difference, not
-# the network, is what most submissions fail on.
+# Test images; their masks are not known here. Compare the stains and the scale bars with those above: most low scores
+# come from this difference, not from the network.
 
 # %%
 figures.show_images(test[:10])
@@ -131,8 +131,8 @@ notebook.Frame(page)
 # ## Split and patches
 #
 # The split keeps the share of each organ. Each image is brought to the network's pixel size and stored once with its
-# mask; the table of patches says where each patch lies and how much of it is mask. Running this again does only what
-# is missing.
+# mask. The table of patches says where each patch lies and how much of it is mask. If you run this again, it does only
+# what is missing.
 
 # %%
 geometry = PrepareConfig(patch_size=PATCH_SIZE, input_size=INPUT_SIZE, test_size=TEST_SIZE, seed=SEED)
@@ -156,8 +156,8 @@ figures.show_patches(store, chosen)
 figures.show_augmented(store, chosen, TrainConfig(augment="flip,quarter").augment_shares())
 
 # %% [markdown]
-# More is possible: here it is also turned by any angle, scaled, and given another stain. The recipe `default` does
-# this; it is the strongest remedy known for the shift between the sources.
+# The augmentations of the recipe `default`: the patch is also turned by any angle, scaled, and given another stain.
+# In our ablation the change of stain helped most against the shift between the sources.
 
 # %%
 figures.show_augmented(store, chosen, TrainConfig().augment_shares())

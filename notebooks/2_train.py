@@ -23,7 +23,7 @@
 # %% [markdown]
 # ## Settings
 #
-# As they stand, they are the recipe `seed`: the design that most notebooks of this competition start from. The
+# Unchanged, they are the recipe `seed`: the design that most notebooks of this competition start from. The
 # environment variable `HUBMAP_NOTEBOOK`, a JSON object such as `{"DEMO": true, "MODEL": "unet"}`, changes some of them
 # without an edit.
 
@@ -88,7 +88,7 @@ from hubmap_kit.run import Run
 # %% [markdown]
 # ## Data and patches
 #
-# What the first notebook made is used again. The table shows how many images of each organ are in each split.
+# Patches that the first notebook made are used again. The table shows how many images of each organ are in each split.
 
 # %%
 data = notebook.competition(demo=DEMO, images=DEMO_IMAGES, size=DEMO_SIZE, data=DATA)
@@ -142,7 +142,7 @@ finished = train(store.folder, run, config, recipe="seed", resume=True)
 # %% [markdown]
 # ## Curves
 #
-# Look for a gap between the losses, which means overfitting, and for a step where the encoder is unfrozen.
+# A growing gap between the two losses means overfitting. Where the encoder is unfrozen, the curves make a step.
 
 # %%
 figures.show_curves(run)

@@ -96,13 +96,13 @@ print("runs:", *runs)
 # ## Loss and Dice
 #
 # Each number is a mean over whole images at full resolution. Compare the splits: a training Dice far above the others
-# means overfitting. All three are of HPA images, so none of them says how well HuBMAP images are segmented.
+# means overfitting. All three splits are HPA images, so no number here says how well HuBMAP images are segmented.
 
 # %%
 pd.read_csv(runs[0] / "results.csv").round(4)
 
 # %% [markdown]
-# The images that were segmented worst, of those that were not trained on.
+# The lowest Dice among the images that were not trained on.
 
 # %%
 scores = pd.read_csv(runs[0] / "scores.csv").query("split != 'train'").sort_values("dice")
@@ -111,8 +111,8 @@ scores.head(10)
 # %% [markdown]
 # ## Predictions
 #
-# The worst of them: the truth, the prediction, and the error. Missed tissue is hatched in orange,
-# extra tissue in blue. Look whether whole units are missed, or only their borders are off.
+# The worst of these images: the truth, the prediction, and the error. Missed tissue is hatched in orange, extra tissue
+# in blue. Are whole units missed, or are only their borders off?
 
 # %%
 from hubmap_kit.prediction.predict import predict, predict_images
@@ -129,8 +129,8 @@ figures.show_predictions(shown, predicted, {image.id: image.rle for image in sho
 # %% [markdown]
 # ## Submission
 #
-# All test images are predicted and written to `submission.csv`, which is then checked as Kaggle's scorer would, and
-# more. A problem would be listed here, with its row and what to do.
+# All test images are predicted and written to `submission.csv`. It is then checked by the rules of Kaggle's scorer and
+# by further ones. Every problem is listed below, with its row and what to do.
 
 # %%
 answer = work / "submission.csv"
@@ -146,8 +146,8 @@ figures.show_images(read_images(data, "test")[:10], {int(image_id): text for ima
 # %% [markdown]
 # ## Score
 #
-# The demo has the truth of its test images: compare the sources, since the hidden images of the competition are from
-# HuBMAP. Their truth only Kaggle has.
+# The demo has the truth of its test images. Compare the sources: the competition's hidden images are from HuBMAP. Only
+# Kaggle has their truth.
 
 # %%
 truth = data / "test_truth.csv"
@@ -160,7 +160,7 @@ else:
 # ## Pages
 #
 # The review shows every test image with its mask, and what is suspicious about it: look at the flags before you submit.
-# A click on an image opens it, in which you can zoom.
+# Click an image to open it and zoom.
 
 # %%
 page = work / "review.html"

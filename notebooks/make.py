@@ -1,7 +1,7 @@
 """Make the notebooks from the scripts beside this file, and run them on the demo.
 
-    python notebooks/make.py            writes 1_data.ipynb, 2_train.ipynb and 3_results.ipynb
-    python notebooks/make.py --run OUT  runs them too, in OUT, small, and keeps them there with what they show
+    python notebooks/make.py            write 1_data.ipynb, 2_train.ipynb and 3_results.ipynb
+    python notebooks/make.py --run OUT  also run them on a small demo in OUT, and keep the outputs
 
 The scripts are the source; edit those. Each is a notebook in jupytext's percent format, in which BADGES stands for the
 badges and REPOSITORY for the address of the repository in ``pyproject.toml``. A cell's id is derived from its place and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from hubmap_kit.files import check_types, has_type, read_rows, replacing, type_text, write_rows
+from hubmap_kit.files import check_types, filling, has_type, read_rows, replacing, type_text, write_rows
 
 
 def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
@@ -27,6 +28,49 @@ def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_filled_at_the_end_or_not_at_all(tmp_path: Path) -> None:
+    """Files arrive beside those that are there, files at the top last; after an exception nothing has changed."""
+    folder = tmp_path / "data"
+
+    def fill(text: str, *, fails: bool) -> None:
+        with filling(folder) as part:
+            (part / "images").mkdir()
+            (part / "images" / "1.tiff").write_text(text)
+            (part / "train.csv").write_text(text)
+            if fails:
+                raise ValueError("bad image")
+
+    with pytest.raises(ValueError, match="bad image"):
+        fill("new", fails=True)
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir()
+    (folder / "names.csv").write_text("old")
+    fill("new", fails=False)
+    assert list(tmp_path.iterdir()) == [folder]
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
+    assert {name: path.read_text() for name, path in files.items()} == {
+        "images/1.tiff": "new",
+        "names.csv": "old",
+        "train.csv": "new",
+    }
+
+
+def test_tables_are_moved_after_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table names no image that is not there yet, even if its name comes before that of the images' folder."""
+    moved, rename = [], os.replace
+
+    def replace(old: Path, new: Path) -> None:
+        moved.append(new.name)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with filling(tmp_path / "data") as part:
+        (part / "images").mkdir()
+        (part / "images" / "1.tiff").write_text("")
+        (part / "a.csv").write_text("")
+    assert moved == ["1.tiff", "a.csv"]
 
 
 @pytest.mark.parametrize(

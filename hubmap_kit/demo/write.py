@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +30,7 @@ from ..competition import (
     table_path,
 )
 from ..config import SettingError
+from ..files import filling
 from ..progress import track
 from ..rle import encode
 from .painters import PAINTERS
@@ -77,16 +77,8 @@ def write_demo(folder: Path, *, train: int = 40, test: int = 20, size: int = 102
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder; name another one")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        part.mkdir()
+    with filling(folder) as part:
         _write(part, _plan(train, test, size, seed), seed)
-        folder.mkdir(exist_ok=True)
-        for path in sorted(part.iterdir(), key=lambda path: path.is_file()):  # tables last: they mark it complete
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _check(name: str, value: int, least: int, most: int | None, reason: str) -> None:

@@ -24,12 +24,12 @@ import numpy.typing as npt
 from .. import rle
 from ..cluster import spread
 from ..competition import ID, ORGANS, RLE, table_path
+from ..files import filling
 from ..images import read_image
 from ..images.tiff_errors import check_shape
 from ..progress import track
 from ..tables import DataError, Image, Problem, check_ids, read_cells, read_images
 from .geojson import write_annotations
-from .import_images import move, part_of
 from .polygons import to_polygons
 
 FORMATS = ("png", "geojson", "overlay")
@@ -76,7 +76,7 @@ def export(
     images = {image.id: image for image in read_images(data, split, check_files="overlay" in formats)}
     masks = _read_masks(submission, images, table_path(data, split).name)
     _check_names([images[image_id] for image_id in masks])
-    with part_of(out) as part:
+    with filling(out) as part:
         for kind in formats:
             (part / FOLDERS[kind]).mkdir()
         problems, units = [], 0
@@ -91,7 +91,6 @@ def export(
                 units += result
         if problems:
             raise DataError(sorted(problems, key=lambda problem: problem.row or 0))
-        move(part, out)
     return Exported(len(masks), units, [out / FOLDERS[kind] for kind in formats])
 
 

@@ -10,12 +10,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,16 +39,16 @@ from ..competition import (
     table_path,
 )
 from ..config import SettingError
+from ..files import filling
 from ..progress import track
 from ..tables import DataError, Problem, check_word, read_cells, read_names
-from ..words import count
+from ..words import count, listed
 from .geojson import read_annotations
 from .pixels import IMAGE_SUFFIXES, MASK_SUFFIXES, large_pictures, name_of, read_mask, take_image
 
 TRUTH = "test_truth.csv"
 GEOJSON_SUFFIXES = (".geojson", ".json")
 LEAST_UM, LARGEST_UM = 0.01, 100.0  # of a pixel
-LISTED = 5  # names in a message
 
 _COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS]
 _TRUTH_COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, RLE]
@@ -165,7 +161,7 @@ def import_images(given: Import, out: Path) -> Imported:
     masks = _masks_of(paths, given, warnings)
     tables.check_names([name_of(path) for path in paths], given)
     ids = range(tables.next_id, tables.next_id + len(paths))
-    with part_of(out) as part, large_pictures():
+    with filling(out) as part, large_pictures():
         (part / f"{given.part}_images").mkdir()
 
         def take(number: int) -> _Taken:
@@ -179,7 +175,6 @@ def import_images(given: Import, out: Path) -> Imported:
         rows = _rows([taken[number] for number in range(len(paths))], ids, given)
         names = {image_id: name_of(path) for image_id, path in zip(ids, paths, strict=True)}
         tables.write(part, rows, names, given)
-        move(part, out)
     warnings += _doubts(paths, taken, given)
     return Imported(len(paths), given.part, given.truth is not None, warnings)
 
@@ -227,15 +222,13 @@ def _images_in(folder: Path) -> tuple[list[Path], list[Problem]]:
     files = [path for path in _files_in(folder) if not path.name.startswith(".")]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
-        holds = (
-            f"holds no TIFF, PNG or JPEG, but {_listed([path.name for path in files])}" if files else "holds no file"
-        )
+        holds = f"holds no TIFF, PNG or JPEG, but {listed([path.name for path in files])}" if files else "holds no file"
         rule = f"{holds}; subfolders are not read"
         raise DataError([Problem("error", str(folder), None, rule, "name the folder that holds the images themselves")])
     others = [path.name for path in files if path not in images]
     warnings = []
     if others:
-        rule = f"left out: {count(len(others), 'file')} other than TIFF, PNG and JPEG, {_listed(others)}"
+        rule = f"left out: {count(len(others), 'file')} other than TIFF, PNG and JPEG, {listed(others)}"
         warnings.append(Problem("warning", str(folder), None, rule, "export them as TIFF if they are images"))
     names: dict[str, Path] = {}
     problems = []
@@ -270,7 +263,7 @@ def _masks_of(images: Sequence[Path], given: Import, warnings: list[Problem]) ->
         if len(own) == 1:
             found[image] = own[0]
         elif own:
-            rule = f"has more than one mask: {_listed([path.name for path in own])}"
+            rule = f"has more than one mask: {listed([path.name for path in own])}"
             problems.append(Problem("error", str(image), None, rule, "keep one of them"))
         else:
             rule = f"has no mask {given.truth / name_of(image)}{suffixes[0]}"
@@ -281,7 +274,7 @@ def _masks_of(images: Sequence[Path], given: Import, warnings: list[Problem]) ->
         raise DataError(problems)
     strays = [path.name for path in files if path not in found.values()]
     if strays:
-        rule = f"left out: {count(len(strays), 'mask')} without an image, {_listed(strays)}"
+        rule = f"left out: {count(len(strays), 'mask')} without an image, {listed(strays)}"
         warnings.append(Problem("warning", str(given.truth), None, rule, "a mask has the name of its image"))
     return found
 
@@ -308,7 +301,7 @@ def _doubts(paths: Sequence[Path], taken: dict[int, _Taken], given: Import) -> l
     empty = [paths[number].name for number in range(len(paths)) if len(taken[number].runs) == 0]
     if empty:
         warn(
-            f"empty mask of {count(len(empty), 'image')}: {_listed(empty)}",
+            f"empty mask of {count(len(empty), 'image')}: {listed(empty)}",
             "look at them: an image that shows units needs a mask",
         )
     unsure = [taken[number].doubt for number in range(len(paths)) if taken[number].doubt]
@@ -329,10 +322,6 @@ def _sum(counts: Iterable[Counter[str]]) -> Counter[str]:
 
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def _rows(taken: Sequence[_Taken], ids: Sequence[int], given: Import) -> pd.DataFrame:
@@ -426,25 +415,3 @@ class _Tables:
         new[NAMES] = pd.DataFrame({ID: [], NAME: []}, dtype=str), pd.DataFrame(columns)
         for name, (before, added) in new.items():
             pd.concat([before, added]).fillna("").to_csv(folder / name, index=False, lineterminator="\n")
-
-
-@contextmanager
-def part_of(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write to, which is removed at the end."""
-    parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=parent))
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def move(part: Path, out: Path) -> None:
-    """Move the files of a folder and of its subfolders; tables last, so that they name no image that is not there."""
-    out.mkdir(exist_ok=True)
-    for path in sorted(part.rglob("*"), key=lambda path: (path.parent == part, path)):
-        if path.is_file():
-            target = out / path.relative_to(part)
-            target.parent.mkdir(exist_ok=True)
-            os.replace(path, target)

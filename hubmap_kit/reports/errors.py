@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..words import percent
+
 FOUND = 0.5  # share of a unit's area from which it counts as found
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
@@ -42,9 +44,9 @@ class Errors:
             missing = f"misses {self.missed_units} of" if self.missed_units else "finds all"
             parts.append(f"{missing} {self.units} units")
         if self.missed >= 0.005:
-            parts.append(f"{self.missed:.0%} of the true area is missed")
+            parts.append(f"{percent(self.missed)} of the true area is missed")
         if self.extra >= 0.005:
-            parts.append(f"{self.extra:.0%} of the predicted area is extra")
+            parts.append(f"{percent(self.extra)} of the predicted area is extra")
         if self.widest:
             parts.append(f"the widest error is {self.widest_um:.0f} µm across, {self.widest}, {self.place}")
         return "; ".join(parts) or "no error"
@@ -61,7 +63,7 @@ def errors(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8], pixel
     >>> truth, predicted = np.zeros((2, 7, 9), np.uint8)
     >>> truth[:2, :3] = truth[4:, 6:] = predicted[:2, :4] = 1
     >>> str(errors(truth, predicted, 10.0)).split("; ")[:3]
-    ['misses 1 of 2 units', '60% of the true area is missed', '25% of the predicted area is extra']
+    ['misses 1 of 2 units', '60 % of the true area is missed', '25 % of the predicted area is extra']
     >>> str(errors(truth, predicted, 10.0)).split("; ")[3]
     'the widest error is 30 µm across, missed, at the lower border'
     """

@@ -25,7 +25,7 @@ from ..submission import (
     validate,
 )
 from ..tables import DataError, Image, Problem, scan_images
-from ..words import count, percent
+from ..words import count, listed, percent
 from .page import MAX_MB, Card, Column, Flag, Layer, write_page
 from .pictures import Drawn, Subject, draw
 from .review_fit import ARRANGEMENTS, SHIFTED, Fit, Misfit, fit, misfit, misfit_of_one
@@ -313,7 +313,7 @@ def _flags(subject: _Subject, problems: Sequence[Problem], submission: Path) -> 
     for group in twins(subject.masks.texts):
         for image_id in group:
             others = [str(other) for other in group if other != image_id]
-            text = f"It has the same mask as {'image' if len(others) == 1 else 'images'} {_listed(others)}."
+            text = f"It has the same mask as {'image' if len(others) == 1 else 'images'} {listed(others)}."
             flags[image_id].append(Flag("twins", text))
     return flags
 
@@ -682,13 +682,3 @@ def _organ_rows(subject: _Subject, runs: Sequence[Path]) -> list[dict[str, Any]]
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names in a sentence, at most five.
-
-    >>> _listed(["1", "2", "3"])
-    '1, 2 and 3'
-    """
-    shown = [*names[:5], *([f"{len(names) - 5} more"] if len(names) > 5 else [])]
-    return " and ".join(part for part in (", ".join(shown[:-1]), shown[-1]) if part)

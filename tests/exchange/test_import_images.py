@@ -164,7 +164,7 @@ def test_names_that_are_one(own, capsys):
     assert "has the same name as FALL 2.png; rename one of them" in capsys.readouterr().err
     (own / "images" / "FALL 2.png").unlink()
     assert run(own, "--masks", own / "masks") == 1
-    assert "b.JPG: has more than one mask: b.png, b.tif; keep one" in capsys.readouterr().err
+    assert "b.JPG: has more than one mask: b.png and b.tif; keep one" in capsys.readouterr().err
 
 
 def test_classes_of_geojson(own, capsys):
