@@ -1,4 +1,4 @@
-"""Outlines of a mask: rings along the borders of its pixels, and SVG paths made of them."""
+"""Outlines of a mask: rings along the borders of its pixels, SVG paths made of them, and their colours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 _Ints = npt.NDArray[np.int64]
+
+# Colours of outlines in every picture, as in reports/templates/page.css: light, on a dark casing.
+TRUTH_RGB, PREDICTION_RGB, CASING_RGB = (255, 255, 255), (127, 214, 255), (26, 26, 26)
 
 
 def rings(mask: npt.NDArray[np.generic]) -> list[_Ints]:

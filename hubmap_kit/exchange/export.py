@@ -27,15 +27,13 @@ from ..competition import ID, ORGANS, RLE, table_path
 from ..files import filling
 from ..images import read_image
 from ..images.tiff_errors import check_shape
+from ..outlines import CASING_RGB, PREDICTION_RGB, rings
 from ..progress import track
 from ..tables import DataError, Image, Problem, check_ids, read_cells, read_images
 from .geojson import write_annotations
-from .polygons import to_polygons
 
 FORMATS = ("png", "geojson", "overlay")
 FOLDERS = {"png": "masks", "geojson": "geojson", "overlay": "overlays"}
-# The colours of the pages: orange on a dark casing, which stands out on pale and on dark tissue.
-OUTLINE_RGB, CASING_RGB = (230, 159, 0), (26, 26, 26)
 WIDTH_SHARE = 1 / 600  # of an outline, of the image's longer side
 JPEG_QUALITY = 90
 
@@ -157,7 +155,7 @@ def _write(part: Path, formats: Sequence[str], job: tuple[Image, str]) -> int:
             mask,
             name=name,
             label=ORGANS[image.organ].ftu if image.organ in ORGANS else image.organ,
-            colour=OUTLINE_RGB,
+            colour=PREDICTION_RGB,
             pixel_size_um=image.pixel_size_um,
         )
     return cv2.connectedComponents(mask, connectivity=4)[0] - 1
@@ -172,9 +170,9 @@ def draw_outlines(pixels: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) ->
     """
     width = max(1, round(max(mask.shape) * WIDTH_SHARE))
     # OpenCV counts from the centre of a pixel, half a pixel from its corner; it takes halves as whole numbers (shift).
-    rings = [(2 * ring[:, ::-1] - 1).astype(np.int32) for polygon in to_polygons(mask) for ring in polygon]
-    for colour, thickness in ((CASING_RGB, width + 2), (OUTLINE_RGB, width)):
-        cv2.polylines(pixels, rings, True, colour, thickness, cv2.LINE_AA, shift=1)
+    lines = [(2 * ring[:, ::-1] - 1).astype(np.int32) for ring in rings(mask)]
+    for colour, thickness in ((CASING_RGB, width + 2), (PREDICTION_RGB, width)):
+        cv2.polylines(pixels, lines, True, colour, thickness, cv2.LINE_AA, shift=1)
 
 
 def _save(path: Path, picture: npt.NDArray[np.uint8], options: Sequence[int]) -> None:

@@ -26,7 +26,7 @@ from .. import rle
 from ..images import read_image
 from ..images.augment import augment
 from ..images.scaling import resize, resize_mask
-from ..outlines import rings
+from ..outlines import CASING_RGB, PREDICTION_RGB, TRUTH_RGB, rings
 from ..preparation.store import MIN_MASK_SHARE, PatchStore
 from ..run import HISTORY
 from ..tables import Image
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 _Pixels = npt.NDArray[np.uint8]
 
-ORANGE, BLUE = "#ffb04d", "#6fd0ff"
-TRUTH, PREDICTION, MISSED, EXTRA, CASING = "#ffffff", BLUE, ORANGE, BLUE, "#1a1a1a"
+TRUTH, PREDICTION, CASING = ("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in (TRUTH_RGB, PREDICTION_RGB, CASING_RGB))
+ORANGE = "#ffb04d"
+MISSED, EXTRA = ORANGE, PREDICTION
 SIDE_PX = 480  # longer side of an image as it is drawn
 WIDTH_IN = 12.0
 DPI = 100

@@ -13,12 +13,10 @@ from ..competition import ID, RLE
 from ..files import replacing
 from ..images import read_image
 from ..images.scaling import resize
-from ..outlines import rings
+from ..outlines import CASING_RGB, PREDICTION_RGB, TRUTH_RGB, rings
 from ..submission import COLUMNS, score
 from ..tables import Image, read_cells, read_images
 
-# The colours and line styles of the pages: truth solid, prediction dashed, both light on a dark casing.
-CASING_RGB, TRUTH_RGB, PREDICTION_RGB = (11, 15, 20), (255, 255, 255), (86, 214, 244)
 _Colour = tuple[int, int, int]
 _CAPTION = 26  # height of the line of text under an image, in px
 _LEGEND = 34  # height of the line on top of the sheet, in px

@@ -14,9 +14,10 @@ from conftest import corner_mask
 
 from hubmap_kit import rle
 from hubmap_kit.cli import main
-from hubmap_kit.exchange.export import CASING_RGB, OUTLINE_RGB, draw_outlines
+from hubmap_kit.exchange.export import draw_outlines
 from hubmap_kit.exchange.geojson import read_annotations
 from hubmap_kit.images import read_image
+from hubmap_kit.outlines import CASING_RGB, PREDICTION_RGB
 from hubmap_kit.tables import read_images
 
 
@@ -123,7 +124,7 @@ def test_a_name_that_is_a_path(demo, submission, tmp_path, name, capsys):
 
 
 def test_outlines_lie_on_the_borders_of_pixels():
-    """An outline is drawn around the mask's pixels, orange on dark, and nowhere else."""
+    """An outline is drawn around the mask's pixels, light on dark, and nowhere else."""
     mask = np.zeros((41, 53), np.uint8)
     mask[10:30, 15:40] = 1
     pixels = np.full((*mask.shape, 3), 255, np.uint8)
@@ -135,7 +136,7 @@ def test_outlines_lie_on_the_borders_of_pixels():
     assert changed[10:30, 15].all()
     assert changed[9:31, 14].all()
     centre = pixels[20, 12:18].astype(int)
-    assert np.abs(centre - OUTLINE_RGB).sum(axis=1).min() < 150
+    assert np.abs(centre - PREDICTION_RGB).sum(axis=1).min() < 150
     assert np.abs(centre - CASING_RGB).sum(axis=1).min() < 150
 
 

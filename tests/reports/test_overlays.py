@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from hubmap_kit import rle
-from hubmap_kit.reports.overlays import PREDICTION_RGB, TRUTH_RGB, contact_sheet
+from hubmap_kit.outlines import PREDICTION_RGB, TRUTH_RGB
+from hubmap_kit.reports.overlays import contact_sheet
 from hubmap_kit.tables import read_cells, read_images
 
 
