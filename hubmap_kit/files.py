@@ -75,7 +75,9 @@ def filling(folder: Path) -> Iterator[Path]:
 
 def is_special(path: Path) -> bool:
     """Whether a path is a device or a pipe, such as ``/dev/null``, or leads to a file that a process has open."""
-    return path.exists() and (path.as_posix().startswith(("/dev/", "/proc/")) or not (path.is_file() or path.is_dir()))
+    text = path.as_posix()
+    is_open = text in ("/dev/stdin", "/dev/stdout", "/dev/stderr") or text.startswith(("/dev/fd/", "/proc/"))
+    return path.exists() and (is_open or not (path.is_file() or path.is_dir()))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -222,7 +222,7 @@ def add_page_flags(parser: Parser) -> None:
     parser.add_argument(
         "--max-mb",
         metavar="MB",
-        type=float,
+        type=_above_zero,
         default=30.0,
         help="largest size of the page; to keep to it, pictures lose quality or are left out (default: %(default)g)",
     )
@@ -243,6 +243,18 @@ def _number(text: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    """A finite number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
     return value
 
 

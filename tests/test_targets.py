@@ -7,12 +7,13 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from hubmap_kit.claim import claim
 from hubmap_kit.cli import main
-from hubmap_kit.files import replacing, write_text
+from hubmap_kit.files import is_special, replacing, write_text
 
 
 @pytest.fixture
@@ -111,3 +112,30 @@ def test_standard_output_is_written_to(scored):
     assert "id,organ,dice\n" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("mean Dice ")
     assert os.path.islink("/dev/stdout")
+
+
+@pytest.mark.parametrize(
+    ("path", "special"),
+    [("/dev/shm/s.csv", False), ("/dev/stdout", True), ("/dev/fd/3", True), ("/proc/self/fd/1", True)],
+)
+def test_files_in_shared_memory_are_files(monkeypatch, path, special):
+    """A file in /dev/shm is replaced, and claimed, like any other; an open file of a process is written through."""
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    assert is_special(Path(path)) is special
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_there_is_no_folder_of_pictures_beside_a_pipe(demo, tmp_path, capsys):
+    """Nor beside a device: --out /dev/null would make a folder in /dev."""
+    os.mkfifo(tmp_path / "pipe")
+    assert status_of(["inspect", demo, "--out", tmp_path / "pipe", "--folder"]) == 2
+    assert "--folder needs a file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("size", ["0", "-1"])
+def test_the_size_of_a_page_is_checked_before_its_images_are_read(demo, tmp_path, capsys, size):
+    """It is wrong usage; drawing takes minutes."""
+    assert status_of(["inspect", demo, "--out", tmp_path / "data.html", f"--max-mb={size}"]) == 2
+    assert "--max-mb: '" + size + "' is not above 0" in capsys.readouterr().err

@@ -33,7 +33,7 @@ def claimed(writes: Mapping[str, str], arguments: Namespace) -> Iterator[None]:
     targets = {name: path for name in writes if (path := getattr(arguments, name, None)) is not None}
     inputs = [path for name, value in vars(arguments).items() if name not in writes for path in _paths(value)]
     for name, path in targets.items():
-        _check(_typed(name, arguments), path, writes[name], inputs, page=hasattr(arguments, "max_mb"))
+        _check(_typed(name, arguments), path, writes[name], inputs, arguments)
     with contextlib.ExitStack() as claims:
         for name, path in targets.items():
             if not (is_special(path) or writes[name] == "new" or _follows()):
@@ -54,11 +54,16 @@ def _typed(name: str, arguments: Namespace) -> str:
     return name
 
 
-def _check(name: str, target: Path, kind: str, inputs: list[Path], *, page: bool) -> None:
+def _check(name: str, target: Path, kind: str, inputs: list[Path], arguments: Namespace) -> None:
+    page = hasattr(arguments, "max_mb")
     if kind != "file" and target.exists() and not target.is_dir():
         raise UsageError(f"{name} is {target}, which is a file; name a folder")
     if kind == "file" and target.is_dir():
         raise UsageError(f"{name} is {target}, which is a folder; name a file")
+    if is_special(target) and getattr(arguments, "folder", False):
+        raise UsageError(
+            f"--folder needs a file to put the pictures beside, and {name} is {target}; leave out --folder"
+        )
     if page and target.suffix.lower() not in PAGES and not is_special(target):
         raise UsageError(f"{name} is {target}; name a file that ends in .html")
     place = target.resolve()
