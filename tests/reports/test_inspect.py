@@ -177,11 +177,12 @@ def test_the_command(folder, tmp_path, capsys):
     assert f"{image.id}.tiff" in captured.err
 
 
-def test_a_page_with_a_folder(demo, tmp_path, capsys):
+def test_a_page_with_a_folder(demo, tmp_path):
     """With --folder the pictures lie beside the page."""
     out = tmp_path / "data.html"
     assert main(["inspect", str(demo), "--out", str(out), "--folder", "-q"]) == 0
     assert len(list((tmp_path / "data_files").glob("*-thumb-*.webp"))) == 15
     assert "data:image/webp" not in out.read_text(encoding="utf-8")
-    assert main(["inspect", str(demo), "--out", str(out), "--max-mb", "0"]) == 1
-    assert "--max-mb is 0" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--max-mb is 0; it must be above 0"):
+        write_inspection(demo, out, max_mb=0)
+    assert "data:image/webp" not in out.read_text(encoding="utf-8"), "the page of before is kept"
