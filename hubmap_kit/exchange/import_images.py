@@ -42,7 +42,7 @@ from ..config import SettingError
 from ..files import filling
 from ..progress import track
 from ..tables import DataError, Problem, check_word, read_cells, read_names
-from ..words import count, listed
+from ..words import count, did_you_mean, listed
 from .geojson import read_annotations
 from .pixels import IMAGE_SUFFIXES, MASK_SUFFIXES, large_pictures, name_of, read_mask, take_image
 
@@ -290,14 +290,17 @@ def _check_labels(labels: Counter[str], given: Import) -> None:
 
 
 def _doubts(paths: Sequence[Path], taken: dict[int, _Taken], given: Import) -> list[Problem]:
-    """What the user should know of the masks."""
-    if given.truth is None:
-        return []
+    """What the user should know of the organ's name and of the masks."""
     doubts = []
 
     def warn(rule: str, remedy: str) -> None:
-        doubts.append(Problem("warning", str(given.truth), None, rule, remedy))
+        doubts.append(Problem("warning", str(given.truth or given.images), None, rule, remedy))
 
+    if given.organ not in ORGANS and (meant := did_you_mean(given.organ, ORGANS)):
+        remedy = f"{meant.removeprefix('; ')} Then import again, into a new folder"
+        warn(f"--organ {given.organ} is none of the competition's organs", remedy)
+    if given.truth is None:
+        return doubts
     empty = [paths[number].name for number in range(len(paths)) if len(taken[number].runs) == 0]
     if empty:
         warn(

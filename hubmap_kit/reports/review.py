@@ -501,7 +501,7 @@ def _verdict(
     parts += [finding.short for finding in findings if finding.short]
     if images := sum(any(flag.severity != "note" for flag in own) for own in flags.values()):
         parts.append(f"flags on {count(images, 'image')}")
-    elif len(parts) == 1 and not findings:
+    elif parts == ["valid"] and not findings:
         parts.append("nothing suspicious")
     text = ", ".join(parts)
     if subject.truth:

@@ -109,6 +109,13 @@ def test_images_to_predict_and_a_second_source(own, capsys):
     assert files(own / "out") == now
 
 
+def test_an_organ_that_looks_mistyped_is_pointed_out(own, capsys):
+    """An organ of any name is taken; one that is nearly one of the competition's gets a warning."""
+    for organ, warned in (("kidnay", True), ("liver", False), ("kidney", False)):
+        assert main(["import", str(own / "images"), str(own / organ), "--organ", organ, "--pixel-size", "0.5"]) == 0
+        assert ("did you mean kidney?" in capsys.readouterr().err) == warned
+
+
 def test_test_images_with_masks(own):
     """Test images with masks have their answers in test_truth.csv, and an own column of a table is kept."""
     assert run(own, "--masks", own / "masks", "--split", "test") == 0
