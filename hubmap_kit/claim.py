@@ -118,11 +118,10 @@ def _refusal(file: IO[str], target: Path) -> str:
 
 def _remove_parts(target: Path, *, folder: bool) -> None:
     """Remove what a process that was killed left half-written."""
+    names = re.compile(rf"\.\d+\.part\.{re.escape(target.name)}{'' if folder else '.*'}")
+    parts = [path for path in target.parent.glob(".*.part.*") if names.fullmatch(path.name)]
     if folder:
-        parts = [path for path in target.rglob(".*.part.*") if _PART.fullmatch(path.name)]
-    else:
-        names = re.compile(rf"\.\d+\.part\.{re.escape(target.name)}.*")
-        parts = [path for path in target.parent.glob(".*.part.*") if names.fullmatch(path.name)]
+        parts += [path for path in target.rglob(".*.part.*") if _PART.fullmatch(path.name)]
     for path in parts:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

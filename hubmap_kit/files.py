@@ -53,17 +53,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside `folder` to write to, and move its files to `folder` at the end.
+    """Yield a hidden folder inside `folder` to write to, and move its files to `folder` at the end.
 
     Files in subfolders are moved first and those at the top last: tables are at the top, and name no image that is not
     there yet. After an exception nothing is moved.
     """
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    made, part = not folder.exists(), folder / f".{os.getpid()}.part.{folder.name}"
+    part.mkdir(parents=True)
     try:
         yield part
-        folder.mkdir(exist_ok=True)
         for path in sorted(part.rglob("*"), key=lambda path: (path.parent == part, path)):
             if path.is_file():
                 target = folder / path.relative_to(part)
@@ -71,6 +69,23 @@ def filling(folder: Path) -> Iterator[Path]:
                 os.replace(path, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if made:
+            with suppress(OSError):  # it has files
+                folder.rmdir()
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a folder can be filled: there is none, or it holds nothing but hidden files, such as a claim's lock."""
+    return not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir()))
+
+
+def replace_folder(folder: Path, new: Path) -> None:
+    """Put a folder in the place of another, which is removed; a process that is killed leaves a whole one, or none."""
+    old = folder.with_name(f".{os.getpid()}.part.{folder.name}")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def is_special(path: Path) -> bool:

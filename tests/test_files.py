@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
+from hubmap_kit.claim import claim
 from hubmap_kit.files import check_types, filling, has_type, read_rows, replacing, type_text, write_rows
 
 
@@ -143,3 +146,36 @@ def test_rows_that_are_damaged_are_named(tmp_path, content, rule):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"rows.csv.*{rule}"):
         read_rows(path, ["name", "text"])
+
+
+@pytest.mark.parametrize("kills_after", range(8))
+def test_a_folder_killed_while_it_is_replaced_is_whole_or_gone(tmp_path, kills_after):
+    """Whenever the process is killed, the folder is the old one, the new one, or not there: never a part of one."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            (tmp_path / name / f"{number}.txt").write_text(name)
+    program = f"""
+import os, signal
+from pathlib import Path
+left = {kills_after}
+def counted(real):
+    def call(*arguments, **more):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **more)
+    return call
+for name in ("rename", "replace", "unlink", "rmdir"):
+    setattr(os, name, counted(getattr(os, name)))
+from hubmap_kit.claim import claim
+from hubmap_kit.files import check_types, filling, has_type, read_rows, replacing, type_text, write_rows
+replace_folder(Path("old"), Path("new"))
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False)
+    held = [path.read_text() for path in (tmp_path / "old").glob("*.txt")]
+    assert held in ([], 3 * ["old"], 3 * ["new"])
+    with claim(tmp_path / "old", "the same command", folder=True):
+        parts = list(tmp_path.glob(".*.part.*"))
+    assert parts == []

@@ -67,6 +67,16 @@ def test_an_output_that_is_an_input_is_refused(demo, old_run, scored, capsys, ar
     assert after == before
 
 
+@pytest.mark.parametrize("out", ["images/out", "images"])
+def test_an_import_into_its_own_images_is_refused(tmp_path, out, capsys):
+    """The folder of images stays as it is."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    assert status_of(["import", tmp_path / "images", tmp_path / out, "--organ", "lung", "--pixel-size", 1]) == 2
+    assert "OUT is" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["images", "a.png"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no locks of this kind")
 def test_a_target_that_another_command_writes_is_refused(demo, tmp_path, capsys):
     """A second preparation into the same folder says who writes there, and changes nothing."""

@@ -25,7 +25,7 @@ import pandas as pd
 from .. import rle
 from ..competition import ID, ORGAN, RLE, SOURCE, image_path, table_path
 from ..config import WHOLE, PredictConfig, PrepareConfig, TrainConfig
-from ..files import read_json, replacing, sha256_of, write_json, write_text
+from ..files import is_free, read_json, replacing, sha256_of, write_json, write_text
 from ..masks import MaskRule
 from ..metrics import dice_by_organ, mean_dice
 from ..prediction.predict import predict_images
@@ -104,6 +104,8 @@ def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainCo
         facts[name] = Path(facts[name]).name if facts[name] else None
     facts = json.loads(json.dumps(facts))
     path = out / "ablation.json"
+    if not (path.is_file() or is_free(out)):
+        raise ValueError(f"{out} holds other files and no ablation; name an empty or new folder")
     begun = _read_begun(path) if path.is_file() else facts
     changed = sorted(name for name in facts.keys() | begun.keys() if facts.get(name) != begun.get(name))
     if changed:
@@ -222,7 +224,7 @@ class _Work:
             config = replace(config, batch_size=max(1, round(config.batch_size / larger)))
         if row.special == "pseudo":
             soft = self.out / "stores" / f"pseudo-seed{seed}"
-            pseudo_label(self._unlabelled(), store, soft, [self._trained(BASE, seed)], PLAIN)
+            pseudo_label(self._unlabelled(), store, soft, [self._trained(BASE, seed)], PLAIN, overwrite=True)
             config = replace(config, pseudo=str(soft))
         train(store, run, config, recipe=f"ablation {name}", resume=run.exists(), page=False)
         for maps in (MAPS, TEST_MAPS):

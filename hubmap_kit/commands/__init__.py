@@ -6,7 +6,7 @@ To add a command ``count``, add its line to `STAGES` and write ``commands/count.
 - ``add_flags(parser)``, which adds its arguments and flags,
 - ``run(arguments)``, which does the work and returns an `hubmap_kit.terminal.Ending`,
 - if Ctrl-C leaves something to go on from, ``STOPPED``, which says so; ``{command}`` in it is the command as typed,
-- if it writes something, ``WRITES``: ``folder``, ``file`` or ``new`` by the name of the argument, see
+- if it writes something, ``WRITES``: ``folder`` or ``file`` by the name of the argument, see
   `hubmap_kit.commands.targets`.
 
 What ``run`` prints is a message and goes to stderr; the ending holds the result. The module is imported only when the

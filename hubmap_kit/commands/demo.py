@@ -10,7 +10,7 @@ from ..terminal import Ending, Parser
 from ..words import count
 
 EXAMPLE = "hubmap-kit demo demo"
-WRITES = {"out": "new"}
+WRITES = {"out": "folder"}
 
 
 def add_flags(parser: Parser) -> None:

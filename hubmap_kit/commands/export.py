@@ -10,7 +10,7 @@ from ..terminal import Ending, Parser
 from ..words import count
 
 EXAMPLE = "hubmap-kit export submission.csv --data data --out masks"
-WRITES = {"out": "new"}
+WRITES = {"out": "folder"}
 
 
 def add_flags(parser: Parser) -> None:

@@ -14,6 +14,7 @@ hubmap-kit import images data --geojson annotations --organ liver --pixel-size 0
 hubmap-kit import new-images data --organ liver --pixel-size 0.5
 """
 STOPPED = "the folder is as it was"
+WRITES = {"out": "folder"}
 
 
 def add_flags(parser: Parser) -> None:

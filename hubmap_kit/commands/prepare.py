@@ -23,6 +23,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("data", metavar="DATA", type=Path, help="competition folder")
     parser.add_argument("patches", metavar="PATCHES", type=Path, help="folder of the patch store")
     add_settings(parser, PrepareConfig)
+    parser.add_argument("--overwrite", action="store_true", help="replace a store of other data in PATCHES")
     parser.add_argument(
         "--scheduler",
         metavar="ADDRESS",
@@ -36,7 +37,9 @@ def run(arguments: Namespace) -> Ending:
     from ..preparation.prepare import gaps, prepare, summary
 
     config = from_flags(PrepareConfig, arguments)
-    store = prepare(arguments.data, arguments.patches, config, scheduler=arguments.scheduler)
+    store = prepare(
+        arguments.data, arguments.patches, config, overwrite=arguments.overwrite, scheduler=arguments.scheduler
+    )
     splits = [stored.split for stored in store.images.values()]
     return Ending(
         f"{arguments.patches}: {count(len(splits), 'image')}, {count(len(store.patches), 'patch')}",

@@ -26,6 +26,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("store", metavar="STORE", type=Path, help="folder of the store to write")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders, or folders of folds")
     add_settings(parser, PredictConfig, only=SETTINGS)
+    parser.add_argument("--overwrite", action="store_true", help="replace soft masks of other data in STORE")
 
 
 def run(arguments: Namespace) -> Ending:
@@ -37,7 +38,9 @@ def run(arguments: Namespace) -> Ending:
     start_tensorflow()
     from ..training.pseudo_labels import pseudo_label
 
-    store, problems = pseudo_label(arguments.data, arguments.patches, arguments.store, arguments.runs, config)
+    store, problems = pseudo_label(
+        arguments.data, arguments.patches, arguments.store, arguments.runs, config, overwrite=arguments.overwrite
+    )
     return Ending(
         f"{arguments.store}: {count(len(store.images), 'soft mask')}, {count(len(store.patches), 'patch')}",
         summary(store),

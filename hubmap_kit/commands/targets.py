@@ -22,8 +22,7 @@ def claimed(writes: Mapping[str, str], arguments: Namespace) -> Iterator[None]:
     Of several workers that ``TF_CONFIG`` joins, the first one claims the run folder.
 
     Args:
-        writes: ``folder``, ``file`` or, for a folder that is made at once and needs no claim, ``new``, by the name of
-            the argument.
+        writes: ``folder`` or ``file`` by the name of the argument.
         arguments: Of the command.
 
     Raises:
@@ -36,7 +35,7 @@ def claimed(writes: Mapping[str, str], arguments: Namespace) -> Iterator[None]:
         _check(_typed(name, arguments), path, writes[name], inputs, arguments)
     with contextlib.ExitStack() as claims:
         for name, path in targets.items():
-            if not (is_special(path) or writes[name] == "new" or _follows()):
+            if not (is_special(path) or _follows()):
                 command = f"hubmap-kit {arguments.parser.command}"
                 claims.enter_context(claim(path, command, folder=writes[name] == "folder"))
         yield

@@ -30,7 +30,7 @@ from ..competition import (
     table_path,
 )
 from ..config import SettingError
-from ..files import filling
+from ..files import filling, is_free
 from ..progress import track
 from ..rle import encode
 from .painters import PAINTERS
@@ -75,7 +75,7 @@ def write_demo(folder: Path, *, train: int = 40, test: int = 20, size: int = 102
     _check("size", size, LEAST_SIZE, LARGEST_SIZE, "units are 60 to 450 µm and a pixel is 0.4 µm")
     _check("seed", seed, 0, None, "NumPy's seeds are not negative")
     folder = Path(folder).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_free(folder):
         raise ValueError(f"{folder} exists and is not an empty folder; name another one")
     with filling(folder) as part:
         _write(part, _plan(train, test, size, seed), seed)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from .. import rle
 from ..cluster import spread
 from ..competition import ID, ORGANS, RLE, table_path
-from ..files import filling
+from ..files import filling, is_free
 from ..images import read_image
 from ..images.tiff_errors import check_shape
 from ..outlines import CASING_RGB, PREDICTION_RGB, rings
@@ -69,7 +69,7 @@ def export(
         DataError: Every problem of the submission or of the tables; or every image that cannot be read, for overlays.
         ValueError: `out` is in use.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_free(out):
         raise ValueError(f"{out} exists and is not an empty folder; name another one")
     images = {image.id: image for image in read_images(data, split, check_files="overlay" in formats)}
     masks = _read_masks(submission, images, table_path(data, split).name)

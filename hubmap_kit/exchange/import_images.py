@@ -39,7 +39,7 @@ from ..competition import (
     table_path,
 )
 from ..config import SettingError
-from ..files import filling
+from ..files import filling, is_free
 from ..progress import track
 from ..tables import DataError, Problem, check_word, read_cells, read_names
 from ..words import count, did_you_mean, listed
@@ -354,7 +354,7 @@ class _Tables:
             ValueError: The folder was not made by `import_images`, or the images cannot be added to it.
             DataError: A table is damaged.
         """
-        if out.exists() and not (out / NAMES).is_file() and (not out.is_dir() or any(out.iterdir())):
+        if not (is_free(out) or (out / NAMES).is_file()):
             raise ValueError(
                 f"{out} exists and was not made by hubmap-kit import, since it has no {NAMES}; name another folder"
             )

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import sha256_of
+from ..files import is_free, replace_folder, sha256_of
 from .clone import DATASET_METADATA, commit_of, image_versions
 from .manifest import LIBRARY, MANIFEST, BundledWheel, Manifest
 from .names import KIT
@@ -107,7 +107,7 @@ def build_bundle(clone: Path, out: Path, *, cache: Path | None = None, extras: b
     metadata = clone / "datasets" / KIT / DATASET_METADATA
     if not metadata.is_file() or not (clone / "pyproject.toml").is_file():
         raise ValueError(f"{clone} is not a clone of hubmap-kit: it has no {metadata.relative_to(clone)}; run in one")
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if not (is_free(out) or (out / MANIFEST).is_file()):
         raise ValueError(f"{out} exists and holds no bundle; name another folder")
     commit, dirty, epoch = commit_of(clone)
     cache = cache or clone / "dist" / "wheels"
@@ -123,8 +123,7 @@ def build_bundle(clone: Path, out: Path, *, cache: Path | None = None, extras: b
             wheels.append(BundledWheel(wheel.file, wheel.module, wheel.sha256))
         shutil.copyfile(metadata, part / DATASET_METADATA)
         Manifest(own.name.split("-")[1], commit, dirty, tuple(wheels)).write(part)
-        shutil.rmtree(out, ignore_errors=True)
-        part.rename(out)
+        replace_folder(out, part)
     return out
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, sha256_of, write_json
+from ..files import is_free, read_json, replace_folder, sha256_of, write_json
 from ..run import CONFIG, HISTORY, RESULTS, RESULTS_TABLE, SCORES, WEIGHTS, Run, expand
 from .clone import DATASET_METADATA
 from .names import WEIGHTS as WEIGHTS_DATASET
@@ -43,7 +43,7 @@ def build_weights(runs: Sequence[Path], out: Path, clone: Path) -> Path:
     """
     if not runs:
         raise ValueError("no run folder is given; name one with --run, or train one")
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if not (is_free(out) or (out / MANIFEST).is_file()):
         raise ValueError(f"{out} exists and holds no weights dataset; name another folder")
     named = [(_name(run, path), run) for path in runs for run in expand([path])]
     opened = {name: Run.open(run) for name, run in named}
@@ -56,8 +56,7 @@ def build_weights(runs: Sequence[Path], out: Path, clone: Path) -> Path:
         entries = [_pack(name, run, part / f"{name}.zip") for name, run in sorted(opened.items())]
         write_json(part / MANIFEST, {"name": WEIGHTS_DATASET, "runs": entries})
         shutil.copyfile(clone / "datasets" / WEIGHTS_DATASET / DATASET_METADATA, part / DATASET_METADATA)
-        shutil.rmtree(out, ignore_errors=True)
-        part.rename(out)
+        replace_folder(out, part)
     return out
 
 

@@ -22,6 +22,8 @@ from ..words import count, did_you_mean
 from .splits import assign_folds, assign_splits, read_groups, split_sizes
 from .store import (
     MIN_MASK_SHARE,
+    NEXT,
+    NOW,
     PatchStore,
     StoredImage,
     StoreInfo,
@@ -35,16 +37,20 @@ from .store import (
 LEAST_PATCH_PX = 32
 
 
-def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | None = None) -> PatchStore:
+def prepare(
+    data: Path, out: Path, config: PrepareConfig, *, overwrite: bool = False, scheduler: str | None = None
+) -> PatchStore:
     """Write the patch store of a competition folder's training images.
 
     Images are prepared in parallel. One whose file, mask and geometry are as in an earlier run is left as it is, so
-    that a killed or repeated preparation does only what is missing.
+    that a killed or repeated preparation does only what is missing. A finished store in `out` stays usable until the
+    new one is complete.
 
     Args:
         data: Competition folder; ``train.csv`` and ``train_images/`` are read.
         out: Folder of the store.
         config: Settings. If the context is ``whole``, the store's settings have the patch size of `whole_patch_size`.
+        overwrite: Whether to replace a store of other data.
         scheduler: Address of a Dask scheduler whose workers prepare the images, the same to the byte, instead of this
             process. `data` and `out` must then lie on a file system that they share. See `hubmap_kit.cluster`.
 
@@ -53,7 +59,8 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
 
     Raises:
         DataError: Every problem of the tables, or every image that cannot be read.
-        ValueError: Sizes of the splits that leave nothing to train on, a cluster that cannot be used, or one that
+        ValueError: `out` holds something else, or a store of other data without `overwrite`; sizes of the splits that
+            leave nothing to train on; a cluster that cannot be used, or one that
             writes to another file system than this.
     """
     images = read_images(data.absolute(), "train")
@@ -75,14 +82,14 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
         )
 
     before = _written_at(out, images)
-    begin_store(out)
-    write = partial(_prepare_image, out.absolute(), config.input_size, network_um)
+    folder = begin_store(out, StoreInfo(data, config), overwrite=overwrite)
+    write = partial(_prepare_image, out.absolute(), folder, config.input_size, network_um)
     written, problems = write_images("prepare", write, images, scheduler=scheduler)
     if kept := len(before.items() & _written_at(out, images).items()):
         print(f"{kept} of {count(len(images), 'image')} were there already", flush=True)
     if problems:
         raise DataError(problems)
-    elsewhere = [image.id for image in images if not (out / "images" / f"{image.id}.npy").is_file()]
+    elsewhere = [image.id for image in images if image.id not in _written_at(out, [image])]
     if elsewhere:
         raise ValueError(
             f"{len(elsewhere)} prepared images are not in {out}, such as {elsewhere[0]}.npy; "
@@ -94,13 +101,17 @@ def prepare(data: Path, out: Path, config: PrepareConfig, *, scheduler: str | No
     return finish_store(out, StoreInfo(data, config), stored, written)
 
 
-def _written_at(out: Path, images: Sequence[Image]) -> dict[int, int]:
-    """When the image files of a store were written, in ns since 1970, by id."""
-    paths = {image.id: out / "images" / f"{image.id}.npy" for image in images}
-    return {image_id: path.stat().st_mtime_ns for image_id, path in paths.items() if path.is_file()}
+def _written_at(out: Path, images: Sequence[Image]) -> dict[int, tuple[int, ...]]:
+    """When the files of images of a store were written, in ns since 1970, by id; without images that have none."""
+    found = {}
+    for image in images:
+        paths = [out / folder / f"{image.id}.npy" for folder in (NOW, NEXT)]
+        if times := tuple(path.stat().st_mtime_ns for path in paths if path.is_file()):
+            found[image.id] = times
+    return found
 
 
-def _prepare_image(out: Path, input_size: int, network_um: Mapping[str, float], image: Image) -> Written:
+def _prepare_image(out: Path, folder: str, input_size: int, network_um: Mapping[str, float], image: Image) -> Written:
     """Write one image of the store and its true mask; `network_um` is the network's pixel size by organ, in um."""
     um = network_um[image.organ]
 
@@ -110,7 +121,7 @@ def _prepare_image(out: Path, input_size: int, network_um: Mapping[str, float], 
         return rgb, small_mask(image.rle, image.shape, (rgb.shape[0], rgb.shape[1]))
 
     facts = {"rle_sha256": hashlib.sha256(image.rle.encode()).hexdigest()}
-    return write_image(out, image, um, input_size, facts, read)
+    return write_image(out, folder, image, um, input_size, facts, read)
 
 
 def whole_patch_size(images: Sequence[Image]) -> int:

@@ -9,6 +9,7 @@ lets validation see whole images::
     patches.csv           id, y, x, mask_share of each patch of the grid
     images/{id}.npy       (h, w, 4) uint8: RGB, and the mask in {0, 1}, or 255 times the probability in a soft mask
     images/{id}.json      what that file was made from, see `Written`, so that a second run can skip it
+    images-next/          files of the store that will replace this one, while it is made
 
 A store of soft masks holds masks that networks predicted, see `hubmap_kit.training.pseudo_labels`; its rle is empty.
 """
@@ -16,6 +17,7 @@ A store of soft masks holds masks that networks predicted, see `hubmap_kit.train
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -40,18 +42,19 @@ from ..competition import (
     default_thickness_um,
     image_path,
 )
-from ..config import PrepareConfig
+from ..config import PrepareConfig, flag_of
 from ..files import check_types, read_json, read_rows, replacing, size_text, write_json, write_rows
 from ..progress import track
 from ..run import read_prepare
 from ..tables import Image, Problem
 from ..tiles import grid, pad_to_tile
-from ..words import count
+from ..words import count, listed
 
 FORMAT = 2
 READABLE = (1, 2)  # format 1 lacks the columns row and tissue_thickness, and data_split
 IMAGE_FORMAT = 1  # of images/{id}.npy
 STORE, IMAGES, PATCHES = "store.json", "images.csv", "patches.csv"
+NOW, NEXT = "images", "images-next"  # folders
 COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS, "row"]
 COLUMNS += ["network_um", "height", "width", "split", "fold", RLE]
 MIN_MASK_SHARE = 0.05  # share of mask from which a patch of the grid counts as foreground
@@ -286,22 +289,53 @@ class PatchStore:
         return held.__getitem__, f"{size}: held in memory"
 
 
-def begin_store(out: Path, *, soft: bool = False) -> None:
-    """Make the folder of a store. Until `finish_store` it counts as unfinished.
+def begin_store(out: Path, info: StoreInfo, *, overwrite: bool = False) -> str:
+    """Make the folder of a store. A finished store in it stays as it is until `finish_store`.
+
+    Args:
+        out: The folder.
+        info: What will be prepared and how. If it differs from what the store holds, one line says so.
+        overwrite: Whether to replace a store of other data.
+
+    Returns:
+        The folder inside it that images are written to: `NOW`, or `NEXT` beside a finished store.
 
     Raises:
-        ValueError: There is a store of the other kind already.
+        ValueError: It holds something else, a store of the other kind, or one of other data without `overwrite`.
     """
-    path = out / STORE
-    is_soft = soft
-    if path.is_file():
+    folder = NEXT if (out / STORE).is_file() else NOW
+    if folder == NEXT:
+        is_soft, earlier = info.soft, None
         with suppress(ValueError):  # a damaged file is made again, as its error says
             is_soft = _read_store(out).get("soft") is True
-    if is_soft != soft:
-        kind = "prepared patches" if soft else "soft masks"
-        raise ValueError(f"{out} is a store of {kind}, which would be lost; name another folder, or remove it")
-    (out / "images").mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+            earlier = StoreInfo.read(out)
+        if is_soft != info.soft:
+            kind = "prepared patches" if info.soft else "soft masks"
+            raise ValueError(f"{out} is a store of {kind}, which would be lost; name another folder, or remove it")
+        if earlier:
+            _say_replaced(out, earlier, info, overwrite=overwrite)
+    else:
+        own = (NOW, NEXT, IMAGES, PATCHES)
+        names = [path.name for path in out.iterdir()] if out.is_dir() else []
+        if others := sorted(name for name in names if not (name in own or name.startswith("."))):
+            raise ValueError(f"{out} holds other files ({listed(others)}); name an empty or new folder for the store")
+    (out / folder).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _say_replaced(out: Path, earlier: StoreInfo, info: StoreInfo, *, overwrite: bool) -> None:
+    """Say which store will be replaced; refuse one of other data, unless `overwrite`."""
+    data = info.data.resolve()
+    if (earlier.data, earlier.data_split) != (data, info.data_split):
+        theirs = f"the {earlier.data_split} images of {earlier.data}"
+        if not overwrite:
+            raise ValueError(f"{out} is a store of {theirs}; name another folder, or replace it with --overwrite")
+        print(f"{out}: replaces a store of {theirs}", flush=True)
+        return
+    before, now = asdict(earlier.config), asdict(info.config)
+    if changed := [name for name in now if before[name] != now[name]]:
+        each = [f"{flag_of(PrepareConfig, name)} {before[name]}, now {now[name]}" for name in changed]
+        print(f"{out}: replaces a store of the same data with other settings ({'; '.join(each)})", flush=True)
 
 
 def write_images(
@@ -338,6 +372,7 @@ def write_images(
 
 def write_image(
     out: Path,
+    folder: str,
     image: Image,
     network_um: float,
     input_size: int,
@@ -350,6 +385,7 @@ def write_image(
 
     Args:
         out: Folder of the store.
+        folder: Folder inside it to write to, see `begin_store`.
         image: The image.
         network_um: Side of a pixel at the network's scale, in um.
         input_size: Least side of the stored array, in px.
@@ -358,7 +394,6 @@ def write_image(
             and its mask ``(h, w)`` uint8.
         soft: Whether the mask is soft.
     """
-    target = out / "images" / f"{image.id}.npy"
     stat = image.path.stat()
     made_from = {
         "format": IMAGE_FORMAT,
@@ -369,17 +404,20 @@ def write_image(
         "input_size": input_size,
         **facts,
     }
-    earlier = Written.read(target.with_suffix(".json"))
-    if earlier and earlier.made_from == made_from:
-        with suppress(FileNotFoundError):
-            if target.stat().st_size == earlier.stored_bytes:
-                return earlier
+    for path in (out / NOW / f"{image.id}.npy", out / NEXT / f"{image.id}.npy"):
+        earlier = Written.read(path.with_suffix(".json"))
+        if earlier and earlier.made_from == made_from:
+            with suppress(FileNotFoundError):
+                if path.stat().st_size == earlier.stored_bytes:
+                    return earlier
 
+    target = out / folder / f"{image.id}.npy"
     rgb, mask = read()
     pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA)
     pixels[..., 3] = mask
     pixels = pad_to_tile(pixels, input_size)
     foreground = pixels[..., 3] >= (SOFT_FOREGROUND if soft else 1)
+    target.with_suffix(".json").unlink(missing_ok=True)  # first, so that it never describes another file
     with replacing(target) as part:
         np.save(part, pixels, allow_pickle=False)
     shape = (rgb.shape[0], rgb.shape[1])
@@ -391,7 +429,9 @@ def write_image(
 def finish_store(
     out: Path, info: StoreInfo, images: Sequence[StoredImage], written: Mapping[int, Written]
 ) -> PatchStore:
-    """Write the tables of a store whose images are written, and open it.
+    """Write the tables of a store whose images are written, put all in place of an earlier store, and open it.
+
+    All that needs room on the disk is written before the earlier store is touched.
 
     Args:
         out: Folder of the store.
@@ -406,11 +446,22 @@ def finish_store(
         cells += [image.thickness_um, image.row]
         cells += [stored.network_um, *stored.shape, stored.split, stored.fold, image.rle]
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
-    write_rows(out / IMAGES, COLUMNS, rows)
+    after = out / NEXT
+    write_rows(after / IMAGES, COLUMNS, rows)
     patches = [(stored.image.id, *patch) for stored in images for patch in written[stored.image.id].patches]
-    with replacing(out / PATCHES) as part:
+    with replacing(after / PATCHES) as part:
         pd.DataFrame(patches, columns=[ID, "y", "x", "mask_share"]).to_csv(part, index=False)
-    info.write(out)
+    info.write(after)
+    (out / STORE).unlink(missing_ok=True)
+    for image_id, made in written.items():
+        npy, facts = (Path(f"{image_id}{suffix}") for suffix in (".npy", ".json"))
+        if (after / npy).is_file() and Written.read(out / NOW / facts) != made:
+            (out / NOW / facts).unlink(missing_ok=True)  # first, so that it never describes another file
+            os.replace(after / npy, out / NOW / npy)
+            os.replace(after / facts, out / NOW / facts)
+    for name in (IMAGES, PATCHES, STORE):
+        os.replace(after / name, out / name)
+    shutil.rmtree(after, ignore_errors=True)
     return PatchStore.open(out)
 
 

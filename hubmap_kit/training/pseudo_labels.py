@@ -35,7 +35,7 @@ IMAGES_AT_ONCE = 2  # one image is read while another is predicted
 
 
 def pseudo_label(
-    data: Path, patches: Path, out: Path, runs: list[Path], config: PredictConfig
+    data: Path, patches: Path, out: Path, runs: list[Path], config: PredictConfig, *, overwrite: bool = False
 ) -> tuple[PatchStore, list[Problem]]:
     """Predict a competition folder's images into a store of soft masks.
 
@@ -51,6 +51,7 @@ def pseudo_label(
         out: Folder of the store to write.
         runs: Run folders, and folders of folds.
         config: Settings; those that only change masks or the order of work are not used.
+        overwrite: Whether to replace a store of soft masks of other data.
 
     Returns:
         The store, opened; and the problems: errors of the table and the images, and a warning for each
@@ -70,10 +71,11 @@ def pseudo_label(
     ensemble = [Run.open(run) for run in expand(runs)]
     scan = scan_images(data.absolute(), config.split)
     network_um = like.config.network_um()
-    begin_store(out, soft=True)
+    info = StoreInfo(data, like.config, soft=True, data_split=config.split)
+    folder = begin_store(out, info, overwrite=overwrite)
     members = load_members(ensemble, config)
     facts = {"runs": [{"name": run.folder.name, "sha256": _fingerprint(run, config)} for run in ensemble]}
-    write = partial(_predict_image, out, like.config.input_size, network_um, facts, members)
+    write = partial(_predict_image, out, folder, like.config.input_size, network_um, facts, members)
     written, unread = write_images("pseudo", write, scan.images, images_at_once=IMAGES_AT_ONCE)
     problems = [*scan.problems, *unread]
     stored = []
@@ -90,12 +92,12 @@ def pseudo_label(
     if not stored:
         table, remedy = table_path(data, config.split).name, "train the runs further, or name other images"
         raise DataError([*problems, Problem("error", table, None, "no image has a mask to train on", remedy)])
-    info = StoreInfo(data, like.config, soft=True, data_split=config.split)
     return finish_store(out, info, stored, written), problems
 
 
 def _predict_image(
     out: Path,
+    folder: str,
     input_size: int,
     network_um: Mapping[str, float],
     facts: Mapping[str, Any],
@@ -106,6 +108,7 @@ def _predict_image(
 
     Args:
         out: Folder of the store.
+        folder: Folder inside it to write to.
         input_size: Least side of the stored array, in px.
         network_um: The network's pixel size by organ, in um.
         facts: What the mask depends on besides the image.
@@ -127,7 +130,7 @@ def _predict_image(
             total += resize(probability_map(seen, member, image.organ), small)
         return rgb, np.rint(total * np.float32(255 / len(members))).astype(np.uint8)
 
-    return write_image(out, image, um, input_size, facts, read, soft=True)
+    return write_image(out, folder, image, um, input_size, facts, read, soft=True)
 
 
 def _fingerprint(run: Run, config: PredictConfig) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import shutil
 from dataclasses import replace
 from fractions import Fraction
@@ -200,6 +202,73 @@ def test_rows_of_unreadable_images_count_blank_lines(demo, tmp_path):
     with pytest.raises(DataError) as caught:
         prepare(data, tmp_path / "store", SMALL)
     assert [problem.row for problem in caught.value.problems] == [3, 6]
+
+
+@pytest.mark.parametrize("config", [SMALL, PrepareConfig(patch_size=64, input_size=64, test_size=2, val_size=2)])
+def test_a_preparation_that_fails_leaves_the_store_as_it_was(demo, tmp_path, config, capsys):
+    """A store stays usable, to the byte, if it is prepared again and an image has become unreadable since."""
+    data, out = shutil.copytree(demo, tmp_path / "data"), tmp_path / "store"
+    opened = prepare(data, out, SMALL)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    image = next(iter(opened.images.values())).image
+    sound = image.path.read_bytes()
+    image.path.write_bytes(b"II*\0 broken")
+    with pytest.raises(DataError):
+        prepare(data, out, config)
+    assert before == {path: path.read_bytes() for path in before}
+    assert list(PatchStore.open(out).images) == list(opened.images)
+    image.path.write_bytes(sound)
+    made = {path: path.stat().st_mtime_ns for path in (out / "images-next").glob("*.npy")}
+    capsys.readouterr()
+    again = prepare(data, out, config)
+    assert [path.name for path in out.iterdir() if path.name.startswith("images-")] == []
+    assert {path.name: time for path, time in made.items()}.items() <= {
+        path.name: path.stat().st_mtime_ns for path in (out / "images").iterdir()
+    }.items()
+    assert ("--patch-size 128, now 64" in capsys.readouterr().out) == (config != SMALL)
+    fresh = prepare(data, tmp_path / "fresh", config)
+    assert all(np.array_equal(fresh.read(i), again.read(i)) for i in fresh.images)
+
+
+@pytest.mark.parametrize("kills_after", range(0, 24, 3))
+def test_a_preparation_killed_while_it_replaces_a_store_goes_on(demo, tmp_path, monkeypatch, kills_after):
+    """Wherever it is killed, the next preparation gives the store of an undisturbed one, never a mixture."""
+    prepare(demo, tmp_path / "store", SMALL)
+    rename, left = os.replace, kills_after
+    other = PrepareConfig(patch_size=120, input_size=64, test_size=2, val_size=2)  # files of the same size
+
+    def counted(old, new):
+        nonlocal left
+        if Path(old).parent.name == "images-next" and (left := left - 1) < 0:
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", counted)
+    with contextlib.suppress(KeyboardInterrupt):
+        prepare(demo, tmp_path / "store", other)
+    monkeypatch.setattr(os, "replace", rename)
+    for config in (SMALL, other):
+        again, fresh = prepare(demo, tmp_path / "store", config), prepare(demo, tmp_path / "fresh", config)
+        assert all(np.array_equal(fresh.read(i), again.read(i)) for i in fresh.images)
+
+
+def test_a_store_of_other_data_is_kept(demo, tmp_path, capsys):
+    """A store is replaced by one of other data only with ``--overwrite``, which says what is replaced."""
+    data = shutil.copytree(demo, tmp_path / "data")
+    before = prepare(demo, tmp_path / "store", SMALL)
+    with pytest.raises(ValueError, match=f"store of the train images of {demo}; .*--overwrite"):
+        prepare(data, tmp_path / "store", SMALL)
+    assert PatchStore.open(tmp_path / "store").info == before.info
+    assert prepare(data, tmp_path / "store", SMALL, overwrite=True).info.data == data
+    assert f"replaces a store of the train images of {demo}" in capsys.readouterr().out
+
+
+def test_a_folder_of_something_else_is_no_store(demo, tmp_path):
+    """Nothing is prepared into a folder with other files, such as a run or data."""
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds other files \(config.json\); name an empty or new folder"):
+        prepare(demo, tmp_path, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 @pytest.fixture(scope="module")

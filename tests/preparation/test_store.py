@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -66,12 +67,12 @@ def testfree_memory_knows_the_containers_limit(tmp_path, monkeypatch):
 
 def test_a_soft_mask_counts_from_one_half(tmp_path, rng):
     """Of a soft mask the share is that of a probability of at least 0.5, and of the mirrored padding too."""
-    begin_store(tmp_path, soft=True)
     (tmp_path / "image").touch()
+    (tmp_path / "images").mkdir()
     values = np.array([[0, 1, 127, 128, 255]] * 3, np.uint8).repeat(7, 0)
     image = rng.integers(0, 256, (21, 5, 3), np.uint8)
     described = Image(5, "lung", "HPA", (42, 10), 0.4, 4.0, tmp_path / "image", 2)
-    written = write_image(tmp_path, described, 0.8, 32, {"by": "test"}, lambda: (image, values), soft=True)
+    written = write_image(tmp_path, "images", described, 0.8, 32, {"by": "test"}, lambda: (image, values), soft=True)
     pixels = np.load(tmp_path / "images" / "5.npy")
     assert np.array_equal(pixels[:21, :5], np.dstack([image, values]))
     ((y, x, share),) = written.patches
@@ -83,9 +84,8 @@ def test_kinds_of_stores_are_kept_apart(demo, store, tmp_path):
     """A store of true masks is not overwritten by soft ones, and still is a store."""
     assert not PatchStore.open(store).info.soft
     with pytest.raises(ValueError, match="a store of prepared patches, which would be lost"):
-        begin_store(store, soft=True)
+        begin_store(store, replace(PatchStore.open(store).info, soft=True))
     PatchStore.open(store)
-    begin_store(tmp_path, soft=True)
     (tmp_path / "store.json").write_text('{"soft": true}')
     with pytest.raises(ValueError, match="a store of soft masks, which would be lost"):
         prepare(demo, tmp_path, PrepareConfig(patch_size=128, input_size=64))
@@ -129,8 +129,8 @@ def test_store_files_that_cannot_be_read(tmp_path, text, rule):
     (tmp_path / "store.json").write_text(text)
     with pytest.raises(ValueError, match=rule):
         PatchStore.open(tmp_path)
-    begin_store(tmp_path)  # preparing again, as the error says, is possible
-    assert not (tmp_path / "store.json").exists()
+    # Preparing again, as the error says, is possible.
+    assert begin_store(tmp_path, StoreInfo(tmp_path, PrepareConfig())) == "images-next"
 
 
 @pytest.mark.parametrize(

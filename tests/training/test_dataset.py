@@ -151,7 +151,7 @@ def soft(store, tmp_path):
     """A store of soft masks: of two images, probability 100 of 255 everywhere."""
     opened = PatchStore.open(store)
     ids = opened.ids("train")[:2]
-    begin_store(tmp_path, soft=True)
+    begin_store(tmp_path, replace(opened.info, soft=True))
     written = {}
     for i in ids:
         pixels = np.array(opened.read(i))
