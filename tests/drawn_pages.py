@@ -78,7 +78,8 @@ def cards_of(folder: Path, count: int = 14) -> list[Card]:
         half = (shape[1] // 2, shape[0] // 2)
         cv2.imwrite(str(map_path), cv2.resize((probability * 255).astype(np.uint8), half, interpolation=cv2.INTER_AREA))
         organ = EVIL if number == 3 else ORGANS[number % 3]
-        image = Image(100 + 7 * number, organ, ("HPA", "Hubmap")[number % 2], shape, 0.5, 4.0, path, number + 2)
+        source, name = ("HPA", "Hubmap")[number % 2], f"Färbung {EVIL}" if number == 8 else ""
+        image = Image(100 + 7 * number, organ, source, shape, 0.5, 4.0, path, number + 2, name=name)
         masks = {"truth": rle.encode(truth), "prediction": rle.encode(probability >= THRESHOLD)}
         maps, thresholds = {"prediction": map_path}, {"prediction": THRESHOLD}
         subjects.append(Subject(image, masks, maps, thresholds, ("truth", "prediction")))

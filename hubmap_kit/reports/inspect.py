@@ -31,7 +31,7 @@ from .pictures import Drawn, Subject, draw
 TRUTH, POLYGONS = "truth", "polygons"
 LAYERS = {TRUTH: "mask of train.csv", POLYGONS: "polygons of train_annotations"}
 COLUMNS = (
-    Column("pixel", "pixel", 4, "µm"),
+    Column("pixel", "pixel size", 4, "µm"),
     Column("field", "field", 0, "µm"),
     Column("tissue", "tissue", 0, "%"),
     Column("mask", "mask", 1, "%"),

@@ -325,6 +325,7 @@ def _facts(card: Card) -> dict[str, Any]:
     drawn, image = card.drawn, card.drawn.subject.image
     return {
         "id": image.id,
+        "name": image.name,
         "organ": image.organ,
         "source": image.source,
         "split": card.split,
@@ -363,6 +364,7 @@ def _shown(card: Card, chosen: _Choice, pictures: Path | None) -> dict[str, Any]
     return {
         "key": card.key,
         "id": image.id,
+        "name": image.name,
         "organ": image.organ,
         "source": image.source,
         "split": card.split,

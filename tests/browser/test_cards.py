@@ -132,7 +132,7 @@ def test_filters_choose_cards_rows_and_dots(page, cards):
 
 
 def test_a_range_of_dice_and_a_search(page, cards):
-    """The lowest and highest Dice bound what is listed; the search takes a part of an id; / goes to it."""
+    """The lowest and highest Dice bound what is listed; the search takes a part of an id or name; / goes to it."""
     values = sorted(card.dice for card in cards if card.dice is not None)
     page.get_by_label("Lowest Dice").fill(str(values[3]))
     page.get_by_label("Highest Dice").fill(str(values[-3]))
@@ -142,6 +142,9 @@ def test_a_range_of_dice_and_a_search(page, cards):
     page.keyboard.type("14")
     assert 1 < len(keys(page)) < 5
     assert keys(page) == [card.key for card in cards if "14" in card.key]
+    page.get_by_label("Find").fill(" färb")
+    assert keys(page) == [cards[8].key]
+    assert drawn_pages.EVIL in page.locator(".card:visible .facts").text_content()
 
 
 def test_more_cards_come_on_demand(page):

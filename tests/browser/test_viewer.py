@@ -317,7 +317,7 @@ def test_facts_and_related_images(page):
     page.locator(".viewer .related a").wait_for()
     facts = page.locator(".about-image dl").text_content() or ""
     assert "Size147 × 181 px" in facts
-    assert "Pixel0.5 µm" in facts
+    assert "Pixel size0.5 µm" in facts
     assert "Area, %2.00" in facts
     page.locator(".viewer .related a").press("Enter")
     assert title(page).startswith("100")

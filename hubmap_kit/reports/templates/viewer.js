@@ -88,7 +88,7 @@ function fits(item) {
   return ["organ", "source", "split"].every((name) => !chosen(name) || facts[name] === chosen(name))
     && among(chosen("flag"), facts.flags)
     && (chosen("mark") === "-" ? !mark : among(chosen("mark"), mark ? [mark] : []))
-    && item.key.includes(chosen("find"))
+    && `${item.key} ${item.facts.name}`.toLowerCase().includes(chosen("find").trim().toLowerCase())
     && (!chosen("least") || (facts.dice !== null && facts.dice >= Number(chosen("least"))))
     && (!chosen("most") || (facts.dice !== null && facts.dice <= Number(chosen("most"))));
 }
@@ -232,7 +232,7 @@ async function show(key) {
   const { facts } = item;
   const [height, width] = facts.shape;
   const dice = facts.dice === null ? "" : `Dice ${facts.dice.toFixed(3)}`;
-  one("#shown").textContent = [facts.id, facts.organ, facts.source, facts.split, dice].filter((text) => text !== "").join(" · ");
+  one("#shown").textContent = [facts.id, facts.name, facts.organ, facts.source, facts.split, dice].filter((text) => text !== "").join(" · ");
   const number = listed.indexOf(item) + 1;
   one(".place", viewer).textContent = number ? `${number} of ${listed.length}` : "not among the listed images";
   one(".empty", viewer).hidden = facts.crop !== null;
@@ -285,10 +285,10 @@ function showAbout(item) {
   };
   const [height, width] = item.facts.shape;
   if (item.facts.crop) add("Size", `${height} × ${width} px`);
-  if (item.facts.crop && item.facts.um) add("Pixel", `${Number(item.facts.um.toPrecision(4))} µm`);
+  if (item.facts.crop && item.facts.um) add("Pixel size", `${Number(item.facts.um.toPrecision(4))} µm`);
   heads.forEach((head, number) => {
     const text = item.row.cells[number].textContent;
-    if (!["id", "organ", "source", "split", "dice", "flags"].includes(head.dataset.sort) && text && text !== "–") add(head.textContent, text);
+    if (!["id", "organ", "source", "split", "dice", "flags", "pixel"].includes(head.dataset.sort) && text && text !== "–") add(head.textContent, text);
   });
 }
 
