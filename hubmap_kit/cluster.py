@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 from . import __version__
+from .machine import cores
 
 CONNECT_S = 5  # time to wait for the scheduler's answer, and again for its first worker
 # Evaluated on the workers by the built-in `eval`. Workers without this package could not run a function of it.
@@ -51,7 +51,7 @@ def spread(
     [(-2, 2), (3, 3)]
     """
     if scheduler is None:
-        yield from _on_threads(function, jobs, jobs_at_once or os.cpu_count())
+        yield from _on_threads(function, jobs, jobs_at_once or cores())
     else:
         yield from _on_cluster(function, jobs, scheduler)
 

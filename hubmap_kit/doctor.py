@@ -18,7 +18,7 @@ from . import __version__
 from .files import size_text
 from .kaggle.clone import commit_of
 from .kaggle.credentials import credentials_source
-from .preparation.store import CGROUP, free_memory
+from .machine import cores, free_memory
 from .rehearsal.isolation import obstacle
 
 LIBRARIES = "tensorflow keras numpy pandas opencv-python-headless tifffile imagecodecs scikit-learn scipy".split()
@@ -49,7 +49,7 @@ def facts() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "optional": {name: _version(name) for name in OPTIONAL},
         **_tensorflow_facts(),
-        "cpu_cores": _cores(),
+        "cpu_cores": cores(),
         "memory_free_bytes": free_memory(),
         "disk_free_bytes": {"here": _free_bytes(Path.cwd()), "/dev/shm": _free_bytes(Path("/dev/shm"))},
         "kaggle_credentials": credentials_source(),
@@ -68,7 +68,7 @@ def facts_text(found: Mapping[str, Any]) -> str:
         **{name: version or missing for name, version in found["libraries"].items()},
         "devices": error or ", ".join(found["devices"]),
         "precision": found.get("precision", "unknown"),
-        "CPU cores": f"{found['cpu_cores'] or 'unknown'} that this process may use",
+        "CPU cores": f"{found['cpu_cores']} that this process may use",
         "memory": _size(found["memory_free_bytes"]) + " free for this process",
         "disk": f"{_size(disk['here'])} free here, {_size(disk['/dev/shm'])} in /dev/shm",
         "Kaggle": f"credentials in {source}" if (source := found["kaggle_credentials"]) else "no credentials found",
@@ -93,15 +93,6 @@ def _tensorflow_facts() -> dict[str, Any]:
         return {"tensorflow_error": f"TensorFlow does not start: {last}"}
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
-
-
-def _cores() -> float | None:
-    """Number of CPU cores that this process may use; in a container with a limit it may be a fraction."""
-    cores: float | None = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with suppress(OSError, ValueError):  # the file exists only in a container; "max" means no limit
-        quota, period = map(int, (CGROUP / "cpu.max").read_text(encoding="ascii").split())
-        cores = min(cores or quota / period, quota / period)
-    return cores
 
 
 def _version(name: str) -> str | None:

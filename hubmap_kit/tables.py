@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WORKBOOK = b"PK\x03\x04"  # how a zip file begins, and so an Excel workbook
+# What a row may say. The competition's images have 160 to 4500 px a side, pixels of 0.229 to 6.263 um, and sections of
+# 4 to 10 um; a number beyond these bounds is in another unit, or mistyped.
+PIXEL_SIZES_UM = (0.05, 20.0)
+THICKNESSES_UM = (0.1, 1000.0)
+MOST_SIDE_PX, MOST_PX = 2**20, 2**30  # OpenCV's limits of a side and of an image
 MANY = 4  # rows that break one rule and are named in one message
 RANGES = 6  # ranges of rows that such a message names
 _TEST_COLUMNS = (ID, ORGAN, SOURCE, HEIGHT, WIDTH)
@@ -409,7 +414,7 @@ def check_ids(file: str, ids: pd.Series[str]) -> list[Problem]:
 
 
 def check_sizes(file: str, cells: pd.DataFrame) -> list[Problem]:
-    """Problems of the columns of height and width: whole numbers, at least 1.
+    """Problems of height and width: whole numbers from 1 to `MOST_SIDE_PX`, and at most `MOST_PX` in all.
 
     Args:
         file: The file's name, for the messages.
@@ -417,8 +422,14 @@ def check_sizes(file: str, cells: pd.DataFrame) -> list[Problem]:
     """
     problems = []
     for column in (HEIGHT, WIDTH):
-        whole = cells[column].str.fullmatch("0*[1-9][0-9]{0,8}")
-        problems += _check_column(file, cells[column], whole, "a whole number of pixels, at least 1")
+        right = cells[column].str.fullmatch("[0-9]{1,18}")
+        right &= cells[column].where(right, "0").astype("int64").between(1, MOST_SIDE_PX)
+        problems += _check_column(file, cells[column], right, f"a whole number of pixels, from 1 to {MOST_SIDE_PX}")
+    bad = {problem.row for problem in problems}
+    for row, height, width in zip(cells.index, cells[HEIGHT], cells[WIDTH], strict=True):
+        if row not in bad and int(height) * int(width) > MOST_PX:
+            rule = f"{HEIGHT} x {WIDTH} is '{height} x {width}', more than {MOST_PX} pixels in all"
+            problems.append(Problem("error", file, row, rule, "correct the cells, or cut the image into parts"))
     return problems
 
 
@@ -429,8 +440,9 @@ def _check_lengths(file: str, cells: pd.DataFrame, column: str) -> list[Problem]
     if column not in cells:
         return []
     number = pd.to_numeric(cells[column], errors="coerce")
-    right = (cells[column] == "") | ((number > 0) & (number < float("inf")))
-    return _check_column(file, cells[column], right, "a number above 0, in um, or empty")
+    least, most = PIXEL_SIZES_UM if column == PIXEL_SIZE else THICKNESSES_UM
+    right = (cells[column] == "") | number.between(least, most)
+    return _check_column(file, cells[column], right, f"a number of um from {least:g} to {most:g}, or empty")
 
 
 def check_word(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ PACKAGE = Path(hubmap_kit.__file__).parent
 HOUSE = (
     "__main__ cli running commands/ doctor terminal notebook kernels ablation/ training/ rehearsal/ kaggle/ "
     "prediction/ reports/ exchange/ preparation/ demo/ submission run recipes config images/ models/ "
-    "masks outlines regions tiles tables metrics progress claim files competition cluster rle lazy words"
+    "masks outlines regions tiles tables metrics progress claim files competition cluster machine rle lazy words"
 ).split()
 TENSORFLOW_FOLDERS = {"models", "prediction", "training", "ablation"}
 HEAVY = {"tensorflow", "keras", "segmentation_models"}

@@ -84,7 +84,7 @@ def test_scoring_an_invalid_submission_raises(data):
         submission.score(write(data, "id,rle\n11,1 4\n"), data / "truth.csv")
 
 
-@pytest.mark.parametrize(("cell", "rule"), [("0", "at least 1"), ("2", "leaves the mask")])
+@pytest.mark.parametrize(("cell", "rule"), [("0", "from 1 to 1048576"), ("2", "leaves the mask")])
 def test_bad_truth_is_named(data, cell, rule):
     """A truth whose size or mask is wrong is named, not the submission."""
     text = (data / "truth.csv").read_text().replace("11,kidney,5,7", f"11,kidney,{cell},1")

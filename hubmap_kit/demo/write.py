@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +30,7 @@ from ..competition import (
 )
 from ..config import SettingError
 from ..files import filling, is_free
+from ..machine import cores
 from ..progress import track
 from ..rle import encode
 from .painters import PAINTERS
@@ -163,7 +163,7 @@ def draw_images(
         return encode(mask)
 
     rows = [{str(key): value for key, value in row.items()} for row in plan.to_dict("records")]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and zlib release the interpreter lock
+    with ThreadPoolExecutor(cores()) as pool:  # OpenCV and zlib release the interpreter lock
         masks: Iterator[str] = pool.map(make, rows)
         try:
             plan = plan.assign(**{RLE: list(track(masks, len(rows), "draw"))})

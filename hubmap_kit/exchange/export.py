@@ -26,7 +26,6 @@ from ..cluster import spread
 from ..competition import ID, ORGANS, RLE, table_path
 from ..files import filling, is_free
 from ..images import read_image
-from ..images.tiff_errors import check_shape
 from ..outlines import CASING_RGB, PREDICTION_RGB, rings
 from ..progress import track
 from ..tables import DataError, Image, Problem, check_ids, read_cells, read_images
@@ -145,8 +144,7 @@ def _write(part: Path, formats: Sequence[str], job: tuple[Image, str]) -> int:
     if "png" in formats:
         _save(part / FOLDERS["png"] / f"{name}.png", mask * np.uint8(255), [])
     if "overlay" in formats:
-        pixels = read_image(image.path, threads=1)
-        check_shape(image.path, (pixels.shape[0], pixels.shape[1]), image.shape)
+        pixels = read_image(image.path, threads=1, expect_shape=image.shape)
         draw_outlines(pixels, mask)
         _save(part / FOLDERS["overlay"] / f"{name}.jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if "geojson" in formats:

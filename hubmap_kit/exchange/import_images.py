@@ -41,14 +41,13 @@ from ..competition import (
 from ..config import SettingError
 from ..files import filling, is_free
 from ..progress import track
-from ..tables import DataError, Problem, check_word, read_cells, read_names
+from ..tables import PIXEL_SIZES_UM, DataError, Problem, check_word, read_cells, read_names
 from ..words import count, did_you_mean, listed
 from .geojson import read_annotations
 from .pixels import IMAGE_SUFFIXES, MASK_SUFFIXES, large_pictures, name_of, read_mask, take_image
 
 TRUTH = "test_truth.csv"
 GEOJSON_SUFFIXES = (".geojson", ".json")
-LEAST_UM, LARGEST_UM = 0.01, 100.0  # of a pixel
 
 _COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS]
 _TRUTH_COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, RLE]
@@ -85,10 +84,11 @@ class Import:
         for name, known in (("organ", ORGANS), ("source", SOURCES)):
             if rule := check_word(getattr(self, name), known):
                 raise SettingError(name, f"is {getattr(self, name)!r}; {rule}")
-        if not LEAST_UM <= self.pixel_size_um <= LARGEST_UM:
+        least, most = PIXEL_SIZES_UM
+        if not least <= self.pixel_size_um <= most:
             raise SettingError(
                 "pixel_size",
-                f"is {self.pixel_size_um}; the side of a pixel in um is from {LEAST_UM} to {LARGEST_UM:g}, as in the "
+                f"is {self.pixel_size_um}; the side of a pixel in um is from {least:g} to {most:g}, as in the "
                 "properties of the slide",
             )
         if self.masks and self.geojson:

@@ -18,7 +18,6 @@ from scipy.sparse import csr_array
 
 from ..tables import Image
 from .scaling import load_image, resize, scaled_shape
-from .tiff_errors import check_shape
 from .tiff_rows import RowReader
 
 HELD_WHOLE_PX = 64 * 2**20  # largest image, in px of the file, that is held whole: 192 MB
@@ -222,12 +221,11 @@ def open_scaled(
         OSError: The file cannot be opened.
         ValueError: It cannot be read, its shape is not the expected one, or a pixel size is not positive.
     """
-    reader = RowReader(path)
+    reader = RowReader(path, expect_shape)
     try:
         native = reader.shape
         shape = scaled_shape(native, pixel_size_um, target_um)
-        if reader.streams and math.prod(native) > HELD_WHOLE_PX:
-            check_shape(path, native, expect_shape)
+        if math.prod(shape) > HELD_WHOLE_PX or (reader.streams and math.prod(native) > HELD_WHOLE_PX):
             return ScaledRows(reader, native, shape)
     except Exception:
         reader.close()

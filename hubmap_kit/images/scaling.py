@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .tiff import read_image
-from .tiff_errors import check_shape
 
 _Values = TypeVar("_Values", npt.NDArray[np.uint8], npt.NDArray[np.float32])
 
@@ -123,7 +122,6 @@ def load_image(
         OSError: The file cannot be opened.
         ValueError: It cannot be read, its shape is not the expected one, or a pixel size is not positive.
     """
-    image = read_image(path, threads=threads)
+    image = read_image(path, threads=threads, expect_shape=expect_shape)
     native = (image.shape[0], image.shape[1])
-    check_shape(path, native, expect_shape)
     return resize(image, scaled_shape(native, pixel_size_um, target_um)), native

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +14,23 @@ import numpy.typing as npt
 import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
+from ..files import size_text
+from ..machine import cores, free_memory
 from .tiff_colours import to_rgb
-from .tiff_errors import COPY, RESAVE, naming, refuse
+from .tiff_errors import COPY, RESAVE, check_shape, naming, refuse
 from .tiff_opencv import needs_opencv, read_opencv
 
 # tifffile logs a line for every odd tag; these would hide the one error that says what to do.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 MAX_VALUES = 3 * 2**30  # OpenCV's limit of 2**30 px; more is a damaged header, or a slide too large for memory
+MAX_BYTES = 2 * MAX_VALUES  # of all values, decoded
 JPEG_HEAD = 1024  # bytes of JPEG data in which a marker of its colours is looked for
 
 
-def read_image(path: str | Path, *, threads: int | None = None) -> npt.NDArray[np.uint8]:
+def read_image(
+    path: str | Path, *, threads: int | None = None, expect_shape: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
     """Read a TIFF of any layout as RGB.
 
     Strips or tiles, contiguous or planar, channels last or first (planar, on three pages, or ``(1, 1, 3, H, W)``),
@@ -44,6 +48,8 @@ def read_image(path: str | Path, *, threads: int | None = None) -> npt.NDArray[n
     Args:
         path: The file.
         threads: Number of decoding threads; one per core by default.
+        expect_shape: ``(height, width)`` by the table, in px; None accepts any. Another one is refused before anything
+            is decoded.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB, C-contiguous and writable.
@@ -57,7 +63,7 @@ def read_image(path: str | Path, *, threads: int | None = None) -> npt.NDArray[n
     with path.open("rb"):  # a missing file, a folder or missing rights: Python's own error names the file
         pass
     with naming(path), tifffile.TiffFile(path, is_ome=False) as tif:  # OME metadata may pull in other files
-        return decode(tif, check(tif), threads)
+        return decode(tif, check(tif, expect_shape), threads)
 
 
 class Stored(NamedTuple):
@@ -78,14 +84,20 @@ class Stored(NamedTuple):
     opencv: bool
 
 
-def check(tif: tifffile.TiffFile) -> Stored:
-    """Check everything that can be checked before decoding; to be called within `naming`."""
+def check(tif: tifffile.TiffFile, expect_shape: tuple[int, int] | None = None) -> Stored:
+    """Check everything that can be checked before decoding; to be called within `naming`.
+
+    Args:
+        tif: The open file.
+        expect_shape: See `read_image`.
+    """
     _check_pages(tif)
     if not tif.series:
         refuse("holds no image", COPY)
     series = _the_image(tif)
     page = series.keyframe
     order, shape = _layout(series.axes, series.shape, len(tif.pages))
+    check_shape(shape[:2], expect_shape)
     _check_tags(page, shape)
     for stored in series.pages:
         _check_segments(tif, stored)
@@ -104,12 +116,27 @@ def decode(tif: tifffile.TiffFile, stored: Stored, threads: int | None = None) -
         ``(H, W, 3)`` uint8 RGB, C-contiguous and writable.
     """
     series, page, order, shape, opencv = stored
+    check_memory(page, shape[0] * shape[1])
     if opencv:
         return read_opencv(Path(tif.filehandle.path), shape)
     # Threads gain nothing without compression.
-    workers = 1 if page.compression == COMPRESSION.NONE else threads or os.cpu_count()
+    workers = 1 if page.compression == COMPRESSION.NONE else threads or cores()
     data = series.asarray(maxworkers=workers).reshape(series.shape)
     return to_rgb(data.transpose(order).reshape(shape), page)
+
+
+def check_memory(page: Any, pixels: int) -> None:
+    """Refuse to decode what the memory that is free does not hold; to be called within `naming`.
+
+    Args:
+        page: Their page.
+        pixels: Number of pixels that are decoded at once.
+    """
+    needed = pixels * (page.samplesperpixel * page.dtype.itemsize + 3)  # as stored, and as RGB
+    free = free_memory()
+    if free is not None and needed > free:
+        remedy = "save it in tiles (tifffile.imwrite(path, image, tile=(256, 256))), or use a computer with more memory"
+        refuse(f"takes {size_text(needed)} of memory, and {size_text(free)} are free", remedy)
 
 
 def _check_pages(tif: tifffile.TiffFile) -> None:
@@ -183,6 +210,8 @@ def _check_tags(page: Any, shape: tuple[int, int, int]) -> None:
     kind = "" if page.dtype is None else page.dtype.kind
     if not (kind == "f" or (kind in ("b", "u") and page.dtype.itemsize <= 2)):
         refuse(f"holds samples of type {page.dtype}, not unsigned integers of 1 to 16 bits or floats", RESAVE)
+    if (size := math.prod(shape) * page.dtype.itemsize) > MAX_BYTES:
+        refuse(f"claims {size_text(size)} of pixels, more than {size_text(MAX_BYTES)}", RESAVE)
 
 
 def _check_segments(tif: tifffile.TiffFile, page: Any) -> None:

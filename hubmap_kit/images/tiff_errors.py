@@ -41,19 +41,15 @@ def naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: cannot be read as TIFF ({type(error).__name__}: {error}); {remedy}") from error
 
 
-def check_shape(path: str | Path, shape: tuple[int, int], expected: tuple[int, int] | None) -> None:
-    """Refuse an image whose shape is not the table's.
+def check_shape(shape: tuple[int, int], expected: tuple[int, int] | None) -> None:
+    """Refuse an image whose shape is not the table's; to be called within `naming`.
 
     Args:
-        path: The file, for the message.
-        shape: Its ``(height, width)``, in px.
+        shape: ``(height, width)`` of the file, in px.
         expected: ``(height, width)`` in the table, in px; None accepts any shape.
-
-    Raises:
-        ValueError: The shapes differ.
     """
     if expected is not None and shape != tuple(expected):
-        raise ValueError(
-            f"{path}: is {shape[0]} x {shape[1]} px (height x width), but the table says "
-            f"{expected[0]} x {expected[1]}; correct img_height and img_width there, or replace the file"
+        refuse(
+            f"is {shape[0]} x {shape[1]} px (height x width), but the table says {expected[0]} x {expected[1]}",
+            "correct img_height and img_width there, or replace the file",
         )

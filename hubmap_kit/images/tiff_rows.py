@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from .tiff import Stored, check, decode
+from ..machine import cores
+from .tiff import Stored, check, check_memory, decode
 from .tiff_colours import to_rgb
 from .tiff_errors import naming
 
@@ -38,11 +38,12 @@ class RowReader:
         streams: Whether the file is read band by band; if not, it is held whole.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, expect_shape: tuple[int, int] | None = None) -> None:
         """Open and check a file.
 
         Args:
             path: A TIFF, see `read_image`.
+            expect_shape: ``(height, width)`` by the table, in px; None accepts any.
 
         Raises:
             OSError: The file cannot be opened.
@@ -53,8 +54,8 @@ class RowReader:
             pass
         with naming(self.path), ExitStack() as stack:
             self._tif = stack.enter_context(tifffile.TiffFile(self.path, is_ome=False))
-            self._stored = check(self._tif)
-            self._pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+            self._stored = check(self._tif, expect_shape)
+            self._pool = stack.enter_context(ThreadPoolExecutor(cores()))
             self._to_close = stack.pop_all()
         height, width, samples = self._stored.shape
         self.shape = (height, width)
@@ -112,6 +113,7 @@ class RowReader:
         if not self.streams:
             return decode(self._tif, self._stored)
         page, file = self._stored.page, self._tif.filehandle
+        check_memory(page, (stop - first) * self.shape[1])
         planes, _, height, width, samples = page.shaped  # planar files have planes of one sample each
         data = np.empty((planes, stop - first, width, samples), page.dtype)
         if page.is_final:  # no compression: the values row after row

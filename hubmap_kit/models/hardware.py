@@ -6,6 +6,8 @@ import os
 import sys
 import tempfile
 
+from ..machine import cores
+
 
 def start_tensorflow() -> None:
     """Import TensorFlow and let it find its devices, without its notes on the terminal.
@@ -15,6 +17,8 @@ def start_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # leaves out what it would note later
+    for pool in ("INTRAOP", "INTEROP"):  # it knows the affinity of this process, but not the quota of a container
+        os.environ.setdefault(f"TF_NUM_{pool}_THREADS", str(cores()))
     sys.stderr.flush()
     with tempfile.TemporaryFile() as notes:
         terminal = os.dup(2)

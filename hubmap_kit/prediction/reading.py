@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 
 import numpy as np
 import numpy.typing as npt
 
+from ..images import scaled_rows
 from ..images.scaled_rows import ScaledRows, open_scaled
 from ..images.scaling import resize
 from ..images.stain import Look, measure_bands, transfer
@@ -58,11 +60,13 @@ def tiles_of(image: Image, tilings: Sequence[Tiling], skip_background: bool) -> 
 
 def _hold(image: Image, tilings: Sequence[Tiling]) -> dict[float, ScaledRows]:
     """The image at each network's scale, by pixel size in µm; none if the image is too large to be held whole."""
+    shapes = {tiling.network_um: tiling.scaled(image).shape for tiling in tilings}
+    if max(map(math.prod, shapes.values())) > scaled_rows.HELD_WHOLE_PX:
+        return {}
     with open_scaled(image.path, image.pixel_size_um, image.pixel_size_um, image.shape) as native:
         if native.streams:
             return {}
         whole = native.read(0, native.shape[0])
-    shapes = {tiling.network_um: tiling.scaled(image).shape for tiling in tilings}
     return {um: ScaledRows(resize(whole, shape), image.shape, shape) for um, shape in shapes.items()}
 
 

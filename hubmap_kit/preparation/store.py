@@ -44,6 +44,7 @@ from ..competition import (
 )
 from ..config import PrepareConfig, flag_of
 from ..files import check_types, read_json, read_rows, replacing, size_text, write_json, write_rows
+from ..machine import free_memory
 from ..progress import track
 from ..run import read_prepare
 from ..tables import Image, Problem
@@ -60,7 +61,6 @@ COLUMNS += ["network_um", "height", "width", "split", "fold", RLE]
 MIN_MASK_SHARE = 0.05  # share of mask from which a patch of the grid counts as foreground
 SOFT_FOREGROUND = 128  # of 255: the least value of a soft mask that stands for a probability of at least 0.5
 MEMORY_SHARE = 0.25  # share of the free memory that training images may take; the network needs the rest
-CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -481,22 +481,6 @@ def _stored(info: StoreInfo, row: int, cell: Mapping[str, str]) -> StoredImage:
     )
     shape = int(cell["height"]), int(cell["width"])
     return StoredImage(image, shape, float(cell["network_um"]), cell["split"], int(cell["fold"]))
-
-
-def free_memory() -> int | None:
-    """Bytes of free memory of this computer and container; None if the system does not say (it is not Linux)."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        # The files exist only in a container with that version of control groups; "max" means no limit.
-        with suppress(OSError, ValueError):
-            free = min(free, int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()))
-    return free
 
 
 def _grid_shares(foreground: np.ndarray, size: int) -> Iterator[tuple[int, int, float]]:

@@ -34,6 +34,7 @@ from ..kaggle.names import KIT, WEIGHTS
 from ..kaggle.records import now
 from ..kaggle.verdict import Verdict
 from ..kaggle.weights import build_weights, unpack
+from ..machine import cores
 from ..metrics import mean_dice
 from ..reports.inspect import write_inspection
 from ..reports.overlays import contact_sheet
@@ -288,7 +289,7 @@ def _print_measures(runner: KernelRunner, verdict: Verdict, images: pd.DataFrame
     print(f"bootstrap: {runner.bootstrap_s:.1f} s")
     hours, most = verdict.extrapolated_hours or 0.0, Limits().time_s / 3600
     network = "the runs given" if verdict.options["runs"] else "the network trained here"
-    machine = f"with {network} on this machine ({os.cpu_count()} CPU cores)"
+    machine = f"with {network} on this machine ({cores()} CPU cores)"
     print(f"run time for {images['stands_for'].sum()} such hidden images: {hours:.2f} h of {most:.0f} h, {machine}")
     if hours > most:
         print(f"warning: that is too long here; Kaggle's GPUs are faster, or {REMEDIES['infer', 'time']}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..config import TrainConfig
 from ..images.augment import augment, cutmix
 from ..images.scaling import load_image
 from ..images.stain import METHODS, Look, average, measure
+from ..machine import cores
 from ..preparation.store import MIN_MASK_SHARE, PatchStore
 from ..tables import read_images
 from .devices import Devices
@@ -235,7 +235,7 @@ class PatchSampler:
         # Python makes whole batches, because each call from TensorFlow costs as much time as a patch.
         def dataset(_: tf.distribute.InputContext) -> tf.data.Dataset:
             numbers = tf.data.Dataset.range(self.steps * devices.local_replicas)
-            return numbers.map(shaped, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(2)
+            return numbers.map(shaped, num_parallel_calls=cores(), deterministic=True).prefetch(2)
 
         return devices.strategy.distribute_datasets_from_function(dataset)
 

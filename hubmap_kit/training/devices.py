@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from ..machine import cores
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -45,8 +47,8 @@ class Devices:
         kind = next((kind for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)), "CPU")
         device = tf.config.list_physical_devices(kind)[0]
         name = tf.config.experimental.get_device_details(device).get("device_name", kind) if kind == "GPU" else kind
-        cores = f" of {os.cpu_count()} cores" if kind == "CPU" else ""
-        return f"{self.replicas} x {name}{cores}" + (f" on {self.workers} computers" if self.workers > 1 else "")
+        of = f" of {cores()} cores" if kind == "CPU" else ""
+        return f"{self.replicas} x {name}{of}" + (f" on {self.workers} computers" if self.workers > 1 else "")
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Add an array over workers; every worker gets the sum.

@@ -208,7 +208,7 @@ def test_a_folder_of_another_kind_is_left_alone(own, capsys):
         ("--organ Kidney", "--organ is 'Kidney'; it must be kidney, spelled like this"),
         ("--organ a,b", "--organ is 'a,b'"),
         ("--source hpa", "--source is 'hpa'; it must be HPA"),
-        ("--pixel-size 0", "--pixel-size is 0.0; the side of a pixel in um is from 0.01 to 100"),
+        ("--pixel-size 0", "--pixel-size is 0.0; the side of a pixel in um is from 0.05 to 20"),
         ("--pixel-size nan", "--pixel-size: 'nan' is not a number"),
         ("--split train", "--split is train; training images need --masks or --geojson"),
         ("--masks m --geojson g", "--masks and --geojson are both given"),

@@ -12,7 +12,7 @@ import pytest
 from hubmap_kit.config import PrepareConfig
 from hubmap_kit.files import read_json, write_json
 from hubmap_kit.preparation.prepare import prepare
-from hubmap_kit.preparation.store import PatchStore, StoreInfo, begin_store, free_memory, write_image
+from hubmap_kit.preparation.store import PatchStore, StoreInfo, begin_store, write_image
 from hubmap_kit.tables import Image, read_images
 
 IMAGES_HEADER = "id,organ,data_source,img_height,img_width,pixel_size,network_um,height,width,split,fold,rle\n"
@@ -49,20 +49,6 @@ def test_images_are_held_in_memory_where_they_fit(store, monkeypatch):
         assert (read(ids[0]) is read(ids[0])) == held
         assert isinstance(read(ids[0]), np.memmap) != held
         assert all(np.array_equal(read(i), opened.read(i)) for i in ids)
-
-
-def testfree_memory_knows_the_containers_limit(tmp_path, monkeypatch):
-    """Free memory is a positive number on Linux, no more than what the container has left."""
-    monkeypatch.setattr("hubmap_kit.preparation.store.CGROUP", tmp_path)
-    free = free_memory()
-    if free is None:
-        pytest.skip("the system does not report its free memory")
-    assert free > 0
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert free_memory() == 2000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert (free_memory() or 0) > 3000
 
 
 def test_a_soft_mask_counts_from_one_half(tmp_path, rng):
