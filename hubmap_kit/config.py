@@ -325,6 +325,13 @@ class TrainConfig:
         least=16,
         group="network",
     )
+    decoder_dropout: float = setting(
+        0.0,
+        "share of the channels that enter a decoder stage which a training step sets to 0, drawn anew for each patch",
+        least=0.0,
+        below=1.0,
+        group="network",
+    )
     filters: int = setting(
         64,
         "filters of the plain U-Net's first stage; the next 4 each have twice as many",
@@ -343,6 +350,14 @@ class TrainConfig:
         group="network",
         metavar="SUM",
     )
+    label_smoothing: float = setting(
+        0.0,
+        "share by which the masks are drawn towards 1/2 in the loss of a training step: with 0.1, foreground is 0.95 "
+        "and background 0.05",
+        least=0.0,
+        below=1.0,
+        group="training",
+    )
     batch_size: int = setting(16, "patches in a step, on all devices together", least=1, group="training")
     epochs: int = setting(60, "most epochs", least=1, group="training")
     steps_per_epoch: int | None = setting(
@@ -350,6 +365,19 @@ class TrainConfig:
     )
     learning_rate: float = setting(
         1e-3, "Adam's learning rate until a frozen encoder is unfrozen, which sets 5e-4", least=0.0, group="training"
+    )
+    encoder_rate: float = setting(
+        1.0,
+        "the encoder's learning rate, as a multiple of that of the rest of the network",
+        least=0.0,
+        group="training",
+    )
+    weight_decay: float = setting(
+        0.0,
+        "share of a weight, times the learning rate, that each step takes from it (AdamW); offsets and factors of "
+        "normalisations are left alone",
+        least=0.0,
+        group="training",
     )
     schedule: str = setting(
         "cosine", "course of the learning rate over the steps", choices=("constant", "cosine"), group="training"

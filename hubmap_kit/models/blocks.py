@@ -54,6 +54,19 @@ def with_fused_normalization(model: keras.Model) -> keras.Model:
     return fused
 
 
+def with_dropout(model: keras.Model, share: float) -> keras.Model:
+    """The same layers, with dropout of whole channels after each join of a decoder stage with its skip connection."""
+
+    def call(layer: keras.Layer, *inputs: Any, **more: Any) -> Any:
+        outputs = layer(*inputs, **more)
+        stage, joins, _ = layer.name.partition("_concat")
+        if joins and stage.startswith("decoder_stage"):
+            outputs = layers.SpatialDropout2D(share, name=f"{stage}_dropout")(outputs)
+        return outputs
+
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
 def double_convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
     """Two 3 x 3 convolutions, each with batch normalisation and ReLU: ``(B, h, w, c)`` to ``(B, h, w, filters)``."""
     for i in (1, 2):

@@ -11,12 +11,17 @@ import tensorflow as tf
 from keras import layers
 
 from ..competition import ORGANS
+from .blocks import with_dropout
 from .network_config import NetworkConfig
 from .unet import plain_unet
 
 
 def build_model(
-    config: NetworkConfig, encoder_weights: str | None = None, *, compute_dtype: str | None = None
+    config: NetworkConfig,
+    encoder_weights: str | None = None,
+    *,
+    compute_dtype: str | None = None,
+    decoder_dropout: float = 0.0,
 ) -> tuple[keras.Model, list[keras.Layer]]:
     """Build a network.
 
@@ -28,6 +33,8 @@ def build_model(
         encoder_weights: ``imagenet`` (a download), the path of a weights file, or None for random weights.
         compute_dtype: ``float16`` or ``bfloat16`` for mixed precision: layers compute in it, while weights and
             outputs stay float32. None computes in float32.
+        decoder_dropout: Share of the channels that enter a decoder stage which training sets to 0; in [0, 1). The
+            weights are those of the network without it.
 
     Returns:
         Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, H and W multiples of 32;
@@ -41,12 +48,14 @@ def build_model(
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(f"mixed_{compute_dtype}" if compute_dtype else "float32")
     try:
-        return _build(config, encoder_weights)
+        return _build(config, encoder_weights, decoder_dropout)
     finally:
         keras.config.set_dtype_policy(policy)
 
 
-def _build(config: NetworkConfig, encoder_weights: str | None) -> tuple[keras.Model, list[keras.Layer]]:
+def _build(
+    config: NetworkConfig, encoder_weights: str | None, decoder_dropout: float
+) -> tuple[keras.Model, list[keras.Layer]]:
     encoder: list[keras.Layer] = []
     if config.encoder is None:
         network = plain_unet(config.filters)
@@ -54,6 +63,8 @@ def _build(config: NetworkConfig, encoder_weights: str | None) -> tuple[keras.Mo
         from .encoder_unet import encoder_unet  # it loads segmentation-models
 
         network, encoder = encoder_unet(config.encoder, encoder_weights, config.filters)
+    if decoder_dropout:
+        network = with_dropout(network, decoder_dropout)
     x = inputs = layers.Input((None, None, 3), dtype="uint8", name="rgb")
     x = layers.Rescaling(
         [1 / (255 * std) for std in config.std],

@@ -88,7 +88,9 @@ class Training:
         weights = settings.encoder_weights if pretrained(settings) and checkpoint is None else None
         dtype = compute_dtype(settings.precision)
         with devices.strategy.scope():
-            model, encoder = build_model(config.network, weights, compute_dtype=dtype)
+            model, encoder = build_model(
+                config.network, weights, compute_dtype=dtype, decoder_dropout=settings.decoder_dropout
+            )
         if devices.worker == 0:
             config.write(run)
         member = Member(
@@ -153,8 +155,8 @@ class Training:
         settings = self.config.train
         freeze_encoder(self.encoder, phase.frozen)
         with self.devices.strategy.scope():
-            optimizer = make_optimizer(phase, settings, self.sampler.steps, compute_dtype(settings.precision))
-            optimizer.build(self.model.trainable_variables)
+            dtype = compute_dtype(settings.precision)
+            optimizer = make_optimizer(self.model, self.encoder, phase, settings, self.sampler.steps, dtype)
         if self.checkpoint:
             self.checkpoint.restore(self.model, optimizer if restore_optimizer else None)
             self.checkpoint = None

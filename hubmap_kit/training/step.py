@@ -58,10 +58,24 @@ def freeze_encoder(encoder: list[keras.Layer], frozen: bool) -> None:
         layer.trainable = not frozen
 
 
-def make_optimizer(phase: Phase, config: TrainConfig, steps: int, dtype: str | None) -> keras.optimizers.Optimizer:
-    """Adam for a phase.
+class Adam(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no types
+    """Keras's Adam, with a factor for the learning rate of each variable. Weight decay knows no factor."""
+
+    factors: list[float]  # by the order of the variables that it is built for
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Change a variable by a step along its gradient."""
+        super().update_step(gradient, variable, learning_rate * self.factors[self._get_variable_index(variable)])
+
+
+def make_optimizer(
+    model: keras.Model, encoder: list[keras.Layer], phase: Phase, config: TrainConfig, steps: int, dtype: str | None
+) -> keras.optimizers.Optimizer:
+    """Adam for a phase, or AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with a weight decay.
 
     Args:
+        model: The network; what is frozen now, the optimizer does not train.
+        encoder: Layers of its pretrainable encoder.
         phase: The phase.
         config: Settings.
         steps: Steps in an epoch.
@@ -73,8 +87,14 @@ def make_optimizer(phase: Phase, config: TrainConfig, steps: int, dtype: str | N
         (phase.stop - phase.first) * steps,
         alpha=0.01 if config.schedule == "cosine" else 1.0,  # share of the learning rate that is left at the end
     )
-    optimizer = keras.optimizers.Adam(rate, use_ema=config.ema > 0, ema_momentum=config.ema or 0.99)
-    return keras.optimizers.LossScaleOptimizer(optimizer) if dtype == "float16" else optimizer
+    adam = Adam(rate, weight_decay=config.weight_decay or None, use_ema=config.ema > 0, ema_momentum=config.ema or 0.99)
+    variables = model.trainable_variables
+    adam.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
+    of_encoder = {id(variable) for layer in encoder for variable in layer.trainable_variables}
+    adam.factors = [config.encoder_rate if id(variable) in of_encoder else 1.0 for variable in variables]
+    optimizer = keras.optimizers.LossScaleOptimizer(adam) if dtype == "float16" else adam
+    optimizer.build(variables)
+    return optimizer
 
 
 def make_step(
@@ -88,7 +108,8 @@ def make_step(
         with tf.GradientTape() as tape:
             outputs = model(images, training=True)
             logits = outputs["logits"] if config.auxiliary else outputs
-            value = loss(tf.cast(masks, tf.float32) / 255, logits)
+            probabilities = tf.cast(masks, tf.float32) / 255
+            value = loss(probabilities + config.label_smoothing * (0.5 - probabilities), logits)
             if config.auxiliary:
                 value += config.auxiliary * auxiliary_loss(organs, log2_um, outputs)
             # Each device has the loss of the whole batch, and the gradients of all devices are added up.

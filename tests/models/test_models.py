@@ -322,3 +322,16 @@ def test_replicas_normalise_by_the_whole_batch():
     """Two replicas of a training network give the logits and statistics of one process with all their patches."""
     done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["unet", pytest.param("mobilenet", marks=pytest.mark.slow)])
+def test_decoder_dropout_changes_training_alone(kind, rng, tmp_path):
+    """With dropout in the decoder, training drops channels; the weights are those of the network without it."""
+    config = unet_config(2) if kind == "unet" else encoder_config(kind)
+    dropping = shaken(build_model(config, decoder_dropout=0.5)[0], rng)
+    dropping.save_weights(tmp_path / "dropping.weights.h5")
+    plain = load_model(config, tmp_path / "dropping.weights.h5")
+    images = rng.integers(0, 256, (2, 32, 64, 3), np.uint8)
+    assert np.array_equal(plain(images), dropping(images))
+    assert not np.array_equal(dropping(images, training=True), dropping(images, training=True))
+    assert sum(layer.name.endswith("_dropout") for layer in dropping.layers[2].layers) == 4

@@ -31,9 +31,8 @@ def tiny(**changes) -> TrainConfig:
 def stepper(config: TrainConfig, phase: Phase = PHASE, steps: int = 1, half: str | None = None):
     """A small network, its optimizer and its step."""
     keras.utils.set_random_seed(0)
-    model, _ = build_model(config.network(), compute_dtype=half)
-    optimizer = make_optimizer(phase, config, steps, half)
-    optimizer.build(model.trainable_variables)
+    model, encoder = build_model(config.network(), compute_dtype=half)
+    optimizer = make_optimizer(model, encoder, phase, config, steps, half)
     return model, optimizer, make_step(model, optimizer, config, ONE, make_loss(config.loss))
 
 
@@ -56,7 +55,7 @@ def test_freezing(rng):
     config = recipe("default", encoder="efficientnetb0", freeze_epochs=1, auxiliary=0.0)
     model, encoder = build_model(config.network())
     freeze_encoder(encoder, True)
-    optimizer = make_optimizer(phases(config)[0], config, 1, None)
+    optimizer = make_optimizer(model, encoder, phases(config)[0], config, 1, None)
     before = {id(layer): layer.get_weights() for layer in encoder}
     make_step(model, optimizer, config, ONE, make_loss(config.loss))(*batch(rng))
     for layer in encoder:
@@ -72,7 +71,7 @@ def test_freezing(rng):
 )
 def test_learning_rate(schedule, expected):
     """The rate stays, or falls along a cosine to a hundredth."""
-    rate = make_optimizer(PHASE, tiny(schedule=schedule), 10, None)._learning_rate
+    rate = stepper(tiny(schedule=schedule), steps=10)[1]._learning_rate
     assert [float(rate(step)) for step in (0, 50, 100)] == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
@@ -116,3 +115,42 @@ def test_auxiliary_heads_are_trained(rng):
     losses = [float(step(*data)) for _ in range(15)]
     assert losses[0] > float(masks)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_weight_decay_takes_from_kernels_only(rng):
+    """A step with weight decay leaves each kernel smaller by its share, and offsets and factors as they are without."""
+    data = batch(rng)
+    results = {}
+    for decay in (0.0, 0.5):
+        model, _, step = stepper(tiny(weight_decay=decay))
+        before = [np.array(v) for v in model.trainable_variables]
+        step(*data)
+        results[decay] = [np.array(v) for v in model.trainable_variables]
+    for old, plain, decayed in zip(before, results[0.0], results[0.5], strict=True):
+        assert decayed == pytest.approx(plain - (0.5 * 1e-2 * old if old.ndim > 1 else 0), abs=1e-6)
+
+
+@pytest.mark.parametrize("half", [None, "float16"])
+def test_encoder_rate_slows_the_encoder(half):
+    """The encoder's first step is as long as its rate says, and the decoder's as without it."""
+    encoder, decoder = keras.layers.Dense(3), keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((4,)), encoder, decoder])
+    optimizer = make_optimizer(model, [encoder], PHASE, tiny(encoder_rate=0.1), 1, half)
+    before = [np.array(v) for v in model.trainable_variables]
+    gradients = [optimizer.scale_loss(tf.ones(v.shape)) for v in model.trainable_variables]
+    optimizer.apply(gradients, model.trainable_variables)
+    # The first step of Adam is the learning rate times the gradient's sign.
+    moved = [old - np.array(v) for v, old in zip(model.trainable_variables, before, strict=True)]
+    for step, rate in zip(moved, [1e-3, 1e-3, 1e-2, 1e-2], strict=True):
+        assert step == pytest.approx(np.full(step.shape, rate), rel=1e-2)
+
+
+@pytest.mark.slow
+def test_label_smoothing_draws_the_masks_to_one_half(rng):
+    """The loss of a step is that of the masks drawn towards 1/2."""
+    data = batch(rng)
+    model, _, step = stepper(tiny(label_smoothing=0.2))
+    masks = 0.1 + 0.8 * data[1].astype(np.float32) / 255
+    expected = float(make_loss("bce+dice")(masks, model(data[0], training=True)))
+    assert float(step(*data)) == pytest.approx(expected, rel=1e-5)
