@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        0 done, 1 bad input, 130 stopped by Ctrl-C. Wrong usage exits with 2.
+        0 done, 1 bad input, 130 stopped by Ctrl-C or SIGTERM. Wrong usage exits with 2.
     """
     name, *rest = argv = list(sys.argv[1:] if argv is None else argv) or ["help"]
     if name in ("help", "-h", "--help"):
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The ``hubmap-kit`` script."""
+    """The ``hubmap-kit`` script. SIGTERM, which batch systems and containers send, stops it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:  # before the command began

@@ -26,7 +26,7 @@ def run(name: str, argv: Sequence[str]) -> int:
         argv: Its arguments.
 
     Returns:
-        0 done, 1 bad input, 130 stopped by Ctrl-C. Wrong usage exits with 2.
+        0 done, 1 bad input, 130 stopped by Ctrl-C or SIGTERM. Wrong usage exits with 2.
     """
     command, parser = module_of(name), parser_of(name, argv)
     arguments = parser.parse_args(argv)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -148,3 +150,22 @@ def test_modules_that_were_commands_say_so(name):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"run: hubmap-kit {name}" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_command(tmp_path, number):
+    """SIGTERM stops a command as Ctrl-C does: it says so, cleans up, and ends with status 130."""
+    command = [sys.executable, "-m", "hubmap_kit", "demo", "out", "--train", "2000", "--size", "400"]
+    begin = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command[1:3] = ["-c", begin + "runpy.run_module('hubmap_kit', run_name='__main__', alter_sys=True)"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.rglob("*.tiff")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "stopped; nothing was written"
+    assert not list(tmp_path.iterdir())
