@@ -153,7 +153,7 @@ class MaskRule:
         """The rule that `to_json` wrote; other keys of `value` are ignored.
 
         Raises:
-            ValueError: A key is missing, or a value is no number of at least 0.
+            ValueError: A key is missing, or a value is no number of at least 0, or a threshold is above 1.
 
         >>> MaskRule.from_json(MaskRule({"lung": 0.5}).to_json())
         MaskRule(thresholds={'lung': 0.5}, min_region_um2={})
@@ -167,6 +167,8 @@ class MaskRule:
         for name, part in zip(cls.__dataclass_fields__, parts, strict=True):
             if wrong := {organ: number for organ, number in part.items() if not 0 <= number < math.inf}:
                 raise ValueError(f"{name} has {wrong}; the number of each organ must be finite, and at least 0")
+        if wrong := {organ: number for organ, number in parts[0].items() if number > 1}:
+            raise ValueError(f"thresholds has {wrong}; a threshold is a probability, from 0 to 1")
         return cls(*parts)
 
 

@@ -1,12 +1,17 @@
-"""What depends on the hardware: whether there is a GPU, the type to compute in, and the batch size for prediction."""
+"""What depends on the hardware: whether there is a GPU, the type to compute in, batch sizes, full memory."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..machine import cores
+
+_FULL = re.compile("out of memory|OUT_OF_MEMORY|ALLOC_FAILED|failed to allocate", re.IGNORECASE)
 
 
 def start_tensorflow() -> None:
@@ -35,6 +40,20 @@ def start_tensorflow() -> None:
             os.dup2(terminal, 2)
             os.close(terminal)
     tf.get_logger().setLevel("ERROR")  # self-training has one function for each size of image, which it warns of
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn every error by which TensorFlow says that the memory is full into a MemoryError."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # A library of the GPU that gets no memory is an internal error; only its text says why.
+        if isinstance(error, tf.errors.ResourceExhaustedError) or _FULL.search(str(error)):
+            raise MemoryError(str(error).partition("\n")[0]) from error
+        raise
 
 
 def has_gpu() -> bool:

@@ -99,7 +99,7 @@ def load_model(config: NetworkConfig, weights: Path, *, compute_dtype: str | Non
         Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, without auxiliary heads.
 
     Raises:
-        ValueError: The file is missing, damaged, or of another network.
+        ValueError: The file is missing, damaged, of another network, or holds numbers that are not finite.
     """
     model, _ = build_model(config, compute_dtype=compute_dtype)
     try:
@@ -109,6 +109,12 @@ def load_model(config: NetworkConfig, weights: Path, *, compute_dtype: str | Non
         raise ValueError(
             f"{weights} cannot be loaded ({type(error).__name__}: {reason}); train the run again"
         ) from error
+    for variable in model.weights:
+        if not np.isfinite(np.asarray(variable)).all():
+            raise ValueError(
+                f"{weights} holds numbers that are not finite, in {variable.path}, and would predict nothing; train "
+                "the run again, with a lower --learning-rate if its loss became nan"
+            )
     return without_heads(model)
 
 

@@ -29,7 +29,7 @@ class Budget:
 
         Args:
             time_limit_s: The limit, in seconds from now.
-            images: All images to predict.
+            images: All images to predict, without those of which it is known that they will fail.
             members: The networks.
         """
         self._end = time.monotonic() + time_limit_s
@@ -79,11 +79,20 @@ class Budget:
             print(
                 f"{self._images_left} images and {left_min:.1f} minutes are left: from here on {settings}", flush=True
             )
-        works = self._work[image.id]
+        works = self._work.setdefault(image.id, [0.0] * len(self._levels))
         self._left = [left - work for left, work in zip(self._left, works, strict=True)]
         self._images_left -= 1
         self._chosen += works[self._level]
         return self._levels[self._level][1]
+
+    def correct(self, image: Image, pixels: float) -> None:
+        """Correct the work of an image that was begun, once it was cut into tiles or failed, to what the networks see.
+
+        Args:
+            image: The image, the last one that members were chosen for.
+            pixels: What the networks will have seen of it, in pixels, copies included.
+        """
+        self._chosen += pixels - self._work[image.id][self._level]
 
     def needed_s(self) -> float:
         """Seconds needed for all that is left, with the present settings; 0 until the first batches have been timed."""

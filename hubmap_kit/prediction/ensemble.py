@@ -15,7 +15,7 @@ from ..images.scaled_rows import ScaledImage
 from ..images.stain import Look
 from ..masks import MaskRule
 from ..tables import Image
-from ..tiles import Predictor, check_prediction, grid
+from ..tiles import Predictor, check_prediction, tile_starts
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Tiling:
 
     def count(self, image: Image) -> int:
         """Number of tiles of an image."""
-        return len(grid(self.scaled(image).shape, self.tile_size, self.overlap))
+        sides = self.scaled(image).shape
+        return math.prod(len(tile_starts(side, self.tile_size, self.overlap)) for side in sides)
 
 
 def tilings_of(members: Sequence[Member], organ: str) -> dict[Tiling, list[Member]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy.typing as npt
 from ..competition import ByOrgan
 from ..config import STRIDE, PredictConfig, scale_factors
 from ..images.stain import Look, average, measure_bands, transfer
-from ..models.hardware import compute_dtype, default_batch_size, has_gpu, start_tensorflow
+from ..models.hardware import compute_dtype, default_batch_size, has_gpu, memory_errors, start_tensorflow
 from ..run import Run
 from ..tiles import Predictor, predict_tiled
+from ..words import count
 from .ensemble import Member, predict_augmented
+
+SPARING_OVERLAP = 0.25  # of tiles that are smaller than they should be, because the memory is full
 
 
 def make_predictor(model: Callable[..., Any]) -> Predictor:
@@ -35,9 +39,48 @@ def make_predictor(model: Callable[..., Any]) -> Predictor:
     compiled = tf.function(forward, jit_compile=has_gpu(), reduce_retracing=False)
 
     def predict(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return np.asarray(compiled(tf.constant(batch)).numpy())
+        with memory_errors():
+            return np.asarray(compiled(tf.constant(batch)).numpy())
 
-    return predict
+    return Sparing(predict)
+
+
+class Sparing:
+    """A predictor that goes on when the memory is full: with half the batch, down to one tile; then with half the tile.
+
+    What once was too much is not tried again. Predictions in smaller batches are the same; smaller tiles overlap and
+    are blended, and the network sees less around each pixel.
+    """
+
+    def __init__(self, predict: Predictor) -> None:
+        """Wrap a predictor, which takes batches and tiles of any size and raises a MemoryError."""
+        self._predict = predict
+        self._most_tiles, self._most_px = math.inf, math.inf
+
+    def __call__(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Predict a batch, ``(B, tile, tile, 3)`` uint8 to ``(B, tile, tile)`` float32 in [0, 1].
+
+        Raises:
+            MemoryError: Not even the smallest tile can be predicted.
+        """
+        while True:
+            tiles, px = int(min(len(batch), self._most_tiles)), int(min(batch.shape[1], self._most_px))
+            try:
+                if px < batch.shape[1]:
+                    return np.stack([self._in_parts(tile, px) for tile in batch])
+                return np.concatenate([self._predict(batch[i : i + tiles]) for i in range(0, len(batch), tiles)])
+            except MemoryError as error:
+                if tiles > 1:
+                    self._most_tiles = tiles // 2
+                    print(f"the memory is full: from here on {count(tiles // 2, 'tile')} at a time", flush=True)
+                elif px > STRIDE:
+                    self._most_tiles, self._most_px = 1, max(STRIDE, px // 2 // STRIDE * STRIDE)
+                    print(f"the memory is full: from here on tiles of {self._most_px} px", flush=True)
+                else:
+                    raise MemoryError(f"the memory does not hold the network at work on {px} x {px} px") from error
+
+    def _in_parts(self, tile: npt.NDArray[np.uint8], px: int) -> npt.NDArray[np.float32]:
+        return predict_tiled(tile, self._predict, tile_size=px, overlap=SPARING_OVERLAP, batch_size=1)
 
 
 def load_member(run: Run, config: PredictConfig) -> Member:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
@@ -19,6 +19,7 @@ from .. import __version__, submission
 from ..competition import SAMPLE_SUBMISSION, table_path
 from ..config import PredictConfig
 from ..files import sha256_of
+from ..models.hardware import memory_errors
 from ..progress import track
 from ..run import Run, expand
 from ..tables import Image, Problem, read_sample_submission, scan_images
@@ -27,9 +28,11 @@ from .budget import Budget
 from .ensemble import Member, networks_of
 from .journal import Journal
 from .networks import load_members
+from .reading import fits_its_row
 from .stream import Result, predict_masks
 
 WRITE_EVERY_S = 60.0  # between two versions of the submission while predicting
+MANY_EMPTY = 4  # so many images without any foreground mean that something is wrong with the network
 
 
 def predict(
@@ -56,7 +59,8 @@ def predict(
         scheduler: Address of a Dask cluster whose workers predict the images, each by itself; None to predict here.
 
     Returns:
-        The problems: errors if `config.on_error` is ``stop``, warnings if it is ``empty``.
+        The problems: errors if `config.on_error` is ``stop``, warnings if it is ``empty``. A submission without any
+        foreground is an error with both, see `MANY_EMPTY`.
 
     Raises:
         DataError: A table cannot be read at all.
@@ -93,24 +97,50 @@ def predict(
     else:
         results = predict_images(list(images.values()), opened, config, done=set(masks))
     timings = []
-    for result in track(results, len(images), "predict", done=len(masks)):
-        if result.rle is None:
-            text = str(result.error) or type(result.error).__name__
-            problems.append(images[result.id].problem(f"id {result.id}: {text}", "its mask is empty"))
-        else:
-            masks[result.id] = result.rle
-            journal.add(images[result.id], result.rle)
-        timings.append(_timing(result))
-        if time.monotonic() - written > WRITE_EVERY_S:
-            submission.write(out, masks, ids)
-            written = time.monotonic()
+    try:
+        for result in track(results, len(images), "predict", done=len(masks)):
+            if result.rle is None:
+                rule = f"id {result.id}: {_error_text(result.error)}"
+                problems.append(images[result.id].problem(rule, "its mask is empty"))
+            else:
+                masks[result.id] = result.rle
+                journal.add(images[result.id], result.rle)
+            timings.append(_timing(result))
+            if time.monotonic() - written > WRITE_EVERY_S:
+                submission.write(out, masks, ids)
+                written = time.monotonic()
+    except ValueError as error:
+        raise ValueError(f"{error}; {out} is unfinished, with {len(masks)} of {count(len(ids), 'mask')}") from error
     submission.write(out, masks, ids)
     submission.write_timings(out, timings)
     if config.on_error == "empty":
         problems = [problem.as_warning() for problem in problems]
+    problems += _wasted(out, masks, ids)
     submission.write_problems(out, problems)
     journal.end()
     return problems
+
+
+def _error_text(error: Exception | None) -> str:
+    """Why an image could not be predicted."""
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, (OSError, ValueError, MemoryError)) else f"{type(error).__name__}: {text}"
+
+
+def _wasted(out: Path, masks: Mapping[int, str], ids: Sequence[int]) -> list[Problem]:
+    """A problem of a submission without any foreground, which would waste one of the day's.
+
+    It is an error whatever `PredictConfig.on_error` says. A few images may truly hold nothing, so that fewer than
+    `MANY_EMPTY` empty masks are a warning.
+    """
+    if any(masks.values()) or not ids:
+        return []
+    if not masks:
+        rule, remedy = f"none of {count(len(ids), 'image')} could be predicted", "correct what is said of them"
+        return [Problem("error", out.name, None, f"{rule}: every mask is empty", remedy)]
+    rule = f"the network found nothing in {count(len(masks), 'image')}: every mask is empty"
+    remedy = "lower --threshold or --min-region, or train for longer; if the images hold nothing, the file is complete"
+    return [Problem("error" if len(masks) >= MANY_EMPTY else "warning", out.name, None, rule, remedy)]
 
 
 def _check_organs(config: PredictConfig, images: Iterable[Image], runs: Sequence[Run]) -> None:
@@ -180,7 +210,9 @@ def predict_images(
         member.predict(np.zeros((member.batch_size, member.tile_size, member.tile_size, 3), np.uint8))
     budget = None
     if config.time_limit_min is not None:
-        budget = Budget(60 * config.time_limit_min - (time.monotonic() - begin), missing, members)
+        # A row that claims a huge image must not cost the others their settings.
+        likely = [image for image in missing if fits_its_row(image)]
+        budget = Budget(60 * config.time_limit_min - (time.monotonic() - begin), likely, members)
     groups: dict[Any, list[Image]] = {}
     for image in images:
         groups.setdefault((image.organ, image.source) if config.adapt != "none" else None, []).append(image)
@@ -193,7 +225,11 @@ def predict_images(
                 from . import adaptation
 
                 with nullcontext() if budget is None else budget.pause():
-                    until_predicted.enter_context(adaptation.adapted(members, group, config))
+                    try:
+                        with memory_errors():
+                            until_predicted.enter_context(adaptation.adapted(members, group, config))
+                    except MemoryError:
+                        print("the memory is full: the networks are not adapted to these images", flush=True)
             yield from predict_masks(todo, members, budget=budget, skip_background=config.skip_background)
 
 

@@ -14,12 +14,22 @@ from ..images import scaled_rows
 from ..images.scaled_rows import ScaledRows, open_scaled
 from ..images.scaling import resize
 from ..images.stain import Look, measure_bands, transfer
+from ..images.tiff_rows import RowReader
 from ..images.tissue import is_background
 from ..tables import Image
 from ..tiles import pad_to_tile, tile_starts
 from .ensemble import Tiling
 
 _Tile = npt.NDArray[np.uint8]
+
+
+def fits_its_row(image: Image) -> bool:
+    """Whether an image's file can be opened and has the size that its row says; nothing is decoded."""
+    try:
+        RowReader(image.path, image.shape).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def tiles_of(image: Image, tilings: Sequence[Tiling], skip_background: bool) -> Iterator[tuple[int, _Tile | None]]:

@@ -47,7 +47,10 @@ class Result:
 
 
 class _Passage:
-    """One image on its way through the stages."""
+    """One image on its way through the stages.
+
+    Whatever goes wrong with it is kept as its error and costs this image alone.
+    """
 
     def __init__(self, image: Image, members: Sequence[Member]) -> None:
         self.image = image
@@ -61,9 +64,12 @@ class _Passage:
     def result(self) -> Result:
         begin = time.monotonic()
         text = None
-        if not self.error:
-            assert self.assembly is not None
-            text = rle.encode_runs(self.assembly.runs())
+        try:
+            if not self.error:
+                assert self.assembly is not None
+                text = rle.encode_runs(self.assembly.runs())
+        except Exception as error:
+            self.error = error
         self.write_s += time.monotonic() - begin
         return Result(self.image.id, text, self.error, self.read_s + self.network_s + self.write_s, self.members)
 
@@ -123,13 +129,16 @@ def _cut(
             yield from _flush(open_batches)
             using = chosen
         passage = _Passage(image, using)
+        cut_px = 0.0
         try:
-            if budget and budget.over:
-                raise TimeoutError("not predicted, since the time limit is over")
             tilings = tilings_of(using, image.organ)
             passage.assembly = Assembly(image, tilings)
             parts = list(tilings.items())
+            if budget and budget.over:
+                raise TimeoutError("not predicted, since the time limit is over")
             for number, tile in _timed(tiles_of(image, list(tilings), skip_background), passage):
+                if budget and budget.over:
+                    raise TimeoutError("not predicted to its end, since the time limit is over")
                 tiling, sharing = parts[number]
                 size = tiling.tile_size
                 key = (size, tiling.batch_size, *map(id, sharing))
@@ -142,11 +151,14 @@ def _cut(
                 batch.tiles[batch.filled] = tile
                 batch.owners.append((passage, number, batch.filled))
                 batch.filled += 1
+                cut_px += pixels_seen(sharing, size)
                 if batch.filled == tiling.batch_size:
                     yield open_batches.pop(key)
-        except (OSError, ValueError, MemoryError) as error:
+        except Exception as error:
             passage.error = error
             yield passage
+        if budget:
+            budget.correct(image, cut_px)
     yield from _flush(open_batches)
 
 
@@ -178,12 +190,16 @@ def _predict(
             continue
         maps = None
         begin = time.monotonic()
-        if item.filled:
-            maps = predict_augmented(item.members[0], item.tiles)
-            if len(item.members) > 1:
-                for member in item.members[1:]:
-                    maps = maps + predict_augmented(member, item.tiles)
-                maps /= np.float32(len(item.members))
+        try:
+            if item.filled:
+                maps = predict_augmented(item.members[0], item.tiles)
+                if len(item.members) > 1:
+                    for member in item.members[1:]:
+                        maps = maps + predict_augmented(member, item.tiles)
+                    maps /= np.float32(len(item.members))
+        except MemoryError as error:
+            for passage, *_ in item.owners:
+                passage.error = error
         elapsed = time.monotonic() - begin
         for passage, _, place in item.owners:
             passage.network_s += elapsed / item.filled if place is not None else 0.0
@@ -196,8 +212,9 @@ def _finish(items: Iterator[tuple[_Batch, npt.NDArray[np.float32] | None] | _Pas
     """Put the maps of the tiles together to masks."""
     for item in items:
         if isinstance(item, _Passage):
-            item.emitted = True
-            yield item.result()
+            if not item.emitted:
+                item.emitted = True
+                yield item.result()
             continue
         batch, maps = item
         for passage, number, place in batch.owners:
@@ -206,8 +223,9 @@ def _finish(items: Iterator[tuple[_Batch, npt.NDArray[np.float32] | None] | _Pas
             assert passage.assembly is not None
             begin = time.monotonic()
             try:
-                passage.assembly.add(number, None if place is None or maps is None else maps[place])
-            except (ValueError, MemoryError) as error:
+                if not passage.error:
+                    passage.assembly.add(number, None if place is None or maps is None else maps[place])
+            except Exception as error:
                 passage.error = error
             passage.write_s += time.monotonic() - begin
             if passage.assembly.finished or passage.error:

@@ -99,6 +99,39 @@ def test_pauses_are_taken_out_of_the_limit(images, monkeypatch):
     assert not limit.pause_fits()
 
 
+def test_work_that_was_not_done_is_not_waited_for(images, monkeypatch):
+    """Images that fail, or have tiles without tissue, leave no work behind that costs the others their settings."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    networks, every = [a_member(overlap=0.0, tta="flips")], many(images, 10)
+    budget, work = Budget(1000.0, every, networks), work_of(every[0], networks)
+    for number, seen in enumerate((work, work, 0.0, work / 2)):
+        budget.choose(every[number])
+        budget.correct(every[number], seen)
+        budget.count(seen)
+        now[0] += 10
+    assert budget.needed_s() == pytest.approx(6 * work / (1.5 * work / 40))
+
+
+def test_an_image_that_is_known_to_fail_has_no_work(images):
+    """An image that the budget was not given takes no time from the others."""
+    networks = [a_member()]
+    budget = Budget(1000.0, images[1:], networks)
+    assert budget.choose(images[0]) == networks
+    budget.correct(images[0], 0.0)
+    assert budget.needed_s() == 0.0
+
+
+def test_the_limit_is_kept_within_an_image(tmp_path, rng):
+    """An image that takes longer than the limit is given up in its middle."""
+    (image, *_) = write_images(tmp_path, rng)
+    network = a_member(um=0.05, predict=slow, batch_size=1)
+    begin = time.monotonic()
+    (result,) = predict_masks([image], [network], budget=Budget(0.5, [image], [network]))
+    assert time.monotonic() - begin < 5  # without a limit it would take at least 15 s
+    assert "not predicted to its end, since the time limit is over" in str(result.error)
+
+
 def test_limit_that_is_over(images):
     """Images for which no time is left have an error that says so; the others have masks."""
     every = many(images, 30)

@@ -178,8 +178,10 @@ def test_what_changed_is_predicted_again(data, run, tmp_path, monkeypatch, chang
 def test_time_limit(data, run, tmp_path):
     """After the time limit the submission is still valid, and the images that were not predicted are named."""
     problems = inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(time_limit_min=0.0, on_error="empty"))
-    assert len(problems) == 5
-    assert all("the time limit is over" in problem.rule for problem in problems)
+    *late, nothing = problems
+    assert len(late) == 5
+    assert all("the time limit is over" in problem.rule for problem in late)
+    assert (nothing.severity, nothing.rule) == ("error", "none of 5 images could be predicted: every mask is empty")
     assert not [p for p in submission.validate(tmp_path / "out.csv", data) if p.severity == "error"]
 
 
@@ -224,6 +226,120 @@ def test_bad_row_of_the_table(data, run, tmp_path):
     masks = pd.read_csv(tmp_path / "out.csv", keep_default_na=False).set_index("id")["rle"]
     assert len(masks) == 5
     assert (masks == "").sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("img_height", "999999999"),
+        ("img_width", "1000000000000000000000"),
+        ("img_width", "20000"),
+        ("pixel_size", "1e308"),
+        ("pixel_size", "1e-320"),
+        ("pixel_size", "400"),
+        ("pixel_size", "0.0004"),
+        ("pixel_size", "20"),
+        ("organ", "Kidney"),
+        ("data_source", ""),
+    ],
+)
+def test_an_absurd_row_costs_one_image(data, run, tmp_path, column, value, capsys):
+    """Whatever one row says, every other image gets its mask, with all settings of a time limit that suffices."""
+    table = pd.read_csv(data / "test.csv", dtype=str)
+    table.loc[1, column] = value
+    table.to_csv(data / "test.csv", index=False)
+    arguments = ["predict", str(data), str(run), "--out", str(tmp_path / "out.csv"), "--on-error", "empty"]
+    assert main([*arguments, "--threshold", "0", "--tta", "flips", "--time-limit", "5"]) == 0
+    masks = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)["rle"]
+    assert (masks == "").sum() == (value != "20")  # which makes the image large, but may be
+    assert "from here on" not in capsys.readouterr().err
+    if value != "20":
+        (problem,) = submission.read_problems(tmp_path / "out.csv")
+        assert (problem.severity, problem.row) == ("warning", 3)
+
+
+@pytest.mark.parametrize(("images", "status"), [(5, 1), (3, 0)])
+def test_a_network_that_finds_nothing(data, run, tmp_path, capsys, images, status):
+    """Masks that are all empty are an error even with --on-error empty, and the file stays; a few are a warning."""
+    for name in ("test.csv", "sample_submission.csv"):
+        pd.read_csv(data / name, dtype=str).head(images).to_csv(data / name, index=False)
+    out = tmp_path / "out.csv"
+    arguments = ["predict", str(data), str(run), "--out", str(out), "--on-error", "empty", "--min-region", "1e9"]
+    assert main(arguments) == status
+    assert f"out.csv: the network found nothing in {images} images: every mask is empty" in capsys.readouterr().err
+    assert list(masks_of(out).values()) == [""] * images
+
+
+def test_images_that_all_fail(data, run, tmp_path, capsys):
+    """If no image can be predicted it is an error even with --on-error empty, and the file stays."""
+    for path in (data / "test_images").iterdir():
+        path.write_bytes(b"II*\0 broken")
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(data), str(run), "--out", str(out), "--on-error", "empty"]) == 1
+    assert "error: out.csv: none of 5 images could be predicted: every mask is empty" in capsys.readouterr().err
+    assert list(masks_of(out).values()) == [""] * 5
+
+
+def test_weights_that_are_not_finite(data, real_run, tmp_path, capsys):
+    """Weights that are not finite are an error before any image is read; it names the file with the masks so far."""
+    import h5py
+
+    folder = tmp_path / "run"
+    shutil.copytree(real_run, folder)
+    with h5py.File(folder / "model.weights.h5", "r+") as stored:
+        arrays = []
+        stored.visititems(lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
+        arrays[-1][...] = np.nan
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(data), str(folder), "--out", str(out), "--on-error", "empty"]) == 1
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error:"))
+    assert "model.weights.h5 holds numbers that are not finite, in " in said
+    assert said.endswith(f"; {out} is unfinished, with 0 of 5 masks")
+    assert len(masks_of(out)) == 5
+
+
+def test_thresholds_of_a_run_that_are_no_probability(data, run, tmp_path, capsys):
+    """A run whose threshold is outside 0 to 1 is an error, because it would find nothing, or everything."""
+    import json
+
+    values = json.loads((run / "config.json").read_text())
+    values["thresholds"]["lung"] = 30
+    (run / "config.json").write_text(json.dumps(values))
+    assert main(["predict", str(data), str(run), "--out", str(tmp_path / "out.csv"), "--on-error", "empty"]) == 1
+    assert "thresholds has {'lung': 30.0}; a threshold is a probability, from 0 to 1" in capsys.readouterr().err
+
+
+def test_networks_that_do_not_fit_in_memory(data, run, tmp_path, monkeypatch, capsys):
+    """If the memory does not hold a batch, half of it is predicted at a time, with the same masks."""
+    import tensorflow as tf
+
+    from hubmap_kit.models import network as models
+
+    arguments = ["predict", str(data), str(run), "--batch-size", "8", "--out"]
+    assert main([*arguments, str(tmp_path / "whole.csv")]) == 0
+    load, sizes = models.load_model, []
+
+    def small_memory(*arguments, **options):
+        network = load(*arguments, **options)
+
+        def predict(batch, training):
+            sizes.append(batch.shape[0])
+            if batch.shape[0] > 2:
+                raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+            return network(batch, training)
+
+        return predict
+
+    monkeypatch.setattr(models, "load_model", small_memory)
+    capsys.readouterr()
+    assert main([*arguments, str(tmp_path / "out.csv")]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "memory" in line] == [
+        "the memory is full: from here on 4 tiles at a time",
+        "the memory is full: from here on 2 tiles at a time",
+    ]
+    assert sorted(set(sizes)) == [2, 4, 8]
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_ids_written_with_leading_zeros(data, run, tmp_path):
@@ -271,7 +387,7 @@ def test_folders_that_are_no_run(data, tmp_path, capsys):
 
 def test_what_a_member_takes_from_its_run(tmp_path, free_networks):
     """Thresholds and least region sizes are the run's by organ, unless a setting overrides them; so is the model."""
-    thresholds, areas = ({organ: base + i for i, organ in enumerate(ORGANS)} for base in (0.1, 100.0))
+    thresholds, areas = ({organ: base * (i + 1) for i, organ in enumerate(ORGANS)} for base in (0.1, 100.0))
     run = Run.open(write_run(tmp_path / "run", rule=MaskRule(thresholds, areas)))
     own = networks.load_member(run, PredictConfig())
     assert (own.rule, own.looks) == (MaskRule(thresholds, areas), {})
@@ -308,7 +424,7 @@ def test_least_regions_and_scales_reach_the_masks(data, tmp_path, free_networks,
     flags |= {"stain": ["--stain", "reinhard"]}
     masks = {}
     for name, extra in flags.items():
-        assert main(["predict", str(data), str(run), "--out", str(tmp_path / name), *extra]) == 0
+        assert main(["predict", str(data), str(run), "--out", str(tmp_path / name), *extra]) == (name == "region")
         masks[name] = masks_of(tmp_path / name)
     assert all(masks["plain"].values())
     assert not any(masks["region"].values())
@@ -415,7 +531,7 @@ def test_no_adaptation_when_the_time_is_over(data, sources, tmp_path, free_netwo
     spy = Adaptation(monkeypatch)
     config = PredictConfig(adapt="batchnorm", time_limit_min=0.0, on_error="empty")
     problems = inference.predict(data, [write_run(tmp_path / "run")], tmp_path / "out.csv", config)
-    assert len(problems) == 5
+    assert len(problems) == 6
     assert not spy.groups
 
 

@@ -21,8 +21,11 @@ from hubmap_kit.images import read_image
 from hubmap_kit.images.scaling import resize, scaled_shape
 from hubmap_kit.images.stain import Look, measure
 from hubmap_kit.masks import MaskRule
+from hubmap_kit.prediction import stream
+from hubmap_kit.prediction.assembly import Assembly
 from hubmap_kit.prediction.ensemble import Member, tilings_of
 from hubmap_kit.prediction.networks import probability_map
+from hubmap_kit.prediction.reading import tiles_of
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.tables import Image
 from hubmap_kit.tiles import Predictor
@@ -167,6 +170,60 @@ def test_bad_images_cost_only_themselves(images):
     assert "1.tiff" in str(results[1].error)
     for image in (images[0], images[4]):
         assert_mask(results[image.id].rle, image, plain_map(image, a_member()))
+
+
+@pytest.mark.parametrize("place", ["tiles_of", "Assembly.add", "Assembly.runs"])
+def test_an_unexpected_error_costs_one_image(images, monkeypatch, place):
+    """Whatever goes wrong with an image, at any stage, it has one result, with the error; the others have masks."""
+    calls, name = [], place.removeprefix("Assembly.")
+    owner: Any = Assembly if "." in place else stream
+    real = getattr(owner, name)
+
+    def broken(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OverflowError("absurd")
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, name, broken)
+    results = list(predict_masks(images, [a_member()]))
+    assert sorted(result.id for result in results) == [0, 1, 2, 3, 4]
+    (error,) = (result.error for result in results if result.error)
+    assert isinstance(error, OverflowError)
+    assert sum(bool(result.rle) for result in results) == 4
+
+
+def test_an_image_that_fails_late_has_one_result(images, monkeypatch):
+    """An image whose file breaks off has one result, although tiles of it were predicted before."""
+    real = tiles_of
+
+    def cut(image, *arguments):
+        for number, tile in enumerate(real(image, *arguments)):
+            if image.id == 0 and number == 12:
+                raise ValueError("broken off")
+            yield tile
+
+    monkeypatch.setattr(stream, "tiles_of", cut)
+    for _ in range(5):
+        results = list(predict_masks(images, [a_member(batch_size=1)]))
+        assert sorted(result.id for result in results) == [0, 1, 2, 3, 4]
+        assert [result.id for result in results if result.error] == [0]
+
+
+def test_full_memory_costs_the_images_of_a_batch(images):
+    """If not even a single tile can be predicted, its image has an error, and the others go on."""
+    calls = []
+
+    def full(batch):
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError("full")
+        return smooth(batch)
+
+    results = {result.id: result for result in predict_masks(images, [a_member(predict=full, batch_size=1)])}
+    assert [i for i, result in results.items() if result.error] == [0]
+    assert isinstance(results[0].error, MemoryError)
+    assert_mask(results[4].rle, images[4], plain_map(images[4], a_member()))
 
 
 def test_values_that_are_not_finite(images):
