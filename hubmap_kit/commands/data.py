@@ -18,12 +18,14 @@ def add_flags(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> Ending:
     """Download."""
+    from ..claim import claim
     from ..kaggle.clone import find_clone
     from ..kaggle.connection import Connection
     from ..kaggle.data import fetch
 
     out = (arguments.out or find_clone() / "data").resolve()
-    fetch(Connection.connect(), out)
+    with claim(out, "hubmap-kit data", folder=True):
+        fetch(Connection.connect(), out)
     return Ending(
         f"{out}: the competition's data",
         next=("prepare", arguments.out or out, "patches"),

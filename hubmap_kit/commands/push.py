@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> Ending:
     from ..kaggle.bundle import build_bundle
     from ..kaggle.clone import find_clone
     from ..kaggle.connection import Connection
-    from ..kaggle.names import KIT
+    from ..kaggle.names import KIT, NOTEBOOK
     from ..kaggle.push import Push
     from ..kaggle.records import FOLDER, Records
     from ..kaggle.verdict import obstacles
@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> Ending:
         known = "" if connection.connected else ": there are no credentials, so nothing is read from Kaggle"
         print(f"owner {connection.owner}{known}")
         push = Push(connection, clone, kit, runs=arguments.runs, poll_s=arguments.poll)
+        push.check([*(part.slug for part in PARTS if part.name in names), *([NOTEBOOK] if arguments.notebook else [])])
         push.run(names)
         if arguments.notebook:
             push.notebook()

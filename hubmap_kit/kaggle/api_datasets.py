@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +82,8 @@ class Datasets:
             collected = ApiCreateDatasetRequest()
             collected.files = []
             others = [other.name for other in path.parent.iterdir() if other != path]
-            with silenced(show_errors=sys.stderr.isatty()):
+            # The client raises ValueError if a file does not arrive; up to 2.2.4 it left the file out.
+            with silenced(show_errors=sys.stderr.isatty()), contextlib.suppress(ValueError):
                 # The client's only public way to upload takes a folder, so all its other files are ignored.
                 self._connection.api.upload_files(
                     collected,

@@ -11,6 +11,8 @@ IMAGE = Path("kernels", "kaggle-image.txt")
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
 
 _PARTS = ("pyproject.toml", "hubmap_kit", "kernels", "datasets")
+# What a push sends lies in these. Other files that git does not track, such as a submission, are in nobody's way.
+_SENT = ("hubmap_kit", "kernels", "datasets", "notebooks")
 _EPOCH = "315532800"  # 1980-01-01, the earliest time that a zip file can hold
 
 
@@ -40,19 +42,56 @@ def commit_of(clone: Path) -> tuple[str | None, bool, str]:
         Its hash (None without git or without a commit), whether there are changes since, and its time in seconds
         since 1970, as text.
     """
+    try:
+        if Path(_git(clone, "rev-parse", "--show-toplevel")).resolve() != clone.resolve():
+            return None, False, _EPOCH
+        commit, epoch = _git(clone, "log", "-1", "--format=%H %ct").split()
+        return commit, bool(changes_in(clone)), epoch
+    except ValueError:
+        return None, False, _EPOCH
+
+
+def why_no_commit(clone: Path) -> str:
+    """Why `commit_of` finds no commit, in git's own words where it refuses."""
+    try:
+        top = Path(_git(clone, "rev-parse", "--show-toplevel"))
+        _git(clone, "log", "-1")
+    except ValueError as error:
+        return str(error)
+    return f"{clone} is no git clone of its own, but lies in {top}"
+
+
+def changes_in(clone: Path) -> list[str]:
+    """The changes since the last commit, as paths: of tracked files, and new files where a push takes them from.
+
+    Raises:
+        ValueError: Git is missing or refuses.
+    """
+    entries = iter(_git(clone, "status", "--porcelain", "-z").split("\0"))
+    changes = []
+    for entry in filter(None, entries):
+        state, path = entry[:2], entry[3:]
+        if "R" in state or "C" in state:  # the old name follows
+            next(entries, None)
+        if state != "??" or path.partition("/")[0] in _SENT:
+            changes.append(path)
+    return changes
+
+
+def _git(clone: Path, *arguments: str) -> str:
+    """The output of a git command; raise ValueError, with what git said, if it fails."""
     import subprocess  # here, because the command line imports this module to list the parts of a push
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(clone), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != clone.resolve():
-            return None, False, _EPOCH
-        commit, epoch = git("log", "-1", "--format=%H %ct").split()
-        return commit, bool(git("status", "--porcelain")), epoch
-    except (OSError, subprocess.CalledProcessError):
-        return None, False, _EPOCH
+        done = subprocess.run(
+            ["git", "-C", str(clone), *arguments], capture_output=True, encoding="utf-8", errors="replace"
+        )
+    except OSError as error:
+        raise ValueError(f"git cannot be run ({error.strerror}); install git") from error
+    if done.returncode:
+        said = " ".join(done.stderr.split()).removeprefix("fatal: ") or f"status {done.returncode}"
+        raise ValueError(f"git says: {said}")
+    return done.stdout.rstrip("\n")
 
 
 def own_commit() -> str:

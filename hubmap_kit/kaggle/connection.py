@@ -8,16 +8,32 @@ raises `AnswerLost`, and the caller has to look.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..files import has_type
 from .credentials import credentials_source, load
-from .failures import NO_CREDENTIALS, RERUN, RULES_PAGE, KaggleError, Missing, refused, retry
+from .failures import (
+    NO_CREDENTIALS,
+    RERUN,
+    RULES_PAGE,
+    Damaged,
+    KaggleError,
+    Missing,
+    NotKaggle,
+    page_of,
+    refused,
+    retry,
+    understood,
+)
 
 T = TypeVar("T")
 
@@ -59,7 +75,12 @@ class Connection:
                 from kaggle.api.kaggle_api_extended import KaggleApi  # authenticates on import, too
 
                 api = KaggleApi()
-                retry(api.authenticate, "sign in", repeat=True)
+
+                def sign_in() -> None:
+                    with understood():
+                        api.authenticate()
+
+                retry(sign_in, "sign in", repeat=True)
         except SystemExit:
             if source := credentials_source():
                 raise KaggleError(refused(source)) from None
@@ -99,8 +120,8 @@ class Connection:
         service, _, name = method.partition("/")
 
         def send() -> T:
-            with self.api.build_kaggle_client() as kaggle, silenced():
-                answered: T = kaggle.http_client().call(service, name, request, answer)
+            with self.api.build_kaggle_client() as kaggle, silenced(), understood():
+                answered: T = kaggle.http_client().call(service, name, request, _Answer(answer))
                 return answered
 
         denied = f"accept the competition's rules at {RULES_PAGE}" if service.startswith("competitions") else None
@@ -121,19 +142,57 @@ class Connection:
     def receive(self, response: Any, path: Path, *, quiet: bool) -> None:
         """Write a response's body to a file with the client's own download, which resumes and checks the size.
 
+        The MD5 is checked too, where the response names one.
+
         Raises:
-            KaggleError: The file did not arrive whole.
+            Damaged: The file did not arrive whole, or is another one; nothing of it is kept.
+            NotKaggle: A page came in place of the file.
         """
+        if path.suffix != ".html" and (page := page_of(response)):
+            raise NotKaggle(page)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not `replacing`: the unfinished file must stay for the next attempt, under a name that it will find.
         part = path.with_name(f".{path.name}.part")
         try:
             with silenced(show_errors=not quiet):
                 self.api.download_file(response, str(part), None, quiet=quiet, resume=True)
+            _check_md5(response, part)
         except ValueError as error:
             part.unlink(missing_ok=True)
-            raise KaggleError(f"{path.name} did not arrive whole ({error}); {RERUN}") from error
+            raise Damaged(f"{path.name} did not arrive whole ({error}); {RERUN}") from error
         part.replace(path)
+
+
+def _check_md5(response: Any, path: Path) -> None:
+    """Raise ValueError if a file has not the MD5 that Google's storage names for it."""
+    if named := re.search(r"md5=([\w+/=]+)", response.headers.get("x-goog-hash", "")):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
+        md5 = base64.b64encode(digest).decode()
+        if md5 != named[1]:
+            raise ValueError(f"its MD5 is {md5}, not {named[1]}")
+
+
+class _Answer:
+    """The type of an answer for the client, which alone would take any JSON object for an empty answer of Kaggle's."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def prepare_from(self, response: Any) -> Any:
+        """Read the answer; raise `NotKaggle` if it is none of this type."""
+        if not response.content.strip():
+            raise NotKaggle("an empty answer")
+        if page := page_of(response):
+            raise NotKaggle(page)
+        value = response.json()
+        types = {field.json_name: field.field_type for field in self._kind._fields}
+        if not isinstance(value, dict) or (value and not value.keys() & types.keys()):
+            raise NotKaggle("JSON of another form")
+        for name, kind in types.items():
+            if kind in (int, str, bool) and not has_type(value.get(name), kind | None):
+                raise NotKaggle(f"JSON with {name} {value[name]!r}")
+        return self._kind.from_dict(value)
 
 
 @contextlib.contextmanager

@@ -110,12 +110,13 @@ def _shown(path: Path) -> str:
 
 
 def redact(text: str) -> str:
-    """A text without credentials, in any form in which they are sent, and without the query of a URL.
+    """A text without credentials, in any form in which they are sent, and without the query and the user of a URL.
 
-    The query may hold a signature.
+    The query may hold a signature, and the user of a proxy's URL its password.
     """
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
+    text = re.sub(r"://[^/\s@'\"]+@", "://***@", text)
     return re.sub(r"((?:https?://|/)[^\s?'\")]+)\?[^\s'\")]+", r"\1?…", text)
 
 

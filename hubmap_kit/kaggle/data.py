@@ -2,55 +2,69 @@
 
 from __future__ import annotations
 
-import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
+from ..claim import LOCK
 from ..competition import SLUG
-from ..files import size_text
+from ..files import filling, size_text
 from ..progress import track
 from ..tables import DataError, read_images, read_sample_submission
 from .api_competition import Competition
 from .connection import Connection
 from .failures import RERUN, KaggleError
 
+ARCHIVE = ".hubmap-archive.zip"  # in the folder, until the data is there
+_OF_VOLUMES = {"lost+found", LOCK}  # in a folder that is empty otherwise
+
 
 def fetch(connection: Connection, out: Path) -> None:
     """Download the competition's data; an interrupted download is resumed.
 
-    The archive's size is checked against the size that Kaggle names, and every file in it against its CRC-32. The
-    archive is deleted when all files are unpacked.
+    The archive's size is checked against the size that Kaggle names, and every file in it against its CRC-32; one
+    that arrived damaged is downloaded again. All is kept in `out`, which may be a volume of its own, and the archive
+    is deleted when all files are in place.
 
     Args:
         connection: The connection.
-        out: Folder to make, in the competition's layout.
+        out: Folder to make, or an empty one, for the competition's layout.
 
     Raises:
         KaggleError: Kaggle refuses, or the archive is damaged.
         ValueError: `out` is in use, or what was unpacked is not the competition's data.
     """
-    if out.is_dir() and any(out.iterdir()):
+    archive, begun = out / ARCHIVE, any(out.glob(f"*{ARCHIVE}*"))
+    if out.is_dir() and not begun and {path.name for path in out.iterdir()} - _OF_VOLUMES:
         _check(out)
         print(f"{out} is there already")
         return
-    archive = out.with_name(f".{out.name}.zip")
-    if not archive.is_file():
-        print(f"downloading {SLUG} to {archive}", flush=True)
-        Competition(connection).download(archive)
-    print(f"{size_text(archive.stat().st_size)}; unpacking", flush=True)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            names = opened.namelist()
-            for name in track(names, len(names), "unpack", unit="file"):
-                opened.extract(name, part)
-    except zipfile.BadZipFile as error:
-        archive.unlink()
-        raise KaggleError(f"the archive arrived damaged ({error}) and is deleted; {RERUN}") from error
-    _check(part)
-    part.replace(out)
+    for last in (False, True):
+        if not archive.is_file():
+            print(f"downloading {SLUG} to {archive}", flush=True)
+            Competition(connection).download(archive)
+        print(f"{size_text(archive.stat().st_size)}; unpacking", flush=True)
+        try:
+            with filling(out) as part:
+                _unpack(archive, part)
+                _check(part)
+            break
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            archive.unlink()
+            if last:
+                raise KaggleError(f"the archive arrived damaged twice ({error}) and is deleted; {RERUN}") from error
+            print(f"the archive is damaged ({error}); downloading it again", flush=True)
+        except ValueError:  # it is whole, but something else
+            archive.unlink()
+            raise
     archive.unlink()
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        names = opened.namelist()
+        for name in track(names, len(names), "unpack", unit="file"):
+            opened.extract(name, folder)
 
 
 def _check(folder: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..competition import SLUG
@@ -19,6 +22,7 @@ NO_CREDENTIALS = (
     "or save kaggle.json into ~/.kaggle"
 )
 RERUN = "run the same command again: it continues where it stopped"
+_TRUST = "if a proxy of your organisation reads the traffic, set REQUESTS_CA_BUNDLE to the file with its certificate"
 ATTEMPTS = 7  # most attempts of a call
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between two attempts; each pause is twice the one before
 
@@ -42,6 +46,37 @@ class Missing(KaggleError):
     """Kaggle says that there is no such thing, or that this user may not see it."""
 
 
+class Damaged(KaggleError):
+    """A file did not arrive as Kaggle has it."""
+
+
+class NotKaggle(Exception):
+    """Something else answers in Kaggle's place; the text says what, such as ``an HTML page``."""
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise `NotKaggle` where the client stumbles over an answer that it cannot understand."""
+    import requests
+
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError) as error:
+        if isinstance(error, KaggleError):
+            raise
+        if isinstance(error, requests.RequestException) and not isinstance(error, requests.JSONDecodeError):
+            raise
+        raise NotKaggle("an answer of another form") from error
+
+
+def page_of(response: Any) -> str | None:
+    """What a response is if it is a page for people, which Kaggle's API never sends; else None."""
+    if "text/html" not in response.headers.get("Content-Type", ""):
+        return None
+    title = re.search(r"<title[^>]*>([^<]{1,200})", response.text, re.IGNORECASE)
+    return f"an HTML page ({one_line(title[1])})" if title else "an HTML page"
+
+
 def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | None = None) -> T:
     """Call a function, and again if Kaggle asks to wait or, with `repeat`, if Kaggle fails or cannot be reached.
 
@@ -55,7 +90,7 @@ def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | No
         What the function returns.
 
     Raises:
-        Unreachable: Every attempt failed.
+        Unreachable: Every attempt failed, or something else answers in Kaggle's place.
         AnswerLost: The call failed without `repeat`, and may have been done.
         KaggleError: Kaggle refuses.
     """
@@ -67,32 +102,57 @@ def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | No
             return action()
         except KeyError as error:  # a status that is newer than the client
             raise KaggleError(f"{doing}: Kaggle's client does not know the answer {error}; look on Kaggle") from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (Damaged, NotKaggle, requests.RequestException, urllib3.exceptions.HTTPError) as error:
             response = getattr(error, "response", None)
             status = response.status_code if response is not None else None
             said = one_line(str(error))
-            if status == 401:
+            page = said if isinstance(error, NotKaggle) else None
+            if status is not None and status < 500:
+                page = page_of(response)
+            if page:
+                why = f"does not answer itself, but {page} comes back, perhaps of a proxy or a login page"
+            elif isinstance(error, Damaged):
+                if attempt == ATTEMPTS:
+                    raise
+                why = f"sent a damaged file ({said})"
+            elif "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Unreachable(f"{doing}: Kaggle's certificate is not trusted ({said}); {_TRUST}") from None
+            elif status == 401:
                 raise KaggleError(refused(credentials_source() or "kaggle.json")) from None
-            if status in (403, 404):
+            elif status in (403, 404):
                 remedy = denied or "check that it exists and that the credentials are its owner's"
                 raise Missing(
                     f"{doing}: Kaggle finds no such thing or denies access ({status}: {said}); {remedy}"
                 ) from None
-            if status is not None and 400 <= status < 500 and status != 429:
+            elif status is not None and 400 <= status < 500 and status != 429:
                 raise KaggleError(f"{doing}: Kaggle refuses ({status}: {said}); correct that and try again") from None
-            why = f"answers {status}" if status else f"cannot be reached or breaks off ({type(error).__name__})"
+            elif isinstance(error, requests.exceptions.ProxyError):
+                why = f"cannot be reached through the proxy {_proxy()}"
+            else:
+                why = f"answers {status}" if status else f"cannot be reached or breaks off ({type(error).__name__})"
             if status != 429 and not repeat:
                 raise AnswerLost(f"{doing}: Kaggle {why}, so it is not known whether it was done; {RERUN}") from None
             if attempt == ATTEMPTS:
-                remedy = (
-                    "wait some minutes" if status == 429 else "check the connection and https://www.kaggle.com/status"
-                )
+                remedy = "check the connection and https://www.kaggle.com/status"
+                if status == 429:
+                    remedy = "wait some minutes"
+                elif page:
+                    remedy = "open https://www.kaggle.com in a browser on this network and sign in where it asks"
+                elif isinstance(error, requests.exceptions.ProxyError):
+                    remedy = "correct or unset the variable https_proxy"
                 raise Unreachable(f"{doing}: Kaggle {why}, {attempt} times in a row; {remedy}, then {RERUN}") from None
             asked = _retry_after(response)
             pause = min(FIRST_PAUSE_S * 2 ** (attempt - 1) if asked is None else asked, LONGEST_PAUSE_S)
             print(f"{doing}: Kaggle {why}; again in {pause:.0f} s", file=sys.stderr, flush=True)
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _proxy() -> str:
+    """The proxy that the environment names, without a password."""
+    names = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    named = next(filter(None, map(os.environ.get, names)), "that this computer's settings name")
+    return redact(named)
 
 
 def _retry_after(response: Any) -> float | None:

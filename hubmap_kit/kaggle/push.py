@@ -16,11 +16,12 @@ from ..files import read_json, size_text
 from ..lazy import Lazy
 from .api_datasets import Datasets
 from .api_kernels import Kernels
-from .clone import DATASET_METADATA, KERNEL_METADATA, commit_of
+from .clone import commit_of
 from .connection import Connection
 from .credentials import redact
 from .failures import KaggleError
-from .manifest import MANIFEST
+from .manifest import MANIFEST, Manifest
+from .metadata import DATASETS, KERNELS, check_files, dataset_metadata, kernel_metadata
 from .names import INFER, KIT, NOTEBOOK, TRAIN, WEIGHTS
 from .records import FOLDER, Records
 from .waiting import once, until
@@ -70,6 +71,25 @@ class Push:
         self._commit = (commit or "unknown") + ("-dirty" if dirty else "")
         self._records = Records(clone / FOLDER, connection.owner)
 
+    def check(self, slugs: Sequence[str]) -> None:
+        """Check all that will be sent, before anything is.
+
+        Args:
+            slugs: Names on Kaggle of the datasets and kernels.
+
+        Raises:
+            ValueError: Metadata, the bundle or a given run is not as it should be.
+        """
+        for slug in slugs:
+            if slug in KERNELS:
+                self._kernel_files(slug)
+            else:
+                dataset_metadata(self._clone / DATASETS[slug], slug)
+        if KIT in slugs and self._bundle:
+            self._kit_files(self._bundle)
+        if WEIGHTS in slugs and self._runs:
+            self._build_weights(self._runs)
+
     def run(self, names: Sequence[str]) -> None:
         """Push the parts of these names, in the order of `PARTS`.
 
@@ -86,11 +106,15 @@ class Push:
         if self._bundle is None:
             print(f"{KIT}: the bundle that the rehearsal will build")
         else:
-            self._push_dataset(self._bundle, MANIFEST, {})
+            self._push_dataset(self._bundle, MANIFEST, self._kit_files(self._bundle), {})
+
+    def _kit_files(self, bundle: Path) -> list[Path]:
+        return check_files(bundle, MANIFEST, [wheel.file for wheel in Manifest.read(bundle).wheels])
 
     def train(self) -> None:
         """Run the training kernel, in as many sessions as it needs, and fetch its run folder."""
-        metadata, text, sources = self._kernel_files("kernels/train")
+        metadata, text = self._kernel_files(TRAIN)
+        sources = self._sources(metadata)
         known = self._records.get(TRAIN)
         # An interrupted push may have reached a later session of this training.
         before = known["sources"].get(TRAIN) if known.get("base") == _key(text, metadata, sources) else None
@@ -116,37 +140,43 @@ class Push:
                     return
                 raise ValueError(f"there is no run folder for {WEIGHTS}; push train first, or name one with --run")
             runs = [self._records.output(TRAIN, trained["version"]) / "run"]
-        folder = weights.build_weights(runs, self._clone / "dist" / WEIGHTS, self._clone)
-        entries = read_json(folder / weights.MANIFEST)["runs"]
+        folder, entries = self._build_weights(runs)
         scores = [entry["validation_dice"] for entry in entries if entry["validation_dice"] is not None]
         about = {"runs": " ".join(entry["name"] for entry in entries)}
         if scores:
             about["local_score"] = f"{sum(scores) / len(scores):.4f}"
-        self._push_dataset(folder, weights.MANIFEST, about)
+        files = check_files(folder, weights.MANIFEST, [entry["file"] for entry in entries])
+        self._push_dataset(folder, weights.MANIFEST, files, about)
+
+    def _build_weights(self, runs: Sequence[Path]) -> tuple[Path, list[dict[str, Any]]]:
+        """Build the dataset of run folders; returns its folder and what its manifest says of each run."""
+        folder = weights.build_weights(runs, self._clone / "dist" / WEIGHTS, self._clone)
+        return folder, read_json(folder / weights.MANIFEST)["runs"]
 
     def infer(self) -> None:
         """Run the inference kernel; the version that it makes can be submitted."""
-        metadata, text, sources = self._kernel_files("kernels/infer")
-        self._push_kernel(INFER, metadata, text, sources)
+        metadata, text = self._kernel_files(INFER)
+        self._push_kernel(INFER, metadata, text, self._sources(metadata))
         if not self._connection.dry_run:
             version = self._records.get(INFER)["version"]
             print(f"{INFER}: version {version} can be submitted: nox -s submit")
 
     def notebook(self) -> None:
         """Run the notebook of the results, which shows the newest weights and writes a submission of its own."""
-        metadata, text, sources = self._kernel_files("notebooks")
-        self._push_kernel(NOTEBOOK, metadata, text, sources)
+        metadata, text = self._kernel_files(NOTEBOOK)
+        self._push_kernel(NOTEBOOK, metadata, text, self._sources(metadata))
 
-    def _push_dataset(self, folder: Path, manifest: str, about: dict[str, str]) -> None:
+    def _push_dataset(self, folder: Path, manifest: str, files: list[Path], about: dict[str, str]) -> None:
         """Make or version a dataset if it changed, and wait until kernels can use it.
 
         Args:
-            folder: The dataset's files, with its metadata.
+            folder: The dataset's folder, with its metadata.
             manifest: Name of the file that describes the others.
+            files: All files to upload.
             about: Columns of ``pushes.csv`` for a new version.
         """
-        metadata = read_json(folder / DATASET_METADATA)
-        name = metadata["id"].partition("/")[2]
+        name = WEIGHTS if manifest == weights.MANIFEST else KIT
+        metadata = dataset_metadata(folder, name)
         key = _key((folder / manifest).read_text(encoding="utf-8"), metadata)
         known, current = self._records.get(name), self._datasets.version(name)
         begun = known.get("begun", {})
@@ -156,7 +186,6 @@ class Push:
         elif known.get("key") == key and known["version"] == current > 0:
             print(f"{name}: unchanged, version {current}")
         else:
-            files = sorted(path for path in folder.iterdir() if path.name != DATASET_METADATA)
             size = size_text(sum(path.stat().st_size for path in files))
             print(f"{name}: version {current + 1}, {len(files)} files, {size}", flush=True)
             uploaded = self._datasets.upload(files)
@@ -176,9 +205,10 @@ class Push:
         self._await_dataset(name)
 
     def _record_dataset(self, name: str, key: str, version: int, about: dict[str, str]) -> None:
-        self._records.put(name, {"key": key, "version": version})
+        """Record a version: first its row, so that a push that is killed in between records it once more."""
         url = f"https://www.kaggle.com/datasets/{self._connection.owner}/{name}"
         self._records.log_push(about | {"commit": self._commit, "name": name, "version": str(version), "url": url})
+        self._records.put(name, {"key": key, "version": version})
 
     def _await_dataset(self, name: str) -> None:
         """Wait until the version that was made is the current one and can be attached."""
@@ -200,16 +230,16 @@ class Push:
             self._records.put(name, {})
             raise KaggleError(f"Kaggle could not process version {version} of {name} ({status}); push again")
 
-    def _kernel_files(self, place: str) -> tuple[dict[str, Any], str, dict[str, int]]:
-        """A kernel's metadata with the owner in place, its source, and the versions of its datasets on Kaggle.
+    def _kernel_files(self, slug: str) -> tuple[dict[str, Any], str]:
+        """A kernel's metadata with the owner in place, and its source."""
+        folder = self._clone / KERNELS[slug]
+        metadata = kernel_metadata(folder, slug, self._connection.owner)
+        code = folder / metadata["code_file"]
+        text = code.read_text(encoding="utf-8")
+        return metadata, notebook_text(code, text) if metadata["kernel_type"] == "notebook" else text
 
-        Args:
-            place: Its folder in the clone.
-        """
-        owner, folder = self._connection.owner, self._clone / place
-        metadata: dict[str, Any] = json.loads(
-            (folder / KERNEL_METADATA).read_text(encoding="utf-8").replace("OWNER/", f"{owner}/")
-        )
+    def _sources(self, metadata: dict[str, Any]) -> dict[str, int]:
+        """The versions on Kaggle of a kernel's datasets, by name."""
         sources = {}
         for reference in metadata["dataset_sources"]:
             name = reference.partition("/")[2]
@@ -217,9 +247,7 @@ class Push:
             if not sources[name] and not self._connection.dry_run:
                 part = next((part.name for part in PARTS if part.slug == name), "it")
                 raise ValueError(f"{metadata['id']} needs {reference}, which is not on Kaggle; push {part} first")
-        code = folder / metadata["code_file"]
-        text = code.read_text(encoding="utf-8")
-        return metadata, notebook_text(code, text) if metadata["kernel_type"] == "notebook" else text, sources
+        return sources
 
     def _push_kernel(
         self, name: str, metadata: dict[str, Any], text: str, sources: dict[str, int], *, before: int | None = None
@@ -248,11 +276,11 @@ class Push:
                 print("  then GetKernelSessionStatus until it has run, and ListKernelSessionOutput")
                 return
             known = {"key": key, "base": base, "version": version, "status": "RUNNING", "sources": sources}
-            self._records.put(name, known)
             url = f"https://www.kaggle.com/code/{self._connection.owner}/{name}"
             about = {"commit": self._commit, "name": name, "version": str(version), "url": url}
             about["sources"] = " ".join(f"{source}:{number}" for source, number in sources.items())
-            self._records.log_push(about)
+            self._records.log_push(about)  # before the state; see `_record_dataset`
+            self._records.put(name, known)
             print(f"{name}: version {version}, {url}", flush=True)
         self._await_kernel(name, known)
 

@@ -63,10 +63,16 @@ class Records:
         write_json(self.folder / "state.json", self._state)
 
     def log_push(self, row: dict[str, str]) -> None:
-        """Add a row, some of `PUSH_COLUMNS`, to ``pushes.csv``; the time and the owner are added."""
+        """Add a row, some of `PUSH_COLUMNS`, to ``pushes.csv``, or replace that of the same version.
+
+        The time and the owner are added.
+        """
         path = self.folder / PUSHES
         row = row | {"time": now(), "name": f"{self.owner}/{row['name']}"}
-        write_rows(path, PUSH_COLUMNS, [*read_rows(path, PUSH_COLUMNS), row])
+        others = [
+            each for each in read_rows(path, PUSH_COLUMNS) if any(each[key] != row[key] for key in ("name", "version"))
+        ]
+        write_rows(path, PUSH_COLUMNS, [*others, row])
 
     def pushed(self, name: str) -> dict[int, dict[str, str]]:
         """Rows of ``pushes.csv`` of a dataset or kernel, by version; the last row of each version."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import check_types, read_json, sha256_of, write_json
+from ..words import listed
 from .bundle import is_whole
-from .clone import commit_of
+from .clone import changes_in, commit_of, why_no_commit
 from .manifest import MANIFEST
 
 FORMAT = 1  # files without a number, which earlier versions wrote, have the same keys
@@ -94,9 +95,10 @@ def obstacles(clone: Path) -> tuple[list[str], Path | None]:
     commit, dirty, _ = commit_of(clone)
     found = []
     if commit is None:
-        found.append("this is no git clone with a commit, so nobody could tell what was pushed; commit it")
+        found.append(f"the commit is not known, so nobody could tell what was pushed: {why_no_commit(clone)}")
     elif dirty:
-        found.append("the clone has changes that are not committed (git status); commit them and rehearse")
+        names = listed(changes_in(clone))
+        found.append(f"the clone has changes that are not committed: {names}; commit or remove them, and rehearse")
     folder = clone / REHEARSAL
     if not (folder / FILE).is_file():
         return [*found, "no rehearsal has passed; run: nox -s rehearse"], None

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..competition import SLUG, SUBMISSION
-from ..files import read_json, size_text
-from ..kaggle.clone import KERNEL_METADATA
-from ..kaggle.names import CHANGES
+from ..files import size_text
+from ..kaggle.metadata import KERNELS, kernel_metadata
+from ..kaggle.names import CHANGES, INFER, TRAIN
 from ..submission import validate
 from . import isolation
 
@@ -120,8 +120,9 @@ class KernelRunner:
         Raises:
             Failure: The kernel failed, exceeded a limit, or left no product.
         """
-        folder = self.clone / "kernels" / kernel
-        metadata = read_json(folder / KERNEL_METADATA)
+        slug = {"train": TRAIN, "infer": INFER}[kernel]
+        folder = self.clone / KERNELS[slug]
+        metadata = kernel_metadata(folder, slug)
         working, log = self.out / name, self.out / f"{name}.log"
         working.mkdir()
         if changes:

@@ -30,7 +30,8 @@ from ..files import sha256_of, size_text
 from ..kaggle.bundle import WHEELS, build_bundle
 from ..kaggle.clone import image_versions
 from ..kaggle.manifest import MANIFEST, Manifest
-from ..kaggle.names import KIT, WEIGHTS
+from ..kaggle.metadata import DATASETS, KERNELS, dataset_metadata, kernel_metadata
+from ..kaggle.names import INFER, KIT, TRAIN, WEIGHTS
 from ..kaggle.records import now
 from ..kaggle.verdict import Verdict
 from ..kaggle.weights import build_weights, unpack
@@ -127,9 +128,13 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
         Whether both submissions are valid, the corrupt image spoiled no other image, and the network learned.
 
     Raises:
-        ValueError: An option is wrong, `out` holds something else, or the bundle cannot be built.
+        ValueError: An option or the metadata is wrong, `out` holds something else, or the bundle cannot be built.
     """
     _check_options(out, options)
+    for slug in (TRAIN, INFER):
+        kernel_metadata(clone / KERNELS[slug], slug)
+    for slug in (KIT, WEIGHTS):
+        dataset_metadata(clone / DATASETS[slug], slug)
     out = out.resolve()
     _clear(out)
     begin = time.monotonic()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from kaggle_workplace import commit_change, git, pretend_rehearsal
+from kaggle_workplace import WRITES, commit_change, git, pretend_rehearsal
 
 from hubmap_kit.kaggle import bundle
 from hubmap_kit.kaggle.manifest import MANIFEST
@@ -18,7 +20,11 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("kaggle") is None, reas
 
 
 def make_dirty(clone: Path) -> None:
-    (clone / "notes.txt").write_text("mine")
+    (clone / "hubmap_kit" / "mine.py").write_text("")
+
+
+def change_readme(clone: Path) -> None:
+    (clone / "README.md").write_text("mine")
 
 
 def damage_bundle(clone: Path) -> None:
@@ -52,7 +58,8 @@ def rehearse_dirty(clone: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        (make_dirty, "not committed"),
+        (make_dirty, "not committed: hubmap_kit/mine.py; commit or remove them"),
+        (change_readme, "not committed: README.md; commit"),
         (commit_change, "the rehearsal was of commit"),
         (remove_rehearsal, "no rehearsal has passed; run: nox -s rehearse"),
         (fail_rehearsal, "the rehearsal failed"),
@@ -83,8 +90,136 @@ def test_push_without_git(place, inside):
     if inside:
         git(place.clone.parent, "init", "--quiet")
         git(place.clone.parent, "commit", "--quiet", "--allow-empty", "--message", "other")
-    assert "this is no git clone with a commit" in place.run("push", status=1)
+    text = place.run("push", status=1)
+    assert "the commit is not known, so nobody could tell what was pushed: " in text
+    assert (f"lies in {place.clone.parent}" if inside else "git says: not a git repository") in text
     assert place.calls() == []
+
+
+def without_git() -> None:
+    os.environ["PATH"] = "/nonexistent"
+
+
+def without_sudo() -> None:
+    os.environ.pop("SUDO_UID", None)
+
+
+def test_push_without_the_program_git(place):
+    """Without git installed, that is the reason that is given."""
+    text = place.run("push", status=1, before=without_git)
+    assert "git cannot be run (No such file or directory); install git" in text
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file to another user")
+def test_clone_of_another_user(place):
+    """Of a clone that belongs to another user, git's own words are given, with its remedy."""
+    for path in (place.clone, *place.clone.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    text = place.run("push", status=1, before=without_sudo)
+    assert "git says: detected dubious ownership in repository" in text
+    assert "safe.directory" in text
+
+
+def test_scratch_files_are_harmless(place):
+    """Files that git does not track and a push does not send, as the commands of README leave, do not stop a push."""
+    (place.clone / "submission.csv").write_text("id,rle\n")
+    (place.clone / "PATCHES").mkdir()
+    (place.clone / "PATCHES" / "store.json").write_text("{}")
+    place.run("push", "kit")
+    assert place.rows("pushes.csv")[0]["commit"] == git(place.clone, "rev-parse", "HEAD")
+
+
+def rewrite(clone: Path, file: str, **changes: Any) -> None:
+    """Change JSON in a clone, commit it, and pretend a rehearsal."""
+    path = clone / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    git(clone, "commit", "--quiet", "--all", "--message", "change")
+    pretend_rehearsal(clone)
+
+
+INFER, TRAIN = "kernels/infer/kernel-metadata.json", "kernels/train/kernel-metadata.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "rule"),
+    [
+        (INFER, {"enable_internet": True}, "enable_internet is true"),
+        (INFER, {"is_private": False}, "is_private is false"),
+        (TRAIN, {"is_private": False}, "is_private is false"),
+        (INFER, {"is_private": "true"}, "is_private is 'true'; it must be True or False"),
+        (INFER, {"code_file": "/etc/hostname"}, "code_file is '/etc/hostname'"),
+        (INFER, {"code_file": "../train/train.py"}, "code_file is '../train/train.py'"),
+        (INFER, {"code_file": "gone.py"}, "code_file is 'gone.py'"),
+        (INFER, {"id": "OWNER/hubmap-other"}, "id is 'OWNER/hubmap-other'"),
+        (INFER, {"id": "another/hubmap-infer"}, "id is 'another/hubmap-infer'"),
+        (INFER, {"title": "my model"}, "title is 'my model'"),
+        (INFER, {"dataset_sources": "OWNER/hubmap-kit"}, "dataset_sources is"),
+        ("datasets/hubmap-weights/dataset-metadata.json", {"isPrivate": False}, "isPrivate is false"),
+        ("datasets/hubmap-weights/dataset-metadata.json", {"licenses": []}, "licenses must be"),
+        ("datasets/hubmap-kit/dataset-metadata.json", {"is_private": False}, "is_private is false"),
+    ],
+)
+def test_metadata_is_checked_before_anything_is_sent(place, file, changes, rule):
+    """Metadata that would publish something, give a prediction internet or send another file is refused at once."""
+    rewrite(place.clone, file, **changes)
+    for arguments in (["push"], ["push", "--dry-run"]):
+        text = place.run(*arguments, status=1)
+        assert f"{file}: {rule}" in text or f"{file} {rule}" in text or (rule in text and Path(file).name in text)
+        assert not WRITES & set(place.calls())
+
+
+def test_metadata_lacks_a_key(place):
+    """A key that is left out is refused, because Kaggle's default may be the opposite of what is meant."""
+    path = place.clone / INFER
+    metadata = json.loads(path.read_text())
+    del metadata["enable_internet"]
+    path.write_text(json.dumps(metadata))
+    git(place.clone, "commit", "--quiet", "--all", "--message", "change")
+    pretend_rehearsal(place.clone)
+    assert f"{INFER} has no enable_internet" in place.run("push", status=1)
+    assert not WRITES & set(place.calls())
+
+
+@pytest.mark.parametrize("what", ["infer.py", "kernel-metadata.json"])
+def test_linked_kernel(place, tmp_path, what):
+    """A kernel whose code or metadata is a link is refused, because the link may lead out of the clone."""
+    path = place.clone / "kernels" / "infer" / what
+    (tmp_path / "secret").write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    git(place.clone, "commit", "--quiet", "--all", "--message", "link")
+    pretend_rehearsal(place.clone)
+    assert "link" in place.run("push", status=1)
+    assert not WRITES & set(place.calls())
+
+
+def add_a_file(kit: Path) -> None:
+    (kit / "notes.txt").write_text("mine")
+
+
+def add_a_folder(kit: Path) -> None:
+    (kit / "more").mkdir()
+
+
+def link_a_wheel(kit: Path) -> None:
+    wheel = kit / "other-1-py3-none-any.whl"
+    wheel.rename(kit.parent / "elsewhere.whl")
+    wheel.symlink_to(kit.parent / "elsewhere.whl")
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (add_a_file, "notes.txt would be uploaded, but"),
+        (add_a_folder, "more would be uploaded, but"),
+        (link_a_wheel, "other-1-py3-none-any.whl is a link"),
+    ],
+)
+def test_only_what_the_manifest_names_is_sent(place, change, rule):
+    """A file in the bundle that its manifest does not name is refused; so is a link."""
+    change(place.clone / REHEARSAL / "kit")
+    assert rule in place.run("push", status=1)
+    assert not WRITES & set(place.calls())
 
 
 def use_rehearsed_bundle() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from kaggle_standin import Call, Dataset, Refusal
+from kaggle_standin import Answer, Call, Dataset, Refusal
 from kaggle_workplace import ONCE, Workplace, commit_change, pretend_rehearsal, pushed
 
 from hubmap_kit.kaggle import failures, waiting
@@ -228,7 +231,7 @@ def test_download_of_another_size(tmp_path):
 
     api = SimpleNamespace(download_file=download_file)
     with pytest.raises(failures.KaggleError, match=r"a.zip did not arrive whole \(Downloaded file size"):
-        Connection(api, "me").receive(None, tmp_path / "a.zip", quiet=True)
+        Connection(api, "me").receive(SimpleNamespace(headers={}), tmp_path / "a.zip", quiet=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -291,3 +294,148 @@ def test_damaged_records_stop_a_push_before_it_makes_anything(place):
     text = place.run("push", "kit", status=1)
     assert "pushes.csv has no column version" in text
     assert place.versions() == {"hubmap-kit": 1}
+
+
+def answer(data: bytes, kind: str, status: int = 200) -> Callable[[Call], None]:
+    """A fault: something else answers in Kaggle's place."""
+
+    def fault(call: Call) -> None:
+        refusal = Refusal(status)
+        refusal.answer = Answer(status, data, {"Content-Type": kind} if kind else {})
+        raise refusal
+
+    return fault
+
+
+FOREIGN = {
+    "page": (b"<html><head><title>Sign in to the network</title></head></html>", "text/html; charset=utf-8", 200),
+    "forbidden page": (b"<html><title>Sign in to the network</title></html>", "text/html", 403),
+    "page of a gateway": (b"<html><title>Sign in to the network</title></html>", "text/html", 401),
+    "page called JSON": (b"<html><title>Sign in</title></html>", "application/json", 200),
+    "empty": (b"", "application/json", 200),
+    "empty without a type": (b"", "", 200),
+    "list": (b"[]", "application/json", 200),
+    "text": (b'"blocked"', "application/json", 200),
+    "number": (b"3", "application/json", 200),
+    "other object": (b'{"blocked": true}', "application/json", 200),
+    "other types": (b'{"currentVersionNumber": [], "title": 5}', "application/json", 200),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_answer_that_is_not_kaggles(monkeypatch, what):
+    """What something else answers in Kaggle's place is named as such, never taken for an answer."""
+    import requests
+    from kaggle.api.kaggle_api_extended import KaggleApi
+    from kagglesdk.datasets.types.dataset_api_service import ApiDataset, ApiGetDatasetRequest
+
+    data, kind, status = FOREIGN[what]
+    response = requests.Response()
+    response.status_code, response._content, response.headers["Content-Type"] = status, data, kind
+    monkeypatch.setattr(requests.Session, "send", lambda self, request, **how: response)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    connection = Connection(KaggleApi(), "me")
+    for writes, raised in ((False, failures.Unreachable), (True, failures.AnswerLost)):
+        with pytest.raises(raised, match="Kaggle does not answer itself, but ") as caught:
+            connection.call("datasets.DatasetApiService/GetDataset", ApiGetDatasetRequest(), ApiDataset, writes=writes)
+        assert ("Sign in to the network" in str(caught.value)) == kind.startswith("text/html")
+
+
+def test_push_goes_on_after_answers_that_are_not_kaggles(place):
+    """A page, nothing or something else in place of an answer does not end a push, and nothing is made twice."""
+    faults = {"GetDataset": "page", "CreateDataset": "empty", "SaveKernel": "page", "GetKernelSessionStatus": "list"}
+    for method, what in faults.items():
+        place.kaggle.fault(method, answer(*FOREIGN[what]))
+    text = place.run("push", "kit", "train")
+    assert "Kaggle does not answer itself, but an HTML page (Sign in to the network) comes back" in text
+    assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 1}
+
+
+def test_nothing_but_a_login_page(place):
+    """If nothing but a login page answers, the command ends with one line that names it and its remedy."""
+    place.kaggle.fault("GetDataset", answer(*FOREIGN["page"]), times=99)
+    text = place.run("push", "kit", status=1)
+    assert "an HTML page (Sign in to the network) comes back" in text.splitlines()[-1]
+    assert "in a browser on this network" in text.splitlines()[-1]
+    assert place.versions() == {}
+
+
+def test_nothing_but_empty_answers(place):
+    """If every answer is empty, that is an error, and nothing counts as made."""
+    for method in ("GetDataset", "CreateDataset", "GetDatasetStatus"):
+        place.kaggle.fault(method, answer(b"", ""), times=999)
+    assert "an empty answer" in place.run("push", "kit", status=1)
+    assert not (place.clone / "records" / "pushes.csv").exists()
+
+
+def test_proxy_and_certificate(monkeypatch):
+    """A proxy that cannot be reached and a certificate that is not trusted are named, with what to do."""
+    import requests
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("https_proxy", "http://me:secret-word@proxy.example:3128")
+
+    def fail(error: Exception) -> Callable[[], None]:
+        def call() -> None:
+            raise error
+
+        return call
+
+    proxy = requests.exceptions.ProxyError("Unable to connect to proxy http://me:secret-word@proxy.example:3128")
+    with pytest.raises(failures.Unreachable, match=r"through the proxy http://\*\*\*@proxy\.example:3128") as caught:
+        failures.retry(fail(proxy), "GetDataset", repeat=True)
+    assert "secret-word" not in str(caught.value)
+    assert "https_proxy" in str(caught.value)
+    certificate = requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+    for repeat in (True, False):
+        with pytest.raises(failures.Unreachable, match=r"certificate is not trusted .*REQUESTS_CA_BUNDLE"):
+            failures.retry(fail(certificate), "GetDataset", repeat=repeat)
+
+
+class KillAtWrite:
+    """Kills this process before or after the nth time that it puts a file of the records in place."""
+
+    def __init__(self, nth: int, *, after: bool) -> None:
+        self.left, self.after = nth, after
+
+    def __call__(self) -> None:
+        replace = os.replace
+
+        def counted(source: Any, target: Any, **how: Any) -> None:
+            self.left -= 1
+            if not self.left and not self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(source, target, **how)
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = counted  # type: ignore[assignment]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_every_write(place, seed):
+    """Killed before or after any write of the records, push and submit go on: one row for each version, and right."""
+    random, points = np.random.default_rng(seed), 0
+    while True:
+        points += 1
+        place.run("push", before=KillAtWrite(int(random.integers(1, 6)), after=bool(random.integers(2))), status=None)
+        if place.process.exitcode == 0:
+            break
+        assert points < 60
+    assert points > 5
+    assert place.versions() == ONCE
+    rows = place.rows("pushes.csv")
+    assert [row["name"].rpartition("/")[2] for row in rows] == list(ONCE)
+    assert all(row["version"] == "1" and row["commit"] and row["url"] for row in rows)
+    assert place.run("push").count("unchanged") == 4
+    for _ in range(60):
+        text = place.run(
+            "submit", before=KillAtWrite(int(random.integers(1, 4)), after=bool(random.integers(2))), status=None
+        )
+        if place.process.exitcode >= 0:
+            break
+    assert place.process.exitcode == 0 or "version 1 was submitted on" in text  # killed after its last write
+    assert [body["kernelVersion"] for body in place.kaggle.submissions] == [1]
+    assert [row["status"] for row in place.rows("submissions.csv") if row["status"] != "NOT SENT"] == ["COMPLETE"]
