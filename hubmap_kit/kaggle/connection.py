@@ -186,11 +186,13 @@ class _Answer:
         if page := page_of(response):
             raise NotKaggle(page)
         value = response.json()
-        types = {field.json_name: field.field_type for field in self._kind._fields}
-        if not isinstance(value, dict) or (value and not value.keys() & types.keys()):
+        fields = {field.json_name: field for field in self._kind._fields}
+        if not isinstance(value, dict) or (value and not value.keys() & fields.keys()):
             raise NotKaggle("JSON of another form")
-        for name, kind in types.items():
-            if kind in (int, str, bool) and not has_type(value.get(name), kind | None):
+        for name, field in fields.items():
+            many = isinstance(field.default_value, (list, dict))
+            kind = type(field.default_value) if many else field.field_type
+            if kind in (int, str, bool, list, dict) and not has_type(value.get(name), kind | None):
                 raise NotKaggle(f"JSON with {name} {value[name]!r}")
         return self._kind.from_dict(value)
 

@@ -318,7 +318,8 @@ FOREIGN = {
     "text": (b'"blocked"', "application/json", 200),
     "number": (b"3", "application/json", 200),
     "other object": (b'{"blocked": true}', "application/json", 200),
-    "other types": (b'{"currentVersionNumber": [], "title": 5}', "application/json", 200),
+    "number as a text": (b'{"currentVersionNumber": "x"}', "application/json", 200),
+    "other types": (b'{"currentVersionNumber": [], "files": "x"}', "application/json", 200),
 }
 
 
