@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from tifffile import COMPRESSION, PHOTOMETRIC
+from tifffile import COMPRESSION
 
 from ..files import size_text
 from ..machine import cores, free_memory
+from .tiff_checks import check_decoded, check_segments, check_tags
 from .tiff_colours import to_rgb
 from .tiff_errors import COPY, RESAVE, check_shape, naming, refuse
 from .tiff_opencv import needs_opencv, read_opencv
 
 # tifffile logs a line for every odd tag; these would hide the one error that says what to do.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-
-MAX_VALUES = 3 * 2**30  # OpenCV's limit of 2**30 px; more is a damaged header, or a slide too large for memory
-MAX_BYTES = 2 * MAX_VALUES  # of all values, decoded
-JPEG_HEAD = 1024  # bytes of JPEG data in which a marker of its colours is looked for
 
 
 def read_image(
@@ -98,10 +93,13 @@ def check(tif: tifffile.TiffFile, expect_shape: tuple[int, int] | None = None) -
     page = series.keyframe
     order, shape = _layout(series.axes, series.shape, len(tif.pages))
     check_shape(shape[:2], expect_shape)
-    _check_tags(page, shape)
+    check_tags(page, shape)
     for stored in series.pages:
-        _check_segments(tif, stored)
-    return Stored(series, page, order, shape, needs_opencv(page, len(series.pages)))
+        check_segments(tif, stored)
+    opencv = needs_opencv(page, len(series.pages))
+    if not opencv:
+        check_decoded(page)
+    return Stored(series, page, order, shape, opencv)
 
 
 def decode(tif: tifffile.TiffFile, stored: Stored, threads: int | None = None) -> npt.NDArray[np.uint8]:
@@ -196,68 +194,3 @@ def _layout(axes: str, shape: tuple[int, ...], pages: int) -> tuple[list[int], t
     order = [rows, columns] if samples < 0 else [rows, columns, samples]
     ones = [i for i in range(len(axes)) if i not in order]
     return ones + order, (shape[rows], shape[columns], 1 if samples < 0 else shape[samples])
-
-
-def _check_tags(page: Any, shape: tuple[int, int, int]) -> None:
-    """Refuse a page whose tags say that it cannot become an RGB image of ``shape`` (rows, columns, samples)."""
-    if min(shape) < 1 or math.prod(shape) > MAX_VALUES:
-        size = " x ".join(map(str, shape))
-        refuse(f"claims {size} values, not 1 to {MAX_VALUES} in all", f"{COPY}, or cut it into parts")
-    if page.samplesperpixel > 1 and page.planarconfig not in (1, 2):
-        refuse(f"has PlanarConfiguration {page.planarconfig}, not 1 or 2", COPY)
-    if page.samplesperpixel > 1 and "BitsPerSample" not in page.tags:
-        refuse(f"has no BitsPerSample for its {page.samplesperpixel} samples per pixel", RESAVE)
-    kind = "" if page.dtype is None else page.dtype.kind
-    if not (kind == "f" or (kind in ("b", "u") and page.dtype.itemsize <= 2)):
-        refuse(f"holds samples of type {page.dtype}, not unsigned integers of 1 to 16 bits or floats", RESAVE)
-    if (size := math.prod(shape) * page.dtype.itemsize) > MAX_BYTES:
-        refuse(f"claims {size_text(size)} of pixels, more than {size_text(MAX_BYTES)}", RESAVE)
-
-
-def _check_segments(tif: tifffile.TiffFile, page: Any) -> None:
-    """Refuse missing or cut strips and tiles: tifffile would fill them with zeros, libjpeg with grey."""
-    if page is None:
-        refuse("lacks a page", COPY)
-    segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    wanted = 1 if page.keyframe.is_contiguous else math.prod(page.keyframe.chunked)
-    if len(segments) < wanted:
-        refuse(f"lists {len(segments)} of {wanted} strips or tiles", COPY)
-    file = tif.filehandle
-    if page.keyframe.compression == COMPRESSION.NONE and sum(page.databytecounts) >= 2 * _most_bytes(page.keyframe):
-        held, most = sum(page.databytecounts), _most_bytes(page.keyframe)
-        refuse(f"holds {held} bytes of pixels, and its tags describe at most {most}", RESAVE)
-    for index, (offset, count) in enumerate(segments[:wanted]):
-        if offset <= 0 or count <= 0:
-            refuse(f"has no data for strip or tile {index} of {wanted}", COPY)
-        if page.keyframe.is_contiguous:  # read as one
-            count = page.keyframe.nbytes
-        if offset + count > file.size:
-            refuse(f"ends at byte {file.size}, within strip or tile {index} of {wanted}", COPY)
-        if page.keyframe.compression == COMPRESSION.JPEG:
-            # The end marker cannot occur inside the data; some writers leave a few bytes after it.
-            tail = min(count, 64)
-            file.seek(offset + count - tail)
-            if b"\xff\xd9" not in file.read(tail):
-                refuse(f"has no end of JPEG data in strip or tile {index} of {wanted}", COPY)
-            file.seek(offset)
-            _check_jpeg_colours(page.keyframe, file.read(min(count, JPEG_HEAD)))
-
-
-def _most_bytes(page: Any) -> int:
-    """Bytes that the pixels of a page take without compression, its last strip or tiles being whole."""
-    values: int = math.prod(page.chunked) * math.prod(page.chunks)
-    return math.ceil(values / 8) if page.dtype.kind == "b" else values * int(page.dtype.itemsize)
-
-
-def _check_jpeg_colours(page: Any, head: bytes) -> None:
-    """Refuse JPEG data whose Adobe marker contradicts the tags: readers show the one colours as the other.
-
-    The marker's last byte is 0 for RGB and 1 for YCbCr (Adobe Technical Note 5116).
-    """
-    marker = re.search(rb"\xff\xee\x00\x0eAdobe.{6}(.)", head, re.DOTALL)
-    if marker is None or page.samplesperpixel != 3:
-        return
-    stored = {b"\0": PHOTOMETRIC.RGB, b"\1": PHOTOMETRIC.YCBCR}.get(marker[1])
-    if stored is not None and stored != page.photometric:
-        said = getattr(page.photometric, "name", page.photometric)
-        refuse(f"holds {stored.name} as JPEG data, and its tags say {said}", RESAVE)

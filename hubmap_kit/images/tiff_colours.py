@@ -36,7 +36,8 @@ def to_rgb(data: npt.NDArray[Any], page: Any) -> npt.NDArray[np.uint8]:
         colours = colours if colours.max() < 256 else (colours + 128) // 257
         return np.ascontiguousarray(colours.T.astype(np.uint8)[data[..., 0].astype(np.intp)])
     values = _to_uint8(data, page)
-    if page.compression == COMPRESSION.APERIO_JP2000_YCBC and samples == 3:  # whatever the tag says; as OpenSlide does
+    by_compression = page.compression == COMPRESSION.APERIO_JP2000_YCBC  # as OpenSlide does
+    if by_compression and samples == 3 and photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR):
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(values[..., (0, 2, 1)]), cv2.COLOR_YCrCb2RGB), np.uint8)
     if photometric == PHOTOMETRIC.SEPARATED and samples >= 4 and page.tags.valueof(332, 1) == 1:
         cmy, key = 255 - values[..., :3].astype(np.uint16), 255 - values[..., 3:4].astype(np.uint16)

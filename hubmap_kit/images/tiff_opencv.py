@@ -36,6 +36,8 @@ OPENCV_YCBCR = {
     COMPRESSION.DEFLATE,
     COMPRESSION.ADOBE_DEFLATE,
 }
+# libtiff notices damage in these, imagecodecs does not.
+OPENCV_BILEVEL = {COMPRESSION.CCITTRLE, COMPRESSION.CCITTFAX3, COMPRESSION.CCITTFAX4}
 
 _stderr = threading.Lock()
 
@@ -56,16 +58,27 @@ def needs_opencv(page: Any, pages: int) -> bool:
         decodes = True
     except KeyError:
         decodes = False
-    if decodes and not (ycbcr and page.compression != COMPRESSION.JPEG):
+    bilevel = page.compression in OPENCV_BILEVEL
+    # Aperio's compression says what the colours are, whatever the tag says.
+    own = page.compression in (COMPRESSION.JPEG, COMPRESSION.APERIO_JP2000_YCBC)
+    if decodes and not bilevel and (own or not ycbcr):
         return False
     kind = (page.photometric, page.samplesperpixel)
     plain = kind in ((PHOTOMETRIC.RGB, 3), (PHOTOMETRIC.MINISBLACK, 1), (PHOTOMETRIC.YCBCR, 3))
-    upright = page.tags.valueof(274, 1) == 1  # OpenCV rotates images of other orientations, or fails
+    plain = plain or (bilevel and kind == (PHOTOMETRIC.MINISWHITE, 1))
+    upright = page.tags.valueof(274, 1) not in range(2, 9)  # OpenCV rotates images of other orientations, or fails
     known = page.compression in OPENCV_INSTEAD or (ycbcr and page.compression in OPENCV_YCBCR)
-    if known and plain and upright and page.bitspersample == 8 and pages == 1 and page.index == 0:
+    if (
+        (known or bilevel)
+        and plain
+        and upright
+        and page.bitspersample == (1 if bilevel else 8)
+        and pages == 1
+        and page.index == 0
+    ):
         return True
     name = getattr(page.compression, "name", page.compression)
-    if decodes:
+    if decodes and ycbcr:
         refuse(f"YCbCr colours with compression {name} in this layout are not understood", RESAVE)
     refuse(f"compression {name} of this layout has no decoder here", decoder_remedy())
 
@@ -97,7 +110,8 @@ def read_opencv(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8
             cv2.utils.logging.setLogLevel(level)
         log.seek(0)
         lines = log.read().splitlines()
-    trouble = b" ".join(line for line in lines if re.search(rb"TIFF_Error|JPEGLib", line)).decode(errors="replace")
+    said = [re.search(rb"(?:TIFF_Error|JPEGLib) *(.*)", line) for line in lines]
+    trouble = b"; ".join(match[1] for match in said if match).decode(errors="replace")
     if trouble or image is None:
         refuse(f"OpenCV cannot decode it whole ({trouble[:200]})", f"{COPY}, or {decoder_remedy()}")
     for line in lines:  # other threads wrote these meanwhile
