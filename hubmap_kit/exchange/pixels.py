@@ -14,7 +14,7 @@ import tifffile
 
 from ..demo.write import write_tiff
 from ..images import read_image
-from ..images.tiff import MAX_VALUES
+from ..images.tiff_checks import MAX_VALUES
 
 TIFF, OTHERS = (".tif", ".tiff"), (".png", ".jpg", ".jpeg")
 IMAGE_SUFFIXES = (*TIFF, *OTHERS)
