@@ -33,6 +33,7 @@ from .config import WORKING_UM, PrepareConfig, TrainConfig, organ_text, organ_va
 from .files import check_types, read_json, replacing, write_json
 from .masks import MaskRule
 from .models.network_config import NetworkConfig
+from .words import listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +78,7 @@ class RunConfig:
         commit: Commit of the kit that wrote the run; empty if it is not known.
         devices: What it was trained on, in words.
         peak_memory_bytes: Most memory that the training held; None if it is not known.
+        sources: Who made the training images; empty if it is not known.
     """
 
     prepare: PrepareConfig
@@ -96,6 +98,7 @@ class RunConfig:
     commit: str = ""
     devices: str = ""
     peak_memory_bytes: int | None = None
+    sources: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> RunConfig:
@@ -335,8 +338,10 @@ def expand(paths: Iterable[Path]) -> list[Path]:
         unfinished = [fold.name for _, fold in sorted(folds.items()) if not is_finished(fold)]
         if len(unfinished) == len(folds):
             raise ValueError(f"none of the folds in {path} is finished; train them, or name another folder")
-        if unfinished:
-            print(f"{path}: {', '.join(unfinished)} left out, since the training is not finished", flush=True)
+        wanted = range(FoldsConfig.read(path).folds) if (path / FOLDS).is_file() else ()
+        if left_out := unfinished + [f"fold{number}" for number in wanted if number not in folds]:
+            names = listed(sorted(left_out, key=lambda name: int(name.removeprefix("fold"))))
+            print(f"warning: {path}: {names} left out, since the training is not finished", flush=True)
         runs += [fold for _, fold in sorted(folds.items()) if fold.name not in unfinished]
     return runs
 

@@ -23,7 +23,7 @@ import pandas as pd
 from . import rle
 from .competition import HEIGHT, ID, ORGAN, RLE, SOURCE, WIDTH
 from .files import read_rows, replacing, write_rows
-from .tables import DataError, Problem, check_ids, check_sizes, read_cells, read_images
+from .tables import CUT_REMEDY, CUT_RULE, DataError, Problem, check_ids, check_sizes, is_cut, read_cells, read_images
 from .words import count
 
 __all__ = ["score", "validate"]  # the public interface; the kit itself uses more
@@ -147,17 +147,25 @@ def validate(submission: str | Path, data: str | Path) -> list[Problem]:
 
     Returns:
         Every problem, sorted by row. The submission is valid if none of them is an ``error``. An empty mask is a
-        ``warning``. Problems of ``test.csv`` itself are included.
+        ``warning``, and so is a prediction that is unfinished. Problems of ``test.csv`` itself are included.
     """
     try:
         images = read_images(Path(data), "test", check_files=False)
     except DataError as error:
         return error.problems
     names = {image.id: image.name for image in images if image.name}
-    return [
+    return _unfinished(Path(submission)) + [
         replace(problem, rule=f"{names[problem.image_id]!r}: {problem.rule}") if problem.image_id in names else problem
         for problem in _check(Path(submission), {image.id: image.shape for image in images})[1]
     ]
+
+
+def _unfinished(submission: Path) -> list[Problem]:
+    """A warning if the prediction that writes a submission has not ended."""
+    if not progress_path(submission).is_file():
+        return []
+    rule = f"its prediction is unfinished, as {progress_path(submission).name} shows: masks may be missing"
+    return [Problem("warning", submission.name, None, rule, "run the same hubmap-kit predict again, and it goes on")]
 
 
 def read_masks(
@@ -276,6 +284,9 @@ def _check(path: Path, shapes: Mapping[int, tuple[int, int]]) -> tuple[dict[int,
             continue
         image_id = int(text_id)
         named.add(image_id)
+        if is_cut(text):
+            rule = f"the mask of id {image_id} {CUT_RULE}"
+            problems.append(Problem("warning", file, row, rule, CUT_REMEDY, image_id))
         if image_id not in shapes:
             rule, remedy = (
                 f"id {image_id} is not in the test set",

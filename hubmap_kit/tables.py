@@ -45,6 +45,7 @@ WORKBOOK = b"PK\x03\x04"  # how a zip file begins, and so an Excel workbook
 PIXEL_SIZES_UM = (0.05, 20.0)
 THICKNESSES_UM = (0.1, 1000.0)
 MOST_SIDE_PX, MOST_PX = 2**20, 2**30  # OpenCV's limits of a side and of an image
+CELL_CHARACTERS = 32767  # the most that a cell of Excel or LibreOffice holds; the rest is cut off
 MANY = 4  # rows that break one rule and are named in one message
 RANGES = 6  # ranges of rows that such a message names
 _TEST_COLUMNS = (ID, ORGAN, SOURCE, HEIGHT, WIDTH)
@@ -160,6 +161,7 @@ class Image:
         row: Its line in the table, the header being row 1.
         rle: Its true mask; empty in a test table, which has none.
         name: Its name, from ``names.csv``; empty in a folder without that file.
+        assumed: Whether its cell of the pixel size is empty, so that `pixel_size_um` is the competition's.
     """
 
     id: int
@@ -172,6 +174,7 @@ class Image:
     row: int
     rle: str = ""
     name: str = ""
+    assumed: bool = False
 
     def problem(self, rule: str, remedy: str, severity: Literal["error", "warning"] = "error") -> Problem:
         """A problem of this image, at its row of ``train.csv`` or ``test.csv``; its name comes before the rule."""
@@ -261,6 +264,7 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
             row=row,
             rle="" if split == "test" else cell[RLE],
             name=names.get(int(cell[ID]), ""),
+            assumed=not cell.get(PIXEL_SIZE),
         )
         found = []
         if check_files and not image.path.is_file():
@@ -276,6 +280,28 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
         problems.append(Problem("error", table.name, None, "has no rows", "it needs one row for each image"))
     problems.sort(key=lambda problem: problem.row or 0)
     return Scan(images, problems, rows, damaged)
+
+
+def remarks(images: Iterable[Image]) -> list[Problem]:
+    """Warnings about rows that can be used but that somebody should know of; those of one kind are one warning."""
+    found = []
+    for image in images:
+        if image.assumed:
+            rule = f"{PIXEL_SIZE} is empty, and {image.pixel_size_um:g} um is assumed, as in the competition for"
+            remedy = "if it is another one, write it into the cell"
+            found.append(image.problem(f"{rule} {image.organ} by {image.source}", remedy, "warning"))
+        if is_cut(image.rle):
+            found.append(image.problem(f"the mask {CUT_RULE}", CUT_REMEDY, "warning"))
+    return summarize(found)
+
+
+CUT_RULE = f"has {CELL_CHARACTERS} characters, the most that a cell of a spreadsheet holds: its end may be cut off"
+CUT_REMEDY = "take it from a file that no spreadsheet has saved"
+
+
+def is_cut(rle: str) -> bool:
+    """Whether an RLE is exactly as long as a spreadsheet's cell can be."""
+    return len(rle) == CELL_CHARACTERS
 
 
 def read_names(folder: Path) -> dict[int, str]:

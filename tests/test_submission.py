@@ -65,6 +65,29 @@ def test_empty_mask_is_a_warning(data):
     assert (problem.severity, problem.row) == ("warning", 2)
 
 
+@pytest.mark.parametrize("length", [32766, 32767, 32768])
+def test_a_mask_that_a_spreadsheet_has_cut(data, length):
+    """A mask of exactly as many characters as a spreadsheet's cell holds is a warning; here it is well formed."""
+    text = (data / "test.csv").read_text()
+    (data / "test.csv").write_text(text.replace("11,kidney,HPA,5,7", "11,kidney,HPA,999,999"))
+    mask = " ".join(["1 1", "3 1", *(f"{start} 1" for start in range(10001, 99999, 3))])[:length]
+    submission.write(data / "submission.csv", {11: mask, 12: "1 1", 13: "1 1"}, (11, 12, 13))
+    problems = submission.validate(data / "submission.csv", data)
+    cut = [problem for problem in problems if "the most that a cell of a spreadsheet holds" in problem.rule]
+    assert [(problem.severity, problem.row) for problem in cut] == ([("warning", 2)] if length == 32767 else [])
+    assert problems == cut or length != 32767
+
+
+def test_an_unfinished_prediction_is_a_warning(data):
+    """A submission whose prediction was interrupted is valid, with a warning."""
+    submission.write(data / "submission.csv", dict.fromkeys((11, 12, 13), "1 1"), (11, 12, 13))
+    assert not submission.validate(data / "submission.csv", data)
+    submission.progress_path(data / "submission.csv").touch()
+    (problem,) = submission.validate(data / "submission.csv", data)
+    assert problem.severity == "warning"
+    assert "its prediction is unfinished" in problem.rule
+
+
 def test_missing_file_is_a_problem(data):
     """A submission that is not there is reported like any other problem."""
     (problem,) = submission.validate(data / "none.csv", data)

@@ -12,7 +12,16 @@ import pytest
 
 from hubmap_kit.competition import ORGANS, SOURCES
 from hubmap_kit.files import read_rows
-from hubmap_kit.tables import DataError, Problem, read_cells, read_images, read_sample_submission, scan_images, table_of
+from hubmap_kit.tables import (
+    DataError,
+    Problem,
+    read_cells,
+    read_images,
+    read_sample_submission,
+    remarks,
+    scan_images,
+    table_of,
+)
 
 HEADER = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
 GOOD = "7,kidney,HPA,10,12,0.4,4"
@@ -135,6 +144,21 @@ def test_tables_without_pixel_size(demo, tmp_path, split):
     for image in found:
         assert image.pixel_size_um == ORGANS[image.organ].pixel_size_um[image.source]
         assert image.thickness_um == ORGANS[image.organ].thickness_um[image.source]
+
+
+def test_remarks_are_one_for_each_kind(tmp_path):
+    """Assumed pixel sizes, and masks that a spreadsheet may have cut, are one warning for each kind, with the rows."""
+    header = "id,organ,data_source,img_height,img_width,rle"
+    rows = [f"{i},{'lung' if i < 300 else 'spleen'},HPA,10,12,1 1" for i in range(1, 352)]
+    (tmp_path / "train.csv").write_text("\n".join((header, *rows)) + "\n")
+    images = read_images(tmp_path, "train", check_files=False)
+    lung, spleen = remarks(images)
+    assert (lung.severity, lung.file, spleen.file) == ("warning", "train.csv, rows 2-300", "train.csv, rows 301-352")
+    assert lung.rule == "pixel_size is empty, and 0.4 um is assumed, as in the competition for lung by HPA"
+    cut = replace(images[0], assumed=False, rle="1 1".ljust(32767))
+    (remark,) = remarks([cut, replace(cut, rle="1 1".ljust(32766))])
+    assert (remark.severity, remark.row) == ("warning", 2)
+    assert "a cell of a spreadsheet" in remark.rule
 
 
 def test_other_organs_and_sources_have_a_pixel_size(tmp_path):

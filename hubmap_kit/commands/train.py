@@ -176,6 +176,9 @@ def _thresholds_text(config: RunConfig) -> str:
     if not config.train.tune or not config.splits.get("validation"):
         return f"threshold: {plain} for all organs, none was chosen"
     if chosen:
-        return f"thresholds chosen on the validation images, scored with them: {', '.join(chosen)}; others {plain}"
+        return (
+            f"thresholds chosen on the validation images, whose Dice is a little too high for it: {', '.join(chosen)}; "
+            f"others {plain}"
+        )
     least = "an organ with at least 5 validation images and a clear gain"
     return f"threshold: {plain} for all organs; another one is chosen for {least}"

@@ -22,7 +22,7 @@ from ..files import sha256_of
 from ..models.hardware import memory_errors
 from ..progress import track
 from ..run import Run, expand
-from ..tables import Image, Problem, read_sample_submission, scan_images
+from ..tables import Image, Problem, read_sample_submission, remarks, scan_images
 from ..words import count, did_you_mean
 from .budget import Budget
 from .ensemble import Member, networks_of
@@ -83,6 +83,7 @@ def predict(
     images = {image.id: image for image in scan.images}
     opened = [Run.open(run) for run in expand(runs)]
     _check_organs(config, images.values(), opened)
+    problems += remarks(scan.images) + _remarks_on(opened)
     problems += _unseen(list(images.values()), opened, table_path(data, config.split).name)
     journal = Journal(submission.progress_path(out), _fingerprint(opened, config))
     masks = journal.masks(images.values())
@@ -157,9 +158,26 @@ def _check_organs(config: PredictConfig, images: Iterable[Image], runs: Sequence
                 raise ValueError(f"{flag} names the organ {organ}, and no image or run is of it{meant}")
 
 
+def _remarks_on(runs: Sequence[Run]) -> list[Problem]:
+    """A warning for each run whose training has not ended."""
+    return [
+        Problem("warning", str(run.folder), None, "its training is unfinished", "go on with hubmap-kit train --resume")
+        for run in runs
+        if not run.config.finished
+    ]
+
+
 def _unseen(images: Sequence[Image], runs: Sequence[Run], table: str) -> list[Problem]:
-    """A warning for each organ of the images on which a run was not trained."""
+    """A warning for each organ and source of the images on which a run was not trained."""
     problems = []
+    for source, number in Counter(image.source for image in images).items():
+        strangers = [run for run in runs if run.config.sources and source not in run.config.sources]
+        if strangers:
+            names = ", ".join(run.folder.name for run in strangers)
+            seen = ", ".join(dict.fromkeys(seen for run in strangers for seen in run.config.sources))
+            rule = f"{count(number, 'image')} by {source}, and {names} was trained only on images by {seen}"
+            remedy = "expect a lower Dice; hubmap-kit inspect shows how the images differ"
+            problems.append(Problem("warning", table, None, rule, remedy))
     for organ, number in Counter(image.organ for image in images).items():
         strangers = [run for run in runs if organ not in run.config.rule.thresholds]
         if strangers:

@@ -17,7 +17,7 @@ from .. import rle
 from ..competition import ORGANS, TABLES
 from ..config import WHOLE, WORKING_UM, PrepareConfig
 from ..images.scaling import load_image, resize_mask
-from ..tables import DataError, Image, Problem, read_images
+from ..tables import DataError, Image, Problem, read_images, remarks
 from ..words import count, did_you_mean
 from .splits import assign_folds, assign_splits, read_groups, split_sizes
 from .store import (
@@ -64,6 +64,8 @@ def prepare(
             writes to another file system than this.
     """
     images = read_images(data.absolute(), "train")
+    for remark in remarks(images):
+        print(remark, flush=True)
     if config.context == WHOLE:
         config = replace(config, patch_size=whole_patch_size(images), context=None)
     organs = pd.Series({image.id: image.organ for image in images})

@@ -19,6 +19,7 @@ from ..images.stain import METHODS, Look, average, measure
 from ..machine import cores
 from ..preparation.store import MIN_MASK_SHARE, PatchStore
 from ..tables import read_images
+from ..words import listed
 from .devices import Devices
 
 FOREGROUND_SHARE = 0.7  # share of random squares that are laid over a foreground patch
@@ -113,6 +114,9 @@ class PatchSampler:
         self._sources = [source]
         if config.pseudo:
             self._sources.append(_open_soft(Path(config.pseudo), store))
+        if config.crops == "grid" and (unused := [i for i in ids if i not in source.by_image]):
+            patch = f"without a patch of {MIN_MASK_SHARE:.0%} mask: {listed(list(map(str, unused)))}"
+            self.where += f"\nwarning: --crops grid never trains on {len(unused)} of them, {patch}"
         count = len(source.foreground) if config.crops == "grid" else int(store.patches["id"].isin(ids).sum())
         self.batch_size = min(config.batch_size, count) // replicas * replicas
         if self.batch_size == 0 or config.batch_size % replicas:

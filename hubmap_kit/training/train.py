@@ -134,6 +134,7 @@ def _describe_run(
             method: {organ: look.values for organ, look in looks.items()} for method, looks in sampler.looks.items()
         },
         splits={split: [int(i) for i in split_ids] for split, split_ids in ids.items()},
+        sources=sorted({store.images[i].image.source for i in ids["train"]}),
         recipe=recipe,
         data=str(store.info.data) if store.info.data_split == "train" else "",
         commit=own_commit(),

@@ -24,7 +24,7 @@ from hubmap_kit.prediction import predict as inference
 from hubmap_kit.prediction.journal import Journal
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.recipes import recipe
-from hubmap_kit.run import Run, expand
+from hubmap_kit.run import FoldsConfig, Run, expand
 
 LOOKS = {
     "kidney": (0.4, 0.03, 0.02, 0.1, 0.04, 0.05),
@@ -437,16 +437,37 @@ def test_a_folder_of_folds_is_an_ensemble(data, tmp_path, free_networks, capsys)
     for fold, changes in ((0, {}), (2, {}), (10, {}), (3, {"finished": False})):
         write_run(tmp_path / "cv" / f"fold{fold}", bias=fold / 10, **changes)
     (tmp_path / "cv" / "fold4").mkdir()  # not begun
-    (tmp_path / "cv" / "folds.json").write_text("{}")
+    FoldsConfig(11).write(tmp_path / "cv")  # of which six have no folder yet
     single = write_run(tmp_path / "single", bias=-1.0)
     folds = [tmp_path / "cv" / f"fold{fold}" for fold in (0, 2, 10)]
     assert expand([single, tmp_path / "cv"]) == [single, *folds]
-    assert "fold3, fold4 left out" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "fold1, fold3, fold4, fold5, fold6 and 3 more left out" in said
     assert expand([folds[1], tmp_path / "nowhere"]) == [folds[1], tmp_path / "nowhere"]
     for name, runs in (("together", [single, tmp_path / "cv"]), ("one by one", [single, *folds])):
         arguments = ["predict", str(data), *map(str, runs), "--out", str(tmp_path / name)]
         assert main(arguments) == 0
     assert (tmp_path / "together").read_bytes() == (tmp_path / "one by one").read_bytes()
+
+
+def test_what_a_prediction_does_not_pass_over_in_silence(data, run, tmp_path, capsys):
+    """Unknown organs and sources, an assumed pixel size and an unfinished run are warnings, one for each kind."""
+    table = pd.read_csv(data / "test.csv", dtype=str)
+    table["organ"], table["data_source"], table["pixel_size"] = "lung", "HPA", ""
+    table.loc[4, ["organ", "data_source", "pixel_size"]] = ["liver", "Mars", "0.5"]
+    table.to_csv(data / "test.csv", index=False)
+    write_run(run, finished=False, sources=["HPA"])
+    assert main(["predict", str(data), str(run), "--out", str(tmp_path / "out.csv")]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert [line.partition(";")[0] for line in warnings] == [
+        "warning: test.csv, rows 2-5: pixel_size is empty, and 0.4 um is assumed, as in the competition for lung by "
+        "HPA",
+        f"warning: {run}: its training is unfinished",
+        "warning: test.csv: 1 image by Mars, and run was trained only on images by HPA",
+        "warning: test.csv: 1 image of organ 'liver', on which run was not trained, only on kidney, prostate, "
+        "largeintestine, spleen, lung",
+    ]
+    assert submission.read_problems(tmp_path / "out.csv")[1].rule == "its training is unfinished"
 
 
 def test_a_folder_of_unfinished_folds(data, tmp_path, capsys):

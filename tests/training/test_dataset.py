@@ -233,3 +233,14 @@ def test_other_organs(store):
         assert batch[2].min() >= len(ORGANS) > plain[2].max()
     with pytest.raises(ValueError, match=r"auxiliary is 0\.5, .* images of bile .*; train with --auxiliary 0"):
         PatchSampler(other, other.ids("train"), replace(config, auxiliary=0.5))
+
+
+def test_images_that_are_never_trained_on(store):
+    """Images without a patch of enough mask, which --crops grid never takes, are named."""
+    opened = PatchStore.open(store)
+    ids = opened.ids("train")
+    opened.patches.loc[opened.patches["id"] == ids[1], "mask_share"] = 0.0
+    for crops, named in (("grid", True), ("random", False)):
+        where = PatchSampler(opened, ids, recipe("fast", crops=crops, batch_size=2)).where
+        said = f"warning: --crops grid never trains on 1 of them, without a patch of 5% mask: {ids[1]}"
+        assert (said in where) == named
