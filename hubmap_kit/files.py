@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import sys
 import tempfile
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+LONGEST_VALUE = 60  # characters of a value that an error shows
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -107,17 +112,56 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON.
+    """Read JSON in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
         ValueError: The file is missing or is not JSON; the text names the file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_object(
+    path: Path,
+    parse: Callable[[dict[str, Any]], T],
+    again: str,
+    *,
+    formats: Sequence[int] = (),
+    unnumbered: int | None = None,
+) -> T:
+    """Read a JSON object of a known format.
+
+    Args:
+        path: The file.
+        parse: Makes the result of the object; what it raises becomes a message that names the file.
+        again: How to get the file anew, such as ``prepare it again``.
+        formats: The values of ``format`` that `parse` understands; any, if there are none.
+        unnumbered: The format of an object that does not name one.
+
+    Raises:
+        ValueError: The file is missing, damaged, or of another format.
+    """
+    try:
+        values = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {again}") from error
+    try:
+        if not isinstance(values, dict):
+            raise TypeError("it is no JSON object")
+        number = values.get("format", unnumbered)
+        if not formats or (type(number) is int and number in formats):
+            return parse(values)
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        rule = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is damaged ({rule}); {again}") from error
+    newer = isinstance(number, int) and number > max(formats)
+    advice = "update hubmap-kit" if newer else "use the version of hubmap-kit that wrote it"
+    known = " and ".join(map(str, formats))
+    raise ValueError(f"{path} is of format {number}, and this version reads {known}; {advice}, or {again}")
 
 
 def check_types(kind: type, values: Mapping[str, Any]) -> None:
@@ -131,34 +175,60 @@ def check_types(kind: type, values: Mapping[str, Any]) -> None:
         ValueError: The first value of another type.
     """
     for name, hint in typing.get_type_hints(kind).items():
-        if name in values and not has_type(values[name], hint):
-            raise ValueError(f"{name} is {values[name]!r}; it must be {type_text(hint)}")
+        if name in values and (wrong := mismatch(name, values[name], hint)):
+            raise ValueError(wrong)
 
 
 def has_type(value: Any, kind: Any) -> bool:
-    """Whether a value has a type, written as an annotation. A whole number is a number too; True is neither.
+    """Whether a value has a type, see `mismatch`.
 
     >>> has_type(2, float | None), has_type(True, int), has_type([1, "a"], list[int])
     (True, False, False)
-    >>> has_type([1, 2.5], tuple[float, ...])  # JSON has no tuples
-    True
+    """
+    return not mismatch("", value, kind)
+
+
+def mismatch(name: str, value: Any, kind: Any) -> str:
+    """What is wrong with the type of a value, or of a part of it; empty if nothing is.
+
+    A whole number is a number too, if it is not too large for one; True is neither. JSON has no tuples: a list is one.
+
+    Args:
+        name: Name of the value, for the text.
+        value: The value.
+        kind: The type, as an annotation.
+
+    >>> mismatch("ids", [1, 2], tuple[float, ...])
+    ''
+    >>> mismatch("splits", {"train": [1, "2"]}, dict[str, list[int]])
+    "splits.train[1] is '2'; it must be a whole number"
     """
     parts = typing.get_args(kind)
     origin = typing.get_origin(kind) or kind
+    text = repr(value)
+    wrong = f"{name} is {text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + '...'}; it must be "
+    wrong += type_text(kind)
     if kind is Any:
-        return True
+        return ""
     if origin in (types.UnionType, typing.Union):
-        return any(has_type(value, part) for part in parts)
+        found = [mismatch(name, value, part) for part in parts]
+        inside = [each for each in found if not each.startswith(f"{name} is ")]
+        return "" if "" in found else (inside[0] if inside else wrong)
     if origin is Literal:
-        return value in parts
+        return "" if value in parts else wrong
     if isinstance(value, bool):  # Python counts it as an int
-        return kind is bool
-    accepted = {float: (int, float), tuple: (list, tuple)}
-    if not isinstance(value, accepted.get(origin, origin)):
-        return False
+        return "" if kind is bool else wrong
+    if kind is float and isinstance(value, int):
+        return "" if abs(value) <= sys.float_info.max else wrong
+    if not isinstance(value, {tuple: (list, tuple)}.get(origin, origin)):
+        return wrong
     if isinstance(value, Mapping):
-        return all(has_type(part, of) for item in value.items() for part, of in zip(item, parts, strict=False))
-    return not isinstance(value, (list, tuple)) or all(has_type(item, part) for item in value for part in parts[:1])
+        keys = (mismatch(f"a key of {name}", key, parts[0]) for key in value)
+        values = (mismatch(f"{name}.{key}", part, parts[1]) for key, part in value.items())
+        return next(filter(None, (*keys, *values)), "") if parts else ""
+    if isinstance(value, (list, tuple)) and parts:
+        return next(filter(None, (mismatch(f"{name}[{i}]", item, parts[0]) for i, item in enumerate(value))), "")
+    return ""
 
 
 def type_text(kind: Any) -> str:
@@ -176,7 +246,7 @@ def type_text(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, parts))
     if origin in (list, tuple):
-        return f"a list of {_NAMES.get(parts[0], 'a value').split(' ', 1)[1]}s"
+        return f"a list of {_NAMES.get(parts[0], 'a value').split(' ', 1)[1]}s" if parts else "a list"
     if issubclass(origin, Mapping):
         return "an object"
     return _NAMES.get(origin, "a value")
@@ -214,16 +284,51 @@ def read_rows(path: Path, columns: Sequence[str], remedy: str = "restore it from
         with path.open(encoding="utf-8-sig", newline="") as file:
             separator = separator_of(file.readline())
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=separator)
+            reader = csv.DictReader(file, delimiter=separator, strict=True)
             header, rows = reader.fieldnames or (), [row for row in reader if any(row.values())]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no CSV as UTF-8 text ({error}); {remedy}") from error
     if missing := [name for name in columns if name not in header]:
         raise ValueError(f"{path} has no column {', '.join(missing)}; {remedy}")
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise ValueError(f"{path} has the column {', '.join(twice)} twice; {remedy}")
     ragged = [number for number, row in enumerate(rows, start=2) if None in row or None in row.values()]
     if ragged:
         raise ValueError(f"{path}, row {ragged[0]}: it has not as many cells as its header; {remedy}")
     return rows
+
+
+def number(cells: Mapping[str, str], column: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """A cell of a row as a finite number; a decimal comma, which a spreadsheet may write, is understood.
+
+    Raises:
+        ValueError: It is none, or out of bounds.
+
+    >>> number({"dice": "0,5"}, "dice", 0, 1)
+    0.5
+    """
+    text = cells[column].replace(",", ".")
+    try:
+        value = float(text) if text.isascii() and "_" not in text else math.nan  # Python itself takes 1_000
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and least <= value <= most):
+        bounds = {(-math.inf, math.inf): "", (least, math.inf): f" of at least {least:g}"}
+        span = bounds.get((least, most), f" from {least:g} to {most:g}")
+        raise ValueError(f"{column} is {cells[column][:LONGEST_VALUE]!r}; it must be a number{span}")
+    return value
+
+
+def whole_number(cells: Mapping[str, str], column: str, least: int = 0, most: int = 10**18) -> int:
+    """A cell of a row as a whole number; ``3.0``, as a table of numbers may have it, is one.
+
+    Raises:
+        ValueError: It is none, or out of bounds.
+    """
+    value = number(cells, column, least, most)
+    if not value.is_integer():
+        raise ValueError(f"{column} is {cells[column][:LONGEST_VALUE]!r}; it must be a whole number")
+    return int(cells[column]) if cells[column].strip().isdecimal() else int(value)
 
 
 def separator_of(header: str) -> str:

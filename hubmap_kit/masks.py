@@ -6,7 +6,6 @@ the same mask everywhere.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,8 @@ import numpy.typing as npt
 from . import rle
 from .competition import ORGANS
 from .regions import Regions, area_px
+
+LARGEST_UM2 = 1e12  # of a least area: a square metre
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class MaskRule:
         """The rule that `to_json` wrote; other keys of `value` are ignored.
 
         Raises:
-            ValueError: A key is missing, or a value is no number of at least 0, or a threshold is above 1.
+            ValueError: A key is missing, or a value is no number of at least 0, or a threshold above 1.
 
         >>> MaskRule.from_json(MaskRule({"lung": 0.5}).to_json())
         MaskRule(thresholds={'lung': 0.5}, min_region_um2={})
@@ -164,11 +165,9 @@ class MaskRule:
             raise ValueError(
                 f"{value!r} is no rule for masks; it needs thresholds and min_region_um2, each with a number per organ"
             ) from error
-        for name, part in zip(cls.__dataclass_fields__, parts, strict=True):
-            if wrong := {organ: number for organ, number in part.items() if not 0 <= number < math.inf}:
-                raise ValueError(f"{name} has {wrong}; the number of each organ must be finite, and at least 0")
-        if wrong := {organ: number for organ, number in parts[0].items() if number > 1}:
-            raise ValueError(f"thresholds has {wrong}; a threshold is a probability, from 0 to 1")
+        for name, part, most in zip(cls.__dataclass_fields__, parts, (1.0, LARGEST_UM2), strict=True):
+            if wrong := {organ: number for organ, number in part.items() if not 0 <= number <= most}:
+                raise ValueError(f"{name} has {wrong}; the number of each organ must be from 0 to {most:g}")
         return cls(*parts)
 
 

@@ -22,15 +22,17 @@ A folder of folds (see `hubmap_kit.training.folds`) holds the runs ``fold0``, ``
 
 from __future__ import annotations
 
+import functools
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import __version__
 from .config import WORKING_UM, PrepareConfig, TrainConfig, organ_text, organ_values
-from .files import check_types, read_json, replacing, write_json
+from .files import check_types, number, read_object, read_rows, replacing, whole_number, write_json
 from .masks import MaskRule
 from .models.network_config import NetworkConfig
 from .words import listed
@@ -38,6 +40,7 @@ from .words import listed
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import pandas as pd
 
 FORMAT = 3  # of config.json and folds.json; format 2 is read too
 CONFIG = "config.json"
@@ -51,6 +54,10 @@ REPORT = "report.html"
 FOLD = re.compile(r"fold(\d+)")
 FOLDS = "folds.json"
 OUT_OF_FOLD, OUT_OF_FOLD_SCORES = "oof.csv", "oof_scores.csv"
+
+AGAIN = "train again, or restore it from a copy"
+
+MOST = 1e15  # of any number in a table
 
 T = TypeVar("T")
 
@@ -107,7 +114,7 @@ class RunConfig:
         Raises:
             ValueError: The file is missing or damaged, or of a format that this version does not know.
         """
-        return _read(folder / CONFIG, cls._from_json)
+        return read_object(folder / CONFIG, cls._from_json, AGAIN, formats=(2, FORMAT))
 
     def write(self, folder: Path) -> None:
         """Write the ``config.json`` of a run folder."""
@@ -159,7 +166,8 @@ class FoldsConfig:
         Raises:
             ValueError: The file is missing or damaged, or of a format that this version does not know.
         """
-        return _read(folder / FOLDS, cls._from_json)
+        # Format 2 did not number this file.
+        return read_object(folder / FOLDS, cls._from_json, AGAIN, formats=(2, FORMAT), unnumbered=2)
 
     def write(self, folder: Path) -> None:
         """Write the ``folds.json`` of a folder of folds."""
@@ -172,31 +180,6 @@ class FoldsConfig:
         given = {"folds": values["folds"], "finished": values["finished"], "rule": rule}
         check_types(cls, given)
         return cls(**given)
-
-
-def _read(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> T:
-    """Read a JSON file of a run folder and check its format.
-
-    Raises:
-        ValueError: The file is missing or damaged, or of a format that this version does not know.
-    """
-    values = read_json(path)
-    remedy = "if the file is damaged, restore it from a copy, such as the one in the dataset hubmap-weights"
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} cannot be read: it is no JSON object; {remedy}")
-    if path.name == FOLDS:
-        values = {"format": 2, **values}  # format 2 did not number this file
-    number = values.get("format")
-    if number not in (2, FORMAT):
-        newer = isinstance(number, int) and number > FORMAT
-        advice = "update hubmap-kit" if newer else "use the version of hubmap-kit that wrote it, or train again"
-        raise ValueError(f"{path} is of format {number}, and this version reads formats 2 and {FORMAT}; {advice}")
-    try:
-        return parse(values)
-    except KeyError as error:
-        raise ValueError(f"{path} cannot be read: it lacks {error.args[0]}; {remedy}") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; {remedy}") from error
 
 
 # Settings of earlier versions that are constants now, with the values they have now.
@@ -225,7 +208,7 @@ def read_prepare(values: Mapping[str, Any]) -> PrepareConfig:
 
     Raises:
         KeyError: The size of a patch is not among them.
-        ValueError: A setting that this version does not know, or one of another type or out of bounds.
+        ValueError: A setting of another type or out of bounds.
     """
     values = {"patch_size": values["patch_size"], "input_size": values["input_size"], **values}
     if "pixel_size_um" in values:
@@ -246,7 +229,7 @@ def read_train(values: Mapping[str, Any]) -> TrainConfig:
     """Settings of a training as this version or an earlier one wrote them; settings that no longer exist are left out.
 
     Raises:
-        ValueError: A setting that this version does not know, or one of another type or out of bounds.
+        ValueError: A setting of another type or out of bounds.
     """
     values = {"model": values["model"], **values}
     if "looks" in values:
@@ -256,10 +239,15 @@ def read_train(values: Mapping[str, Any]) -> TrainConfig:
 
 def _settings(kind: type[T], values: Mapping[str, Any]) -> T:
     if unknown := sorted(name for name in values if name not in _GONE and not _has(kind, name)):
-        raise ValueError(f"this version knows no setting {', '.join(unknown)}")
+        _say_ignored(", ".join(unknown))
     known = {name: value for name, value in values.items() if _has(kind, name)}
     check_types(kind, known)
     return kind(**known)
+
+
+@functools.cache  # once, however often the file is read
+def _say_ignored(names: str) -> None:
+    print(f"warning: ignored: the settings {names} of a newer hubmap-kit, which this version does not know", flush=True)
 
 
 def _has(kind: Any, name: str) -> bool:
@@ -377,6 +365,52 @@ def kept_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
     if not validated:
         return int(history[-1]["epoch"]) if history else None
     return int(max(validated)[1])
+
+
+def read_table(path: Path, needed: Sequence[str]) -> pd.DataFrame | None:
+    """A table of a run folder; None if there is no such file.
+
+    Args:
+        path: The file.
+        needed: Columns that it must have, with a value in each row. Of the others a cell may be empty.
+
+    Returns:
+        Text in the columns ``split`` and ``organ``, whole numbers in ``id``, ``fold`` and ``epoch``, else numbers. An
+        empty cell is NaN.
+
+    Raises:
+        ValueError: It is damaged; the text names it, with the row.
+    """
+    if not path.is_file():
+        return None
+    import pandas as pd  # here, because the command line reads this module at its start
+
+    again = "restore it from a copy, or remove it"
+    rows: list[dict[str, Any]] = []
+    for row, cells in enumerate(read_rows(path, needed, again), start=2):
+        try:
+            rows.append({name: _cell(cells, name, needed=name in needed) for name in cells})
+        except ValueError as error:
+            raise ValueError(f"{path}, row {row}: {error}; {again}") from error
+    return pd.DataFrame(rows, columns=None if rows else list(needed))
+
+
+def _cell(cells: Mapping[str, str], name: str, *, needed: bool) -> str | int | float:
+    """A cell of a table of a run folder, as what its column holds."""
+    if not cells[name] and not needed:
+        return "" if name in ("split", "organ") else math.nan
+    if name in ("split", "organ"):
+        if not cells[name]:
+            raise ValueError(f"{name} is empty; it must be a word")
+        return cells[name]
+    if name in ("id", "fold"):
+        return whole_number(cells, name)
+    if name == "epoch":
+        return whole_number(cells, name, 1, 10**6)
+    if name.endswith("loss") and cells[name] in ("inf", "-inf"):
+        return math.nan  # it was infinite, and cannot be drawn
+    share = "dice" in name or name == "threshold"
+    return number(cells, name, 0, 1) if share else number(cells, name, -MOST, MOST)
 
 
 def write_map(path: Path, small: np.ndarray) -> None:

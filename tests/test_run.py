@@ -136,27 +136,34 @@ def test_settings_that_have_become_constants(old_run):
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"format": 1}, r"config.json is of format 1, .* reads formats 2 and 3; use the version .* or train again"),
-        ({"format": FORMAT + 1}, r"config.json is of format 4, .* update hubmap-kit$"),
+        ({"format": 1}, r"config.json is of format 1, .* reads 2 and 3; use the version .* or train again"),
+        (
+            {"format": FORMAT + 1},
+            r"config.json is of format 4, .* update hubmap-kit, or train again, .*",
+        ),
         ({"format": None}, "config.json is of format None"),
-        ({"min_region_um2": None}, "config.json cannot be read: it lacks min_region_um2; .*restore it from a copy"),
-        ({"prepare": None}, "config.json cannot be read: it lacks prepare; if"),
-        ({"thresholds": [0.5]}, "config.json cannot be read: .*thresholds"),
-        ({"thresholds": {"lung": math.nan}}, "config.json cannot be read: thresholds has .*nan.* must be finite"),
-        ({"min_region_um2": {"lung": -1}}, "config.json cannot be read: min_region_um2 has .* at least 0"),
-        ({"train": {"model": "unet", "filters": -1}}, "config.json cannot be read: filters is -1; it must be at least"),
-        ({"train": {"model": "unet", "wings": 2}}, "config.json cannot be read: this version knows no setting wings"),
-        ({"train": {"model": "unet", "epochs": 2.5}}, "config.json .* epochs is 2.5; it must be a whole number"),
-        ({"train": {"model": "unet", "tune": "no"}}, "config.json .* tune is 'no'; it must be True or False"),
-        ({"train": {}}, "config.json cannot be read: it lacks model; if"),
-        ({"prepare": {"patch_size": 64, "context": None}}, "config.json cannot be read: it lacks input_size; if"),
-        ({"network": NETWORK | {"filters": "many"}}, "config.json .* filters is 'many'; it must be a whole number"),
-        ({"network": NETWORK | {"filters": 0}}, "config.json .* filters is 0; it must be at least 1"),
+        (
+            {"min_region_um2": None},
+            "it lacks min_region_um2.; train again, or restore it from a copy",
+        ),
+        ({"prepare": None}, "config.json is damaged .it lacks prepare.;"),
+        ({"thresholds": [0.5]}, "config.json is damaged .*thresholds"),
+        ({"thresholds": {"lung": math.nan}}, "config.json is damaged .thresholds has .*nan.* must be from 0 to 1"),
+        ({"min_region_um2": {"lung": -1}}, "config.json is damaged .min_region_um2 has .* from 0 to"),
+        ({"thresholds": {"lung": 1.5}}, "config.json is damaged .thresholds has .* from 0 to 1"),
+        ({"train": {"model": "unet", "filters": -1}}, "config.json is damaged .filters is -1; it must be at least"),
+        ({"train": {"model": "unet", "epochs": 2.5}}, "config.json .*epochs is 2.5; it must be a whole number"),
+        ({"train": {"model": "unet", "tune": "no"}}, "config.json .*tune is 'no'; it must be True or False"),
+        ({"train": {}}, "config.json is damaged .it lacks model.;"),
+        ({"prepare": {"patch_size": 64, "context": None}}, "config.json is damaged .it lacks input_size.;"),
+        ({"network": NETWORK | {"filters": "many"}}, "config.json .*filters is 'many'; it must be a whole number"),
+        ({"network": NETWORK | {"filters": 0}}, "config.json .*filters is 0; it must be at least 1"),
         ({"network": NETWORK | {"std": [1, 1, 0]}}, "config.json .* std above 0"),
         ({"network": NETWORK | {"mean": []}}, "config.json .* have a number by channel"),
-        ({"looks": [1]}, "config.json cannot be read"),
-        ({"splits": [1]}, r"config.json .* splits is \[1\]; it must be an object"),
-        ({"finished": "false"}, "config.json .* finished is 'false'; it must be True or False"),
+        ({"looks": [1]}, "config.json is damaged ."),
+        ({"splits": [1]}, r"config.json .*splits is \[1\]; it must be an object"),
+        ({"splits": {"train": [3, "7"]}}, r"config.json .*splits.train\[1\] is '7'; it must be a whole number"),
+        ({"finished": "false"}, "config.json .*finished is 'false'; it must be True or False"),
     ],
 )
 def test_configs_that_cannot_be_read(tmp_path, changes, rule):
@@ -168,20 +175,41 @@ def test_configs_that_cannot_be_read(tmp_path, changes, rule):
             read(run)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_saved_by_an_editor(tmp_path, encoding):
+    """A byte order mark, or another encoding of Unicode, changes nothing."""
+    run = write_run(tmp_path / "run", data="/µ")
+    config = RunConfig.read(run)
+    (run / "config.json").write_text((run / "config.json").read_text(), encoding=encoding)
+    assert RunConfig.read(run) == config
+
+
+def test_settings_of_a_newer_kit_are_ignored_with_a_warning(tmp_path, capsys):
+    """They are named, once, and everything else is read."""
+    run = write_run(tmp_path / "run")
+    config = RunConfig.read(run)
+    values = json.loads((run / "config.json").read_text())
+    values["train"]["wings"] = 2
+    values["feathers"] = "white"
+    (run / "config.json").write_text(json.dumps(values))
+    assert RunConfig.read(run) == RunConfig.read(run) == config
+    assert capsys.readouterr().out.count("ignored: the settings wings of a newer hubmap-kit") == 1
+
+
 def test_folders_that_are_no_run(tmp_path):
     """A folder without a configuration is no finished run, and one that holds other JSON is named."""
     assert not is_finished(tmp_path)
     write_run(tmp_path, prepare=GEOMETRY, finished=False)
     assert not is_finished(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"config\.json cannot be read: it is no JSON object"):
+    with pytest.raises(ValueError, match=r"config\.json is damaged \(it is no JSON object"):
         Run.open(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("[]", "is no JSON object"),
+        ("[]", "it is no JSON object"),
         ('{"folds": 2.5, "finished": false}', "folds is 2.5; it must be a whole number"),
         ('{"folds": 2, "finished": "yes"}', "finished is 'yes'; it must be True or False"),
         ('{"folds": 2}', "it lacks finished"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import TrainConfig, UsageError, from_flags
 from ..config import add_flags as add_settings
@@ -118,8 +119,7 @@ def _check_weights(config: TrainConfig) -> None:
 
 def _ending(folder: Path) -> Ending:
     """What a finished training says: the epoch whose weights were kept, the thresholds, and the scores."""
-    from ..files import read_rows
-    from ..run import FOLDS, HISTORY, RESULTS, FoldsConfig, RunConfig, kept_epoch
+    from ..run import FOLDS, HISTORY, RESULTS, FoldsConfig, RunConfig, kept_epoch, read_table
 
     values = {"folder": str(folder), "finished": True}
     table = (folder / RESULTS).read_text(encoding="utf-8").rstrip("\n")
@@ -127,10 +127,11 @@ def _ending(folder: Path) -> Ending:
         folds = FoldsConfig.read(folder).folds
         return Ending(f"{folder}: {count(folds, 'fold')}{_page(folder)}", table, next=_next(folder), values=values)
     config = RunConfig.read(folder)
-    rows = [{key: float(cell) for key, cell in row.items() if cell} for row in read_rows(folder / HISTORY, ("epoch",))]
+    history = read_table(folder / HISTORY, ["epoch"])
+    rows: list[Any] = [] if history is None else history.to_dict("records")
     epoch = kept_epoch(rows)
-    dice = next((row["validation_dice"] for row in rows if row["epoch"] == epoch and "validation_dice" in row), None)
-    kept = "" if dice is None else f", kept epoch {epoch} (validation Dice {dice:.4f})"
+    dice = next((row.get("validation_dice", math.nan) for row in rows if row["epoch"] == epoch), math.nan)
+    kept = "" if math.isnan(dice) else f", kept epoch {epoch} (validation Dice {dice:.4f})"
     return Ending(
         f"{folder}: {count(len(rows), 'epoch')}{kept}{_page(folder)}",
         f"{table}\n{_thresholds_text(config)}",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from ..files import check_types, read_json, sha256_of, write_json
+from ..files import check_types, read_object, sha256_of, write_json
 from .names import KIT
 
 MANIFEST = f"{KIT}.json"
@@ -50,17 +52,16 @@ class Manifest:
         Raises:
             ValueError: The folder has no manifest, or a damaged one.
         """
-        values = read_json(folder / MANIFEST)
-        try:
-            for wheel in values["wheels"]:
-                check_types(BundledWheel, wheel)
-            wheels = tuple(BundledWheel(wheel["file"], wheel["module"], wheel["sha256"]) for wheel in values["wheels"])
-            given = {name: values[name] for name in ("version", "commit", "dirty")} | {"wheels": wheels}
-            check_types(cls, given)
-            return cls(**given)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            rule = f"it lacks {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{folder / MANIFEST} is damaged ({rule}); build the bundle again") from error
+        return read_object(folder / MANIFEST, cls._from_json, "build the bundle again")
+
+    @classmethod
+    def _from_json(cls, values: Mapping[str, Any]) -> Manifest:
+        for wheel in values["wheels"]:
+            check_types(BundledWheel, wheel)
+        wheels = tuple(BundledWheel(wheel["file"], wheel["module"], wheel["sha256"]) for wheel in values["wheels"])
+        given = {name: values[name] for name in ("version", "commit", "dirty")} | {"wheels": wheels}
+        check_types(cls, given)
+        return cls(**given)
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a dataset folder."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..files import check_types, read_json, sha256_of, write_json
+from ..files import check_types, read_object, sha256_of, write_json
 from ..words import listed
 from .bundle import is_whole
 from .clone import changes_in, commit_of, why_no_commit
@@ -63,19 +63,12 @@ class Verdict:
         Raises:
             ValueError: There is none, it is damaged, or a newer version of hubmap-kit wrote it.
         """
-        path = folder / FILE
-        values = read_json(path)
-        if not isinstance(values, dict) or not {"passed", "bundle"} <= values.keys():
-            raise ValueError(f"{path} is damaged: it does not say whether the rehearsal passed; rehearse again")
-        if values.get("format", FORMAT) != FORMAT:
-            raise ValueError(
-                f"{path} has format {values['format']}, and this version of hubmap-kit reads {FORMAT}; rehearse again"
-            )
+        return read_object(folder / FILE, cls._from_json, "rehearse again", formats=(FORMAT,), unnumbered=FORMAT)
+
+    @classmethod
+    def _from_json(cls, values: Mapping[str, Any]) -> Verdict:
         known = {key: values[key] for key in (f.name for f in fields(cls)) if key in values}
-        try:
-            check_types(cls, known)
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}; rehearse again") from error
+        check_types(cls, {"passed": values["passed"], "bundle": values["bundle"], **known})
         return cls(**known | {"not_isolated": tuple(known.get("not_isolated", ()))})
 
     def write(self, folder: Path) -> None:

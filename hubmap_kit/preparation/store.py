@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .. import __version__
+from .. import __version__, rle
 from ..cluster import spread
 from ..competition import (
     HEIGHT,
@@ -43,7 +43,18 @@ from ..competition import (
     image_path,
 )
 from ..config import PrepareConfig, flag_of
-from ..files import check_types, read_json, read_rows, replacing, size_text, write_json, write_rows
+from ..files import (
+    check_types,
+    number,
+    read_json,
+    read_object,
+    read_rows,
+    replacing,
+    size_text,
+    whole_number,
+    write_json,
+    write_rows,
+)
 from ..machine import free_memory
 from ..progress import track
 from ..run import read_prepare
@@ -54,10 +65,14 @@ from ..words import count, listed
 FORMAT = 2
 READABLE = (1, 2)  # format 1 lacks the columns row and tissue_thickness, and data_split
 IMAGE_FORMAT = 1  # of images/{id}.npy
+AGAIN = "prepare it again"
 STORE, IMAGES, PATCHES = "store.json", "images.csv", "patches.csv"
 NOW, NEXT = "images", "images-next"  # folders
 COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS, "row"]
 COLUMNS += ["network_um", "height", "width", "split", "fold", RLE]
+PATCH_COLUMNS = [ID, "y", "x", "mask_share"]
+SMALLEST_UM = 1e-6  # a length below is none
+SPLITS = ("train", "validation", "test")
 MIN_MASK_SHARE = 0.05  # share of mask from which a patch of the grid counts as foreground
 SOFT_FOREGROUND = 128  # of 255: the least value of a soft mask that stands for a probability of at least 0.5
 MEMORY_SHARE = 0.25  # share of the free memory that training images may take; the network needs the rest
@@ -97,42 +112,22 @@ class StoreInfo:
                 f"{folder} is not a finished patch store: it has no {STORE}; make it with: hubmap-kit prepare, "
                 "or, for soft masks, with: hubmap-kit pseudo"
             )
-        values = _read_store(folder)
-        number = values.get("format")
-        if number not in READABLE:
-            raise ValueError(
-                f"{folder / STORE} has format {number}, this version reads {' and '.join(map(str, READABLE))}; "
-                "prepare it again"
-            )
-        try:
-            soft = values.get("soft", False)
-            given = {
-                "data": Path(values["data"]),
-                "config": read_prepare(values["config"]),
-                "soft": soft,
-                "data_split": values.get("data_split", "test" if soft else "train"),
-                "kit": values["kit"],
-            }
-            check_types(cls, given)
-            return cls(**given)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            rule = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{folder / STORE} is damaged ({rule}); prepare it again") from error
+        return read_object(folder / STORE, cls._from_json, AGAIN, formats=READABLE)
 
-
-def _read_store(folder: Path) -> dict[str, Any]:
-    """The values of ``store.json``.
-
-    Raises:
-        ValueError: It is no JSON object.
-    """
-    try:
-        values = read_json(folder / STORE)
-    except ValueError as error:
-        raise ValueError(f"{error}; prepare it again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{folder / STORE} is damaged (it is no JSON object); prepare it again")
-    return values
+    @classmethod
+    def _from_json(cls, values: Mapping[str, Any]) -> StoreInfo:
+        soft = values.get("soft", False)
+        given = {
+            "data": Path(values["data"]),
+            "config": read_prepare(values["config"]),
+            "soft": soft,
+            "data_split": values.get("data_split", "test" if soft else "train"),
+            "kit": values["kit"],
+        }
+        check_types(cls, given)
+        if given["data_split"] not in ("train", "test"):
+            raise ValueError(f"data_split is {given['data_split']!r}; it must be train or test")
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -218,22 +213,28 @@ class PatchStore:
         info = StoreInfo.read(folder)
         for name in (IMAGES, PATCHES):
             if not (folder / name).is_file():
-                raise ValueError(f"{folder / name} is missing; prepare it again")
-        images = {}
-        for row, cell in enumerate(read_rows(folder / IMAGES, (), "prepare it again"), start=2):
+                raise ValueError(f"{folder / name} is missing; {AGAIN}")
+        images: dict[int, StoredImage] = {}
+        for row, cells in enumerate(read_rows(folder / IMAGES, [ID], AGAIN), start=2):
             try:
-                stored = _stored(info, row, cell)
-            except (KeyError, TypeError, ValueError) as error:
-                rule = f"it has no or an unknown {error.args[0]}" if isinstance(error, KeyError) else error
-                raise ValueError(f"{folder / IMAGES}, row {row}: {rule}; prepare it again") from error
+                stored = _stored(info, row, cells)
+                if stored.image.id in images:
+                    raise ValueError(f"id {stored.image.id} is in an earlier row too")
+            except (KeyError, ValueError) as error:
+                rule = f"it has no {error.args[0]}" if isinstance(error, KeyError) else error
+                raise ValueError(f"{folder / IMAGES}, row {row}: {rule}; {AGAIN}") from error
             images[stored.image.id] = stored
         if not images:
-            raise ValueError(f"{folder / IMAGES} has no rows; prepare it again")
-        try:
-            patches = pd.read_csv(folder / PATCHES)[[ID, "y", "x", "mask_share"]]
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{folder / PATCHES} is damaged ({error}); prepare it again") from error
-        return cls(folder, info, images, patches)
+            raise ValueError(f"{folder / IMAGES} has no rows; {AGAIN}")
+        patches = []
+        for row, cells in enumerate(read_rows(folder / PATCHES, PATCH_COLUMNS, AGAIN), start=2):
+            try:
+                patches.append(_patch(info, images, cells))
+            except ValueError as error:
+                raise ValueError(f"{folder / PATCHES}, row {row}: {error}; {AGAIN}") from error
+        if without := images.keys() - {image_id for image_id, *_ in patches}:
+            raise ValueError(f"{folder / PATCHES} has no patch of image {min(without)}; {AGAIN}")
+        return cls(folder, info, images, pd.DataFrame(patches, columns=PATCH_COLUMNS))
 
     def ids(self, split: str, fold: int | None = None) -> list[int]:
         """Image ids of a split.
@@ -264,7 +265,10 @@ class PatchStore:
         try:
             pixels: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} is missing or damaged; prepare it again") from error
+            raise ValueError(f"{path} is missing or damaged; {AGAIN}") from error
+        wanted = (*(max(side, self.config.input_size) for side in self.images[image_id].shape), 4)
+        if pixels.shape != wanted or pixels.dtype != np.uint8:
+            raise ValueError(f"{path} is damaged (it holds {pixels.shape} {pixels.dtype}, not {wanted} uint8); {AGAIN}")
         return pixels
 
     def reader(self, ids: list[int]) -> tuple[Callable[[int], np.ndarray], str]:
@@ -307,7 +311,7 @@ def begin_store(out: Path, info: StoreInfo, *, overwrite: bool = False) -> str:
     if folder == NEXT:
         is_soft, earlier = info.soft, None
         with suppress(ValueError):  # a damaged file is made again, as its error says
-            is_soft = _read_store(out).get("soft") is True
+            is_soft = read_object(out / STORE, lambda values: values.get("soft") is True, AGAIN)
             earlier = StoreInfo.read(out)
         if is_soft != info.soft:
             kind = "prepared patches" if info.soft else "soft masks"
@@ -450,7 +454,7 @@ def finish_store(
     write_rows(after / IMAGES, COLUMNS, rows)
     patches = [(stored.image.id, *patch) for stored in images for patch in written[stored.image.id].patches]
     with replacing(after / PATCHES) as part:
-        pd.DataFrame(patches, columns=[ID, "y", "x", "mask_share"]).to_csv(part, index=False)
+        pd.DataFrame(patches, columns=PATCH_COLUMNS).to_csv(part, index=False)
     info.write(after)
     (out / STORE).unlink(missing_ok=True)
     for image_id, made in written.items():
@@ -465,22 +469,39 @@ def finish_store(
     return PatchStore.open(out)
 
 
-def _stored(info: StoreInfo, row: int, cell: Mapping[str, str]) -> StoredImage:
+def _stored(info: StoreInfo, row: int, cells: Mapping[str, str]) -> StoredImage:
     """A row of ``images.csv``; `row` is its line in the file."""
-    organ, source = cell[ORGAN], cell[SOURCE]
+    organ, source = cells[ORGAN], cells[SOURCE]
     image = Image(
-        id=int(cell[ID]),
+        id=whole_number(cells, ID),
         organ=organ,
         source=source,
-        shape=(int(cell[HEIGHT]), int(cell[WIDTH])),
-        pixel_size_um=float(cell[PIXEL_SIZE]),
-        thickness_um=float(cell[THICKNESS]) if cell.get(THICKNESS) else default_thickness_um(organ, source),
-        path=image_path(info.data, info.data_split, int(cell[ID])),
-        row=int(cell.get("row") or row),
-        rle=cell[RLE],
+        shape=(whole_number(cells, HEIGHT, 1), whole_number(cells, WIDTH, 1)),
+        pixel_size_um=number(cells, PIXEL_SIZE, SMALLEST_UM),
+        thickness_um=number(cells, THICKNESS, SMALLEST_UM)
+        if cells.get(THICKNESS)
+        else default_thickness_um(organ, source),
+        path=image_path(info.data, info.data_split, whole_number(cells, ID)),
+        row=whole_number(cells, "row", 1) if cells.get("row") else row,
+        rle=cells[RLE],
     )
-    shape = int(cell["height"]), int(cell["width"])
-    return StoredImage(image, shape, float(cell["network_um"]), cell["split"], int(cell["fold"]))
+    rle.parse(image.rle, image.shape)
+    if cells["split"] not in SPLITS:
+        raise ValueError(f"split is {cells['split']!r}; it must be {', '.join(SPLITS)}")
+    shape = whole_number(cells, "height", 1), whole_number(cells, "width", 1)
+    network_um = number(cells, "network_um", SMALLEST_UM)
+    return StoredImage(image, shape, network_um, cells["split"], whole_number(cells, "fold", -1))
+
+
+def _patch(info: StoreInfo, images: Mapping[int, StoredImage], cells: Mapping[str, str]) -> tuple[int, int, int, float]:
+    """A row of ``patches.csv``."""
+    image_id = whole_number(cells, ID)
+    if image_id not in images:
+        raise ValueError(f"id {image_id} is not in {IMAGES}")
+    height, width = images[image_id].shape
+    size = info.config.input_size
+    y, x = whole_number(cells, "y", 0, max(height - size, 0)), whole_number(cells, "x", 0, max(width - size, 0))
+    return image_id, y, x, number(cells, "mask_share", 0, 1)
 
 
 def _grid_shares(foreground: np.ndarray, size: int) -> Iterator[tuple[int, int, float]]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib import patheffects, rc_context
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -28,7 +27,7 @@ from ..images.augment import augment
 from ..images.scaling import resize, resize_mask
 from ..outlines import CASING_RGB, PREDICTION_RGB, TRUTH_RGB, rings
 from ..preparation.store import MIN_MASK_SHARE, PatchStore
-from ..run import HISTORY
+from ..run import HISTORY, read_table
 from ..tables import Image
 
 if TYPE_CHECKING:
@@ -149,9 +148,11 @@ def show_curves(run: Path) -> Picture:
         run: Run folder.
 
     Raises:
-        OSError: It has no ``history.csv``.
+        ValueError: It has no ``history.csv``, or a damaged one.
     """
-    history = pd.read_csv(run / HISTORY)
+    history = read_table(run / HISTORY, ["epoch", "train_loss", "frozen"])
+    if history is None:
+        raise ValueError(f"{run / HISTORY} is missing; train the run first")
     epochs = history["epoch"].to_numpy(float)
     with rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11}):
         figure = Figure(figsize=(WIDTH_IN, 4.0), layout="constrained")

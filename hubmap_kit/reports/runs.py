@@ -26,6 +26,7 @@ from ..run import (
     Run,
     expand,
     read_map,
+    read_table,
 )
 from ..words import count
 
@@ -117,7 +118,7 @@ def _open(path: Path, label: str) -> Shown:
         _join_folds(shown, path)
     else:
         shown.results = read_table(runs[0].folder / RESULTS_TABLE, ["split"])
-    sweeps = [read_table(run.folder / SWEEP, ["id", "organ", "threshold", "dice"]) for run in runs]
+    sweeps = [read_table(run.folder / SWEEP, ["id", "organ", "threshold", "min_region_um2", "dice"]) for run in runs]
     found = [sweep for sweep in sweeps if sweep is not None]
     shown.sweep = pd.concat(found, ignore_index=True) if found else None
     without = len(shown.splits.keys() - shown.maps.keys())
@@ -141,11 +142,21 @@ def _add_images(shown: Shown, run: Run, splits: Sequence[str]) -> None:
             if path.is_file():
                 shown.maps[image_id] = [path]
     if scores is not None:
+        _check_ids(run.folder / SCORES, scores, run)
         for row in scores[scores["id"].isin(list(shown.splits)) & (scores["split"] != "train")].to_dict("records"):
             shown.dice[int(row["id"])] = float(row["dice"])
             shown.organs[int(row["id"])] = str(row.get("organ", ""))
             if "loss" in row:
                 shown.loss[int(row["id"])] = float(row["loss"])
+
+
+def _check_ids(path: Path, table: pd.DataFrame, *runs: Run) -> None:
+    """Refuse a table of scores with an id that no run of it knows, or with one twice: it was damaged."""
+    known = {image_id for run in runs for ids in run.config.splits.values() for image_id in ids}
+    wrong = table["id"][~table["id"].isin(list(known)) | table["id"].duplicated()]
+    if known and len(wrong):
+        rule = "which is in an earlier row too" if wrong.iloc[0] in known else f"which {CONFIG} does not name"
+        raise ValueError(f"{path} has id {wrong.iloc[0]}, {rule}; restore it from a copy, or remove it")
 
 
 def _join_folds(shown: Shown, path: Path) -> None:
@@ -155,6 +166,7 @@ def _join_folds(shown: Shown, path: Path) -> None:
         shown.rule = config.rule
     scores = read_table(path / OUT_OF_FOLD_SCORES, ["id", "dice"])
     if scores is not None:
+        _check_ids(path / OUT_OF_FOLD_SCORES, scores, *shown.runs)
         shown.dice.update({int(row["id"]): float(row["dice"]) for row in scores.to_dict("records")})
     note = f"{len(shown.runs)} of {config.folds} folds; each image is predicted by the fold that did not train on it"
     # No fold trained on the test images; their maps are averaged, as an ensemble of the folds predicts.
@@ -183,19 +195,3 @@ def _joined(members: Sequence[Shown]) -> Shown:
         maps={i: [path for member in members for path in member.maps[i]] for i in common},
         notes=[f"mean of the probability maps of {len(members)} columns, on the {len(common)} images held out by all"],
     )
-
-
-def read_table(path: Path, needed: list[str]) -> pd.DataFrame | None:
-    """A table of a run folder, which has the needed columns; None if there is no such file.
-
-    Raises:
-        ValueError: It is damaged; the text names it.
-    """
-    if not path.is_file():
-        return None
-    try:
-        table = pd.read_csv(path)
-        table[needed]  # raises a KeyError that names those that are missing
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it from a copy, or remove it") from error
-    return table

@@ -22,7 +22,7 @@ from ..files import replacing, write_text
 from ..images.scaling import resize
 from ..metrics import score_text
 from ..preparation.store import PatchStore
-from ..run import MAPS, OUT_OF_FOLD, OUT_OF_FOLD_SCORES, RESULTS, SWEEP, FoldsConfig, Run, read_map
+from ..run import MAPS, OUT_OF_FOLD, OUT_OF_FOLD_SCORES, RESULTS, SWEEP, FoldsConfig, Run, read_map, read_table
 from .thresholds import choose
 
 
@@ -36,7 +36,8 @@ def join_folds(store: PatchStore, runs: Path) -> None:
     opened = [Run.open(runs / f"fold{fold}") for fold in range(store.config.folds)]
     rule = opened[0].config.rule
     if opened[0].config.train.tune:
-        sweep = pd.concat([pd.read_csv(run.folder / SWEEP) for run in opened], ignore_index=True)
+        columns = ["id", "organ", "threshold", "min_region_um2", "dice"]
+        sweep = pd.concat([read_table(run.folder / SWEEP, columns) for run in opened], ignore_index=True)
         rule = choose(sweep, rule)
         for run in opened:
             replace(run.config, rule=rule).write(run.folder)

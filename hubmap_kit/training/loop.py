@@ -24,7 +24,7 @@ from ..models.losses import make_loss
 from ..models.network import assign, build_model, without_heads
 from ..prediction.ensemble import Member
 from ..prediction.networks import make_predictor
-from ..preparation.store import PatchStore
+from ..preparation.store import SPLITS, PatchStore
 from ..progress import track
 from ..run import CHECKPOINT, HISTORY, WEIGHTS, RunConfig
 from ..words import count, duration
@@ -32,7 +32,7 @@ from . import checkpoints
 from .dataset import PatchSampler
 from .devices import Devices, peak_memory
 from .evaluation import Evaluator
-from .results import SPLITS, write_results
+from .results import write_results
 from .step import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
 from .time_limit import TimeLimit, needed_s
 

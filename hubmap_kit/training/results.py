@@ -11,11 +11,10 @@ import pandas as pd
 from ..files import replacing, write_text
 from ..masks import MaskRule
 from ..metrics import dice_by_organ
+from ..preparation.store import SPLITS
 from ..run import MAPS, RESULTS, RESULTS_TABLE, SCORES, SWEEP, TEST_MAPS
 from .evaluation import Evaluator
 from .thresholds import choose, dice_at
-
-SPLITS = ("train", "validation", "test")
 
 
 def write_results(

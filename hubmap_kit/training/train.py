@@ -15,7 +15,7 @@ import tensorflow as tf
 from ..config import TrainConfig
 from ..kaggle.clone import own_commit
 from ..masks import MaskRule
-from ..preparation.store import PatchStore
+from ..preparation.store import SPLITS, PatchStore
 from ..reports.report import write_report
 from ..run import REPORT, FoldsConfig, RunConfig, check_place, is_finished
 from . import checkpoints
@@ -23,7 +23,6 @@ from .dataset import PatchSampler
 from .devices import is_first_worker, open_devices
 from .folds import join_folds
 from .loop import Training
-from .results import SPLITS
 from .time_limit import TimeLimit
 
 PAGE_MB = 10.0  # size of the page about a training

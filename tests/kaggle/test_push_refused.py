@@ -258,12 +258,15 @@ def test_verdict_without_a_format_number(tmp_path):
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ('{"format": 99, "passed": true, "bundle": "kit"}', "has format 99, and this version of hubmap-kit reads 1"),
+        (
+            '{"format": 99, "passed": true, "bundle": "kit"}',
+            "is of format 99, and this version reads 1; update",
+        ),
         ('{"passed": true}', "is damaged"),
         ("[]", "is damaged"),
-        ('{"passed": "no", "bundle": "kit"}', "is damaged: passed is 'no'; it must be True or False; rehearse again"),
-        ('{"passed": true, "bundle": null}', "is damaged: bundle is None"),
-        ('{"passed": true, "bundle": "kit", "not_isolated": null}', "is damaged: not_isolated is None"),
+        ('{"passed": "no", "bundle": "kit"}', "is damaged .passed is 'no'; it must be True or False.; rehearse again"),
+        ('{"passed": true, "bundle": null}', "is damaged .bundle is None"),
+        ('{"passed": true, "bundle": "kit", "not_isolated": null}', "is damaged .not_isolated is None"),
         ("{", "is not valid JSON"),
     ],
 )

@@ -106,7 +106,7 @@ def test_a_store_of_format_1_is_read(store, tmp_path):
         ("[]", "is damaged .it is no JSON object.; prepare it again"),
         ('{"format": 2, "kit": "0.3.0", "data": 5, "config": {}}', "is damaged .*prepare it again"),
         (SOUND % '"yes"', "is damaged .soft is 'yes'; it must be True or False.; prepare it again"),
-        ('{"format": 99}', "has format 99, this version reads 1 and 2; prepare it again"),
+        ('{"format": 99}', "is of format 99, and this version reads 1 and 2; update hubmap-kit, or prepare it again"),
         ('{"format": 2, "kit": "0.3.0"}', "is damaged .*prepare it again"),
     ],
 )
@@ -123,13 +123,13 @@ def test_store_files_that_cannot_be_read(tmp_path, text, rule):
     ("name", "text", "rule"),
     [
         ("images.csv", None, "images.csv is missing"),
-        ("images.csv", "", "images.csv has no rows"),
-        ("images.csv", "id,organ\n1,lung\n", "images.csv, row 2: it has no or an unknown data_source"),
+        ("images.csv", "", "images.csv has no column id"),
+        ("images.csv", "id,organ\n1,lung\n", "images.csv, row 2: it has no data_source"),
         ("images.csv", IMAGES_HEADER + "1,lung,HPA,6", "images.csv, row 2: "),
         ("images.csv", IMAGES_HEADER + "1,lung,HPA,x,64,0.4,0.8,32,32,train,-1,\n", "images.csv, row 2: .*'x'"),
         ("patches.csv", None, "patches.csv is missing"),
-        ("patches.csv", "", "patches.csv is damaged"),
-        ("patches.csv", "id,y\n1,2\n", "patches.csv is damaged .*mask_share"),
+        ("patches.csv", "", "patches.csv has no column id, y, x, mask_share"),
+        ("patches.csv", "id,y\n1,2\n", "patches.csv has no column x, mask_share"),
     ],
 )
 def test_damaged_tables_of_a_store(store, tmp_path, name, text, rule):

@@ -39,8 +39,12 @@ def fake_run(folder, demo, held_out, *, worse=0.0, data=True, **changes):
             mask = (cv2.resize(small, image.shape[::-1]) >= 0.5).astype(np.uint8)
             dice = rle.dice(image.rle, rle.encode(mask), image.shape)
             scores.append((split, image_id, image.organ, dice, 0.5))
-            sweep += [(image_id, image.organ, t, 0.0, dice - abs(t - 0.5)) for t in THRESHOLDS if split == "validation"]
-    splits = {"train": [], "validation": [], "test": []} | {
+            sweep += [
+                (image_id, image.organ, t, 0.0, max(0, dice - abs(t - 0.5)))
+                for t in THRESHOLDS
+                if split == "validation"
+            ]
+    splits = {"train": [ids[-1]], "validation": [], "test": []} | {
         split: [ids[number] for number in numbers] for split, numbers in held_out.items()
     }
     facts: dict[str, Any] = {"splits": splits, "data": str(demo) if data else "", "recipe": "fast", "epochs": 3}
@@ -304,21 +308,26 @@ def test_an_old_run_has_a_page(old_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "rule"),
     [
-        ("history.csv", b""),
-        ("scores.csv", b"a\n1\n"),
-        ("results.csv", b"\xff"),
-        ("history.csv", b"a\n"),
-        ("sweep.csv", b"id\n"),
+        ("history.csv", b"", "no column epoch"),
+        ("history.csv", b"epoch,train_loss\n1,0.5\n2,many\n", "row 3: train_loss is 'many'; it must be a number"),
+        ("scores.csv", b"a\n1\n", "no column split, id, dice"),
+        ("scores.csv", b"split,id,dice\nvalidation,inf,0.5\n", "row 2: id is 'inf'; it must be a number"),
+        ("scores.csv", b"split,id,dice\nvalidation,5,bad\n", "row 2: dice is 'bad'; it must be a number from 0 to 1"),
+        ("scores.csv", b"split,id,dice\nvalidation,-7,0.5\n", "row 2: id is '-7'"),
+        ("scores.csv", b"split,id,dice\nvalidation,5,0.5\n", "has id 5, which config.json does not name"),
+        ("results.csv", b"\xff", "no CSV as UTF-8 text"),
+        ("sweep.csv", b"id\n", "no column organ, threshold, min_region_um2, dice"),
+        ("sweep.csv", b"id,organ,threshold,min_region_um2,dice\n1,lung,half,0,0.5\n", "row 2: threshold is 'half'"),
     ],
 )
-def test_damaged_tables(demo, tmp_path, name, content):
+def test_damaged_tables(demo, tmp_path, name, content, rule):
     """A table of a run folder that is damaged is named with the remedy; an earlier page stays."""
     run = fake_run(tmp_path / "run", demo, {"validation": [0]})
     (run / name).write_bytes(content)
     (tmp_path / "report.html").write_text("earlier")
-    with pytest.raises(ValueError, match=r"is damaged .*; restore it from a copy, or remove it") as caught:
+    with pytest.raises(ValueError, match=f"{rule}.*; restore it from a copy, or remove it") as caught:
         write_report([run], tmp_path / "report.html")
     assert str(run / name) in str(caught.value)
     assert (tmp_path / "report.html").read_text() == "earlier"
