@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -42,18 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The ``hubmap-kit`` script. SIGTERM, which batch systems and containers send, stops it as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:  # before the command began
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        import os
+    """The ``hubmap-kit`` script."""
+    from .console import lost_result, open_streams
 
-        # The program that reads our output, such as head, has ended; exit quietly.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    stdout = open_streams()
+    try:
+        status = main()
+    except KeyboardInterrupt:  # before the command began
+        status = INTERRUPTED
+    if lost := lost_result(stdout):
+        print(f"error: {lost}", file=sys.stderr)
+    sys.exit(status or int(bool(lost)))
 
 
 def _help(names: Sequence[str]) -> int:

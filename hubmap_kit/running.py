@@ -43,8 +43,6 @@ def run(name: str, argv: Sequence[str]) -> int:
         return INTERRUPTED
     except DataError as error:
         ending = Ending(problems=error.problems, failed=True)
-    except BrokenPipeError:
-        raise
     except OSError as error:
         ending = _failure(os_error_text(error))
     except ValueError as error:

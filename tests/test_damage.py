@@ -133,7 +133,7 @@ class Place:
     """A folder with one of everything, whose files are damaged and restored."""
 
     def __init__(self, folder: Path, demo: Path, store: Path) -> None:
-        self.folder = folder
+        self.folder, self.out = folder, folder.with_name("written")
         self.data, self.store, self.run = folder / "data", folder / "store", folder / "run"
         shutil.copytree(demo, self.data)
         shutil.copytree(store, self.store)
@@ -179,7 +179,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(demo: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("damage"), demo, store)
+    return Place(tmp_path_factory.mktemp("damage") / "read", demo, store)
 
 
 def command(*words: object) -> Callable[[], int]:
@@ -203,7 +203,7 @@ def open_run(place: Place) -> int:
 
 def readers(place: Place, path: Path, *, pages: bool) -> list[Callable[[], int]]:
     """What reads a file; with or without the commands that draw pages or write images, which take longer."""
-    out, submission, data = place.folder / "page.html", place.folder / "submission.csv", place.data
+    out, submission, data = place.out / "page.html", place.folder / "submission.csv", place.data
     check = [
         command("validate", submission, "--data", data),
         command("score", submission, "--truth", data / "test_truth.csv"),
@@ -215,10 +215,10 @@ def readers(place: Place, path: Path, *, pages: bool) -> list[Callable[[], int]]
         case "store":
             return [lambda: read_store(place)]
         case "data":
-            prepare = ("prepare", data, place.folder / "again", "--patch-size", "128", "--input-size", "64")
+            prepare = ("prepare", data, place.out / "again", "--patch-size", "128", "--input-size", "64")
             return [*check, *([command(*prepare), command("inspect", data, "--out", out), review] if pages else [])]
         case _:
-            export = command("export", submission, "--data", data, "--out", place.folder / "masks")
+            export = command("export", submission, "--data", data, "--out", place.out / "masks")
             return [*check, *([review, export] if pages else [])]
 
 
@@ -246,7 +246,7 @@ def check(place: Place, seed: int, share: float, capsys: pytest.CaptureFixture[s
         try:
             for number, reader in enumerate(readers(place, path, pages=pages)):
                 runs += 1
-                shutil.rmtree(place.folder / "masks", ignore_errors=True)
+                shutil.rmtree(place.out / "masks", ignore_errors=True)
                 status = status_of(reader)
                 said = capsys.readouterr().err
                 where = f"{path.relative_to(place.folder)}, {what}, reader {number}: {status}, {said}"

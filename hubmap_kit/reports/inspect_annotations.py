@@ -32,7 +32,7 @@ def read_polygons(path: Path) -> list[npt.NDArray[np.int32]]:
     for number, points in enumerate(_list(read_json(path), path), start=1):
         try:
             polygon = np.asarray(_list(points, path), np.float64)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             polygon = np.zeros((0, 3))
         if polygon.size == 0 and polygon.shape == (0,):
             continue

@@ -306,7 +306,7 @@ def test_thresholds_of_a_run_that_are_no_probability(data, run, tmp_path, capsys
     values["thresholds"]["lung"] = 30
     (run / "config.json").write_text(json.dumps(values))
     assert main(["predict", str(data), str(run), "--out", str(tmp_path / "out.csv"), "--on-error", "empty"]) == 1
-    assert "thresholds has {'lung': 30.0}; a threshold is a probability, from 0 to 1" in capsys.readouterr().err
+    assert "thresholds has {'lung': 30.0}; the number of each organ must be from 0 to 1" in capsys.readouterr().err
 
 
 def test_networks_that_do_not_fit_in_memory(data, run, tmp_path, monkeypatch, capsys):
