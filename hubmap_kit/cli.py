@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -41,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The ``hubmap-kit`` script."""
+    """The ``hubmap-kit`` script. SIGTERM, which batch systems and containers send, stops it as Ctrl-C does."""
     from .console import lost_result, open_streams
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     stdout = open_streams()
     try:
         status = main()
