@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,14 +21,15 @@ def start_tensorflow() -> None:
     """Import TensorFlow and let it find its devices, without its notes on the terminal.
 
     No setting of TensorFlow 2.21 leaves out all of them. They go to a file instead, and are shown if TensorFlow fails.
+    Later it may write of errors only; if it ends this process, Python says where.
     """
     if "tensorflow" in sys.modules:
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # leaves out what it would note later
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for pool in ("INTRAOP", "INTEROP"):  # it knows the affinity of this process, but not the quota of a container
         os.environ.setdefault(f"TF_NUM_{pool}_THREADS", str(cores()))
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as notes:
+    with tempfile.NamedTemporaryFile() as notes, _shown_if_killed(notes.name):
         terminal = os.dup(2)
         os.dup2(notes.fileno(), 2)
         try:
@@ -39,7 +43,24 @@ def start_tensorflow() -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+    if not faulthandler.is_enabled():
+        faulthandler.enable(2)
     tf.get_logger().setLevel("ERROR")  # self-training has one function for each size of image, which it warns of
+
+
+@contextmanager
+def _shown_if_killed(notes: str) -> Iterator[None]:
+    """Show the notes if this process ends meanwhile: a TensorFlow that needs another processor aborts it."""
+    shell = shutil.which("sh")
+    if shell is None:  # Windows
+        yield
+        return
+    script = 'read -r ended || { cat "$0" >&2; rm -f "$0"; }'  # the end of its input is the end of this process
+    with subprocess.Popen([shell, "-c", script, notes], stdin=subprocess.PIPE, start_new_session=True) as watcher:
+        try:
+            yield
+        finally:
+            watcher.communicate(b"ended\n")
 
 
 @contextmanager
