@@ -23,7 +23,18 @@ import pandas as pd
 from . import rle
 from .competition import HEIGHT, ID, ORGAN, RLE, SOURCE, WIDTH
 from .files import read_rows, replacing, write_rows
-from .tables import CUT_REMEDY, CUT_RULE, DataError, Problem, check_ids, check_sizes, is_cut, read_cells, read_images
+from .tables import (
+    CUT_REMEDY,
+    CUT_RULE,
+    MOST_SIDE_PX,
+    DataError,
+    Problem,
+    check_ids,
+    check_sizes,
+    is_cut,
+    read_cells,
+    scan_images,
+)
 from .words import count
 
 __all__ = ["score", "validate"]  # the public interface; the kit itself uses more
@@ -150,14 +161,22 @@ def validate(submission: str | Path, data: str | Path) -> list[Problem]:
         ``warning``, and so is a prediction that is unfinished. Problems of ``test.csv`` itself are included.
     """
     try:
-        images = read_images(Path(data), "test", check_files=False)
+        scan = scan_images(Path(data), "test", check_files=False)
     except DataError as error:
         return error.problems
-    names = {image.id: image.name for image in images if image.name}
-    return _unfinished(Path(submission)) + [
-        replace(problem, rule=f"{names[problem.image_id]!r}: {problem.rule}") if problem.image_id in names else problem
-        for problem in _check(Path(submission), {image.id: image.shape for image in images})[1]
-    ]
+    names = {image.id: image.name for image in scan.images if image.name}
+    # The mask of a bad row may have any size.
+    shapes = dict.fromkeys(scan.rows, (MOST_SIDE_PX, MOST_SIDE_PX)) | {image.id: image.shape for image in scan.images}
+    return (
+        scan.problems
+        + _unfinished(Path(submission))
+        + [
+            replace(problem, rule=f"{names[problem.image_id]!r}: {problem.rule}")
+            if problem.image_id in names
+            else problem
+            for problem in _check(Path(submission), shapes)[1]
+        ]
+    )
 
 
 def _unfinished(submission: Path) -> list[Problem]:

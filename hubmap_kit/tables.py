@@ -236,7 +236,8 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
     from .rle import parse
 
     table = table_path(folder, split)
-    cells = read_cells(table, _TEST_COLUMNS if split == "test" else _TRAIN_COLUMNS)
+    ragged: list[Problem] = []
+    cells = read_cells(table, _TEST_COLUMNS if split == "test" else _TRAIN_COLUMNS, ragged)
     problems = check_ids(table.name, cells[ID])
     bad_ids = {problem.row for problem in problems}
     rows = {int(value): row for row, value in zip(cells.index, cells[ID], strict=True) if row not in bad_ids}
@@ -245,8 +246,14 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
     for column in (PIXEL_SIZE, THICKNESS):
         problems += _check_lengths(table.name, cells, column)
     problems += _check_pixel_sizes(table.name, cells)
-    names = read_names(folder)
+    torn = {problem.row for problem in ragged}
+    problems = ragged + [problem for problem in problems if problem.row not in torn]
     bad = {problem.row for problem in problems}
+    names = {}
+    try:
+        names = read_names(folder)
+    except DataError as error:
+        problems += error.problems
     images: list[Image] = []
     damaged: list[Image] = []
     for row, cell in zip(cells.index, cells.to_dict("records"), strict=True):
@@ -347,12 +354,14 @@ def read_sample_submission(folder: Path) -> list[int]:
     return [int(value) for value in cells[ID]]
 
 
-def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def read_cells(path: Path, columns: tuple[str, ...], ragged: list[Problem] | None = None) -> pd.DataFrame:
     """Read a CSV as text. It is checked only for being a CSV and for having the columns.
 
     Args:
         path: The file; UTF-8.
         columns: The columns it must have; it may have others.
+        ragged: Takes the problems of rows with too few or too many fields, which are then filled up or cut off; None
+            to raise them.
 
     Returns:
         Text cells. The index is the row as a person counts it, the header being row 1.
@@ -414,8 +423,11 @@ def read_cells(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         for row, record in records.items()
         if len(record) != len(header)
     ]
-    if problems:
+    if problems and ragged is None:
         raise DataError(problems)
+    if ragged is not None:
+        ragged += problems
+        records = {row: [*record, *[""] * len(header)][: len(header)] for row, record in records.items()}
     return pd.DataFrame(list(records.values()), index=list(records), columns=header, dtype=str)
 
 

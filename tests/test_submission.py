@@ -88,6 +88,18 @@ def test_an_unfinished_prediction_is_a_warning(data):
     assert "its prediction is unfinished" in problem.rule
 
 
+def test_a_bad_row_of_the_test_set(data):
+    """A bad row of test.csv is named, and the masks of the other images are checked all the same."""
+    text = (data / "test.csv").read_text()
+    (data / "test.csv").write_text(text.replace("12,kidney,HPA,9,4,0.4", "12,kidney,HPA,9,4,400"))
+    submission.write(data / "submission.csv", {11: "1 99", 12: "1 99", 13: "1 1"}, (11, 12, 13))
+    problems = submission.validate(data / "submission.csv", data)
+    assert [(problem.file, problem.row, problem.image_id) for problem in problems] == [
+        ("test.csv", 3, None),
+        ("submission.csv", 2, 11),
+    ]
+
+
 def test_missing_file_is_a_problem(data):
     """A submission that is not there is reported like any other problem."""
     (problem,) = submission.validate(data / "none.csv", data)

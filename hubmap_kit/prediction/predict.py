@@ -22,7 +22,7 @@ from ..files import sha256_of
 from ..models.hardware import memory_errors
 from ..progress import track
 from ..run import Run, expand
-from ..tables import Image, Problem, read_sample_submission, remarks, scan_images
+from ..tables import DataError, Image, Problem, read_sample_submission, remarks, scan_images
 from ..words import count, did_you_mean
 from .budget import Budget
 from .ensemble import Member, networks_of
@@ -74,7 +74,11 @@ def predict(
     scan = scan_images(data, config.split)
     problems, ids = scan.problems, list(scan.rows)
     if config.split == "test":
-        sample = read_sample_submission(data)
+        try:
+            sample = read_sample_submission(data)
+        except DataError as error:  # it gives only the order
+            problems += error.problems
+            sample = []
         if stray := sorted(set(sample) - set(ids)):
             rule = f"ids {', '.join(map(str, stray[:5]))} are not in test.csv"
             problems.append(Problem("warning", SAMPLE_SUBMISSION, None, rule, "they are left out"))

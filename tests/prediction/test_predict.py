@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from typing import Any
 
 import builders
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from hubmap_kit import submission
+from hubmap_kit import kernels, submission
 from hubmap_kit.cli import main
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig
@@ -256,6 +257,42 @@ def test_an_absurd_row_costs_one_image(data, run, tmp_path, column, value, capsy
     if value != "20":
         (problem,) = submission.read_problems(tmp_path / "out.csv")
         assert (problem.severity, problem.row) == ("warning", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("test.csv", "{id},lung,HPA"), ("sample_submission.csv", "x,"), ("sample_submission.csv", None)]
+)
+def test_a_torn_row_costs_one_image(data, run, tmp_path, name, row):
+    """A row with too few cells costs its image; a damaged or missing sample, which gives only the order, costs none."""
+    ids = pd.read_csv(data / "test.csv")["id"].tolist()
+    if row:
+        lines = (data / name).read_text().splitlines()
+        lines[2] = row.format(id=ids[1])
+        (data / name).write_text("\n".join(lines) + "\n")
+    else:
+        (data / name).unlink()
+    problems = inference.predict(data, [run], tmp_path / "out.csv", PredictConfig(on_error="empty", threshold=0.0))
+    assert {(problem.severity, problem.file) for problem in problems} == {("warning", name)}
+    masks = masks_of(tmp_path / "out.csv")
+    assert sorted(masks) == sorted(ids)
+    assert [i for i in ids if not masks[i]] == ([ids[1]] if name == "test.csv" else [])
+
+
+@pytest.mark.parametrize("on_error", ["empty", "stop"])
+def test_a_bad_row_in_the_inference_kernel(data, run, tmp_path, monkeypatch, on_error):
+    """A bad row of test.csv ends the inference kernel with status 1 only if ON_ERROR is stop; the file is whole."""
+    table = pd.read_csv(data / "test.csv", dtype=str)
+    table.loc[1, "pixel_size"] = "400"
+    table.to_csv(data / "test.csv", index=False)
+    given: dict[str, Any] = dict.fromkeys(each.name for each in fields(kernels.InferSettings))
+    given |= {"TTA": "none", "SCALES": "1", "STAIN": "none", "ADAPT": "none", "SKIP_BACKGROUND": False}
+    settings = kernels.InferSettings(**given | {"THRESHOLD": 0.0, "ON_ERROR": on_error})
+    found = {"start": settings, "find_competition": data, "find_runs": [run], "WORKING": tmp_path, "_write_page": None}
+    for name, value in found.items():
+        monkeypatch.setattr(kernels, name, value if name == "WORKING" else lambda *_, value=value: value)
+    with pytest.raises(SystemExit) if on_error == "stop" else nullcontext():
+        kernels.infer({}, tmp_path)
+    assert list(masks_of(tmp_path / "submission.csv").values()).count("") == 1
 
 
 @pytest.mark.parametrize(("images", "status"), [(5, 1), (3, 0)])
