@@ -169,7 +169,7 @@ def validate(submission: str | Path, data: str | Path) -> list[Problem]:
     shapes = dict.fromkeys(scan.rows, (MOST_SIDE_PX, MOST_SIDE_PX)) | {image.id: image.shape for image in scan.images}
     return (
         scan.problems
-        + _unfinished(Path(submission))
+        + unfinished(Path(submission))
         + [
             replace(problem, rule=f"{names[problem.image_id]!r}: {problem.rule}")
             if problem.image_id in names
@@ -179,7 +179,7 @@ def validate(submission: str | Path, data: str | Path) -> list[Problem]:
     )
 
 
-def _unfinished(submission: Path) -> list[Problem]:
+def unfinished(submission: Path) -> list[Problem]:
     """A warning if the prediction that writes a submission has not ended."""
     if not progress_path(submission).is_file():
         return []

@@ -169,3 +169,12 @@ def test_a_signal_stops_a_command(tmp_path, number):
     assert process.returncode == 130
     assert said.splitlines()[-1] == "stopped; nothing was written"
     assert not list(tmp_path.iterdir())
+
+
+def test_scoring_an_unfinished_prediction(demo, answers, capsys):
+    """A submission whose prediction was interrupted is scored, with a warning."""
+    progress = answers.with_name(f"{answers.name}.progress.jsonl")
+    for said in (False, True):
+        assert main(["score", str(answers), "--truth", str(demo / "test_truth.csv")]) == 0
+        assert ("warning: submission.csv: its prediction is unfinished" in capsys.readouterr().err) == said
+        progress.touch()

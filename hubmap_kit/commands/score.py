@@ -26,7 +26,7 @@ def run(arguments: Namespace) -> Ending:
     from ..competition import ORGAN, SOURCE, table_path
     from ..files import replacing
     from ..metrics import mean_dice, score_text
-    from ..submission import score
+    from ..submission import score, unfinished
 
     truth, table = arguments.truth, arguments.per_image
     scores, data = score(arguments.submission, truth), truth.parent
@@ -51,4 +51,5 @@ def run(arguments: Namespace) -> Ending:
             "mean_dice": mean_dice(scores),
             **groups,
         },
+        problems=unfinished(arguments.submission),
     )

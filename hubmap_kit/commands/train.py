@@ -125,7 +125,10 @@ def _ending(folder: Path) -> Ending:
     table = (folder / RESULTS).read_text(encoding="utf-8").rstrip("\n")
     if (folder / FOLDS).is_file():
         folds = FoldsConfig.read(folder).folds
-        return Ending(f"{folder}: {count(folds, 'fold')}{_page(folder)}", table, next=_next(folder), values=values)
+        text = _thresholds_text(RunConfig.read(folder / "fold0"))  # each fold has those of all
+        return Ending(
+            f"{folder}: {count(folds, 'fold')}{_page(folder)}", f"{table}\n{text}", next=_next(folder), values=values
+        )
     config = RunConfig.read(folder)
     history = read_table(folder / HISTORY, ["epoch"])
     rows: list[Any] = [] if history is None else history.to_dict("records")

@@ -32,6 +32,10 @@ from .reading import fits_its_row
 from .stream import Result, predict_masks
 
 WRITE_EVERY_S = 60.0  # between two versions of the submission while predicting
+NEW = {
+    "organ": "the mean threshold of these is used; train with images of {}",
+    "source": "expect a lower Dice; hubmap-kit inspect shows how they differ",
+}  # what to do about an organ or a source that a run was not trained on
 MANY_EMPTY = 4  # so many images without any foreground mean that something is wrong with the network
 
 
@@ -87,8 +91,7 @@ def predict(
     images = {image.id: image for image in scan.images}
     opened = [Run.open(run) for run in expand(runs)]
     _check_organs(config, images.values(), opened)
-    problems += remarks(scan.images) + _remarks_on(opened)
-    problems += _unseen(list(images.values()), opened, table_path(data, config.split).name)
+    problems += remarks(scan.images) + remarks_on(opened, scan.images, table_path(data, config.split).name)
     journal = Journal(submission.progress_path(out), _fingerprint(opened, config))
     masks = journal.masks(images.values())
     if masks:
@@ -162,34 +165,32 @@ def _check_organs(config: PredictConfig, images: Iterable[Image], runs: Sequence
                 raise ValueError(f"{flag} names the organ {organ}, and no image or run is of it{meant}")
 
 
-def _remarks_on(runs: Sequence[Run]) -> list[Problem]:
-    """A warning for each run whose training has not ended."""
-    return [
+def remarks_on(runs: Sequence[Run], images: Sequence[Image], table: str) -> list[Problem]:
+    """Warnings about runs that predict: one for each unfinished training, and for each organ and source new to a run.
+
+    Args:
+        runs: The runs.
+        images: The images that they predict.
+        table: Name of the images' table.
+    """
+    problems = [
         Problem("warning", str(run.folder), None, "its training is unfinished", "go on with hubmap-kit train --resume")
         for run in runs
         if not run.config.finished
     ]
-
-
-def _unseen(images: Sequence[Image], runs: Sequence[Run], table: str) -> list[Problem]:
-    """A warning for each organ and source of the images on which a run was not trained."""
-    problems = []
-    for source, number in Counter(image.source for image in images).items():
-        strangers = [run for run in runs if run.config.sources and source not in run.config.sources]
-        if strangers:
-            names = ", ".join(run.folder.name for run in strangers)
-            seen = ", ".join(dict.fromkeys(seen for run in strangers for seen in run.config.sources))
-            rule = f"{count(number, 'image')} by {source}, and {names} was trained only on images by {seen}"
-            remedy = "expect a lower Dice; hubmap-kit inspect shows how the images differ"
-            problems.append(Problem("warning", table, None, rule, remedy))
-    for organ, number in Counter(image.organ for image in images).items():
-        strangers = [run for run in runs if organ not in run.config.rule.thresholds]
-        if strangers:
-            names = ", ".join(run.folder.name for run in strangers)
-            seen = ", ".join(dict.fromkeys(seen for run in strangers for seen in run.config.rule.thresholds))
-            rule = f"{count(number, 'image')} of organ {organ!r}, on which {names} was not trained, only on {seen}"
-            remedy = f"the mean threshold of these is used; train with images of {organ}"
-            problems.append(Problem("warning", table, None, rule, remedy))
+    trained_on = {
+        "organ": [list(run.config.rule.thresholds) for run in runs],
+        "source": [run.config.sources for run in runs],
+    }
+    for what, known in trained_on.items():
+        for name, number in Counter(str(getattr(image, what)) for image in images).items():
+            strangers = {
+                run.folder.name: seen for run, seen in zip(runs, known, strict=True) if seen and name not in seen
+            }
+            if strangers:
+                seen = ", ".join(dict.fromkeys(each for of_run in strangers.values() for each in of_run))
+                rule = f"{count(number, 'image')} of {what} {name!r}, on which {', '.join(strangers)} was not trained"
+                problems.append(Problem("warning", table, None, f"{rule}, only on {seen}", NEW[what].format(name)))
     return problems
 
 

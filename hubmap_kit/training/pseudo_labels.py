@@ -18,6 +18,7 @@ from ..files import sha256_of
 from ..images.scaling import load_image, resize
 from ..prediction.ensemble import Member
 from ..prediction.networks import load_members, probability_map
+from ..prediction.predict import remarks_on
 from ..preparation.store import (
     PatchStore,
     StoredImage,
@@ -29,7 +30,7 @@ from ..preparation.store import (
     write_images,
 )
 from ..run import Run, expand
-from ..tables import DataError, Image, Problem, scan_images
+from ..tables import DataError, Image, Problem, remarks, scan_images
 
 IMAGES_AT_ONCE = 2  # one image is read while another is predicted
 
@@ -77,7 +78,8 @@ def pseudo_label(
     facts = {"runs": [{"name": run.folder.name, "sha256": _fingerprint(run, config)} for run in ensemble]}
     write = partial(_predict_image, out, folder, like.config.input_size, network_um, facts, members)
     written, unread = write_images("pseudo", write, scan.images, images_at_once=IMAGES_AT_ONCE)
-    problems = [*scan.problems, *unread]
+    table = table_path(data, config.split).name
+    problems = [*scan.problems, *remarks(scan.images), *remarks_on(ensemble, scan.images, table), *unread]
     stored = []
     for image in scan.images:
         if image.id not in written:
@@ -90,7 +92,7 @@ def pseudo_label(
             problems.append(image.problem(rule, "it is left out", "warning"))
     problems.sort(key=lambda problem: problem.row or 0)
     if not stored:
-        table, remedy = table_path(data, config.split).name, "train the runs further, or name other images"
+        remedy = "train the runs further, or name other images"
         raise DataError([*problems, Problem("error", table, None, "no image has a mask to train on", remedy)])
     return finish_store(out, info, stored, written), problems
 

@@ -500,9 +500,9 @@ def test_what_a_prediction_does_not_pass_over_in_silence(data, run, tmp_path, ca
         "warning: test.csv, rows 2-5: pixel_size is empty, and 0.4 um is assumed, as in the competition for lung by "
         "HPA",
         f"warning: {run}: its training is unfinished",
-        "warning: test.csv: 1 image by Mars, and run was trained only on images by HPA",
         "warning: test.csv: 1 image of organ 'liver', on which run was not trained, only on kidney, prostate, "
         "largeintestine, spleen, lung",
+        "warning: test.csv: 1 image of source 'Mars', on which run was not trained, only on HPA",
     ]
     assert submission.read_problems(tmp_path / "out.csv")[1].rule == "its training is unfinished"
 
