@@ -51,12 +51,16 @@ def claim(target: Path, command: str, *, folder: bool) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
     path = target / LOCK if folder else target.with_name(f".{target.name}{LOCK}")
     try:
+        try:
+            path.touch()
+        except OSError as error:  # about the lock, which nobody has asked for
+            raise OSError(error.errno, error.strerror, str(target)) from error
         with _locked(path, target) as file:
             if file is not None:
                 _remove_parts(target, folder=folder)
                 about = {"process": os.getpid(), "computer": socket.gethostname(), "command": command}
-                json.dump(about | {"started": time.time()}, file)
-                file.flush()
+                with contextlib.suppress(OSError):  # the disk is full, and the lock holds all the same
+                    os.write(file.fileno(), json.dumps(about | {"started": time.time()}).encode())
             yield
     finally:
         if made:

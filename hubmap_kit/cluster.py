@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 from . import __version__
-from .machine import cores
+from .machine import FULL, cores
 
 CONNECT_S = 5  # time to wait for the scheduler's answer, and again for its first worker
 # Evaluated on the workers by the built-in `eval`. Workers without this package could not run a function of it.
@@ -46,6 +46,7 @@ def spread(
         ValueError: Dask is not installed, the scheduler cannot be reached or has no worker, or the scheduler or a
             worker has another version of the kit, or none.
         ConnectionError: The scheduler was lost.
+        OSError: A job found the disk full.
 
     >>> sorted(spread(abs, [-2, 3]))
     [(-2, 2), (3, 3)]
@@ -125,7 +126,10 @@ def _check_versions(client: Any, address: str) -> None:
 
 
 def _outcome(future: Future[Result] | Any) -> Result | Exception:
+    """The result of a job, or its exception; a full disk is raised, for it is no fault of the job."""
     try:
         return future.result()
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
         return error

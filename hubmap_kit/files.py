@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -16,18 +18,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from .machine import FULL
+
 LONGEST_VALUE = 60  # characters of a value that an error shows
 
 T = TypeVar("T")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, size: int = 0) -> Iterator[Path]:
     """Yield a path beside `path` to write to, and rename it to `path` at the end.
 
     It has the same suffix as `path`, because some writers choose a format by it. After an exception the new file is
     removed, and an old one is left as it was. What a link leads to is replaced, and the link stays; a device or a pipe,
     such as ``/dev/stdout``, is written through.
+
+    Args:
+        path: The file.
+        size: Bytes that will be written, or a few more, for a writer that crashes or says nothing if the disk is full:
+            whether there is room for them is found out first.
 
     Raises:
         OSError: The file cannot be written; the error names `path`, not the file beside it.
@@ -45,12 +54,12 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if size:
+            _find_room(part, size)
         yield part
         os.replace(part, path)
     except OSError as error:
-        if error.errno is None or str(error.filename) not in (str(part), str(path), "None"):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise _named(error, path, part) from error
     finally:
         with suppress(OSError):  # the folder may not be one
             part.unlink()
@@ -72,11 +81,41 @@ def filling(folder: Path) -> Iterator[Path]:
                 target = folder / path.relative_to(part)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)
+    except OSError as error:
+        raise _named(error, folder, part) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
         if made:
             with suppress(OSError):  # it has files
                 folder.rmdir()
+
+
+def _find_room(path: Path, size: int) -> None:
+    """Raise the system's error if there is no room for a file of this size, or none so large may be written."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in FULL:  # others: the file system cannot reserve room
+                raise
+
+
+def _named(error: OSError, path: Path, part: Path) -> OSError:
+    """An error of writing to `part` as one of `path`; an error about another file as it is.
+
+    Some libraries give no number when a file could not be written whole, or a text of many lines.
+    """
+    if error.errno not in FULL and error.errno is not None:
+        own = str(error.filename) in (str(part), str(path), "None")
+        return OSError(error.errno, error.strerror, str(path)) if own else error
+    number = error.errno
+    if number is None:
+        if not re.search(r"requested and \d+ written", str(error)):  # NumPy's words
+            return error
+        number = errno.ENOSPC if shutil.disk_usage(path.parent).free < 2**20 else errno.EFBIG
+    return OSError(number, os.strerror(number), str(path))
 
 
 def is_free(folder: Path) -> bool:

@@ -1,13 +1,16 @@
-"""How many cores and how much memory this process may use, which in a container is less than the computer has."""
+"""What this process may use of the computer: cores and memory, in a container less than there are; a full disk."""
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+# Errors of the system: no room for a file, or none so large is allowed.
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 

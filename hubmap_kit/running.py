@@ -65,14 +65,24 @@ def _failure(text: str) -> Ending:
 
 def os_error_text(error: OSError) -> str:
     """What the system refused, as a sentence with the file."""
-    if not error.filename or not error.strerror:
+    if error.errno is None or not error.strerror:
         return str(error)
+    remedies = {
+        errno.EACCES: "; name another place, or change its permissions",
+        errno.ENOSPC: "; make room there, and run the command again",
+        errno.EFBIG: "; allow larger files (ulimit -f), or name a place on another file system",
+        errno.EMFILE: "; allow more open files (ulimit -n)",
+    }
+    said = f"{error.strerror.lower()}{remedies.get(error.errno, '')}"
+    if not error.filename:
+        import tempfile
+
+        return f"in {tempfile.gettempdir()}, for temporary files, or where the command writes: {said}"
     path = Path(os.fsdecode(error.filename))
     files = [each for each in path.parents if each.is_file()]
     if isinstance(error, (NotADirectoryError, FileExistsError)) and (files or path.is_file()):
         return f"{files[0] if files else path} is a file, and a folder is needed there; name another place"
-    remedies = {errno.EACCES: "; name another place, or change its permissions", errno.ENOSPC: "; make room there"}
-    return f"{path}: {error.strerror.lower()}{remedies.get(error.errno or 0, '')}"
+    return f"{path}: {said}"
 
 
 def _unexpected(error: Exception, argv: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import subprocess
 import sys
@@ -179,3 +180,46 @@ replace_folder(Path("old"), Path("new"))
     with claim(tmp_path / "old", "the same command", folder=True):
         parts = list(tmp_path.glob(".*.part.*"))
     assert parts == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system reserves no room")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_room_for_a_file_is_found_out_before_it_is_written(tmp_path, monkeypatch, number):
+    """A full disk, or a file that may not be as large, is an error of the file itself, and the old one stays."""
+
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    path = tmp_path / "weights"
+    path.write_text("old")
+    with pytest.raises(OSError, match=os.strerror(number)) as caught, replacing(path, 10**6):
+        pytest.fail("there is no room")
+    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (OSError("100 requested and 7 written"), errno.EFBIG),  # NumPy's, here with room on the disk
+        (OSError(errno.ENOSPC, "can't write\n(file write failed: ...)"), errno.ENOSPC),  # HDF5's
+        (OSError(errno.ENOSPC, "No space left on device"), errno.ENOSPC),
+    ],
+)
+def test_a_full_disk_is_named_with_the_file(tmp_path, error, wanted):
+    """Whatever words a library has for it, the error names the file, and the system's reason in one line."""
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match=os.strerror(wanted)) as caught, replacing(path):
+        raise error
+    assert (caught.value.errno, caught.value.strerror, caught.value.filename) == (
+        wanted,
+        os.strerror(wanted),
+        str(path),
+    )
+
+
+def test_an_error_about_another_file_stays(tmp_path):
+    """A file that is read while another is written keeps its name."""
+    with pytest.raises(FileNotFoundError, match="input"), replacing(tmp_path / "out"):
+        (tmp_path / "input").read_text()

@@ -422,7 +422,7 @@ def write_image(
     pixels = pad_to_tile(pixels, input_size)
     foreground = pixels[..., 3] >= (SOFT_FOREGROUND if soft else 1)
     target.with_suffix(".json").unlink(missing_ok=True)  # first, so that it never describes another file
-    with replacing(target) as part:
+    with replacing(target, pixels.nbytes + 2**10) as part:
         np.save(part, pixels, allow_pickle=False)
     shape = (rgb.shape[0], rgb.shape[1])
     written = Written(made_from, target.stat().st_size, shape, list(_grid_shares(foreground, input_size)))

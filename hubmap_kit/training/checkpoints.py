@@ -74,7 +74,7 @@ def write(run: Path, model: Any, optimizer: Any, history: list[dict[str, Any]], 
     }
     arrays: dict[str, Any] = {f"model_{i:05d}": np.asarray(v) for i, v in enumerate(model.variables)}
     arrays |= {f"optimizer_{i:05d}": np.asarray(v) for i, v in enumerate(optimizer.variables)}
-    with replacing(run / CHECKPOINT) as part:
+    with replacing(run / CHECKPOINT, sum(array.nbytes + 2**10 for array in arrays.values()) + 2**16) as part:
         np.savez(part, state=np.array(json.dumps(state)), **arrays)
 
 

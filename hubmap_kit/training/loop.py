@@ -178,7 +178,7 @@ class Training:
         self.history.append({key: round(float(value), 6) for key, value in row.items()})
         writes = self.devices.worker == 0
         if writes and self._is_best():
-            with replacing(self.run / WEIGHTS) as part:
+            with replacing(self.run / WEIGHTS, _weights_bytes(self.model)) as part:
                 self.model.save_weights(part)
         if raw is not None:
             assign(self.model.trainable_variables, raw)
@@ -223,6 +223,11 @@ class Training:
         values = [(row["validation_dice"], row["epoch"]) for row in self.history if "validation_dice" in row]
         patience = self.config.train.patience
         return bool(patience and values and self.history[-1]["epoch"] - max(values)[1] >= patience)
+
+
+def _weights_bytes(model: keras.Model) -> int:
+    """An upper bound for the size of a weights file: HDF5 needs some 2 KiB beside each array."""
+    return sum(np.asarray(weight).nbytes + 2**12 for weight in model.weights) + 2**16
 
 
 def train_epoch(

@@ -6,6 +6,8 @@ import contextlib
 import math
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -250,6 +252,23 @@ def test_a_preparation_killed_while_it_replaces_a_store_goes_on(demo, tmp_path, 
     for config in (SMALL, other):
         again, fresh = prepare(demo, tmp_path / "store", config), prepare(demo, tmp_path / "fresh", config)
         assert all(np.array_equal(fresh.read(i), again.read(i)) for i in fresh.images)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_full_disk_is_no_fault_of_an_image(demo, tmp_path):
+    """A limit of the size of files, or a full disk, is one line with the path; no image is blamed for it."""
+    program = (
+        "import resource, sys; from hubmap_kit.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["prepare", demo, tmp_path / "store", "--patch-size", "128", "--input-size", "64"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, command)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "store/images/" in said
+    assert "file too large; allow larger files" in said
 
 
 def test_a_store_of_other_data_is_kept(demo, tmp_path, capsys):
