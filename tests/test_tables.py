@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hubmap_kit.competition import ORGANS, SOURCES
 from hubmap_kit.files import read_rows
 from hubmap_kit.tables import (
+    MOST_PX,
+    PIXEL_SIZES_UM,
     DataError,
     Problem,
     read_cells,
@@ -259,3 +264,30 @@ def test_bad_mask_in_train(demo, tmp_path):
     with pytest.raises(DataError) as caught:
         read_images(folder, "train")
     assert [problem.row for problem in caught.value.problems] == [6]
+
+
+@pytest.mark.slow
+@given(
+    st.integers(0, 7),
+    st.one_of(
+        st.text(st.characters(codec="utf-8", exclude_characters='"\r\n,'), max_size=30),
+        st.floats().map(str),
+        st.integers().map(str),
+    ),
+    st.sampled_from(["test", "train"]),
+)
+def test_whatever_one_cell_holds_costs_one_image(column, cell, split):
+    """Whatever one cell of a table holds, the other rows are read, and a row that is not good has a problem."""
+    header = [*HEADER.split(","), "rle"]
+    rows = [[str(image_id), "lung", "HPA", "10", "12", "0.4", "4", "1 1"] for image_id in (7, 8, 9)]
+    rows[1][column] = cell
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / f"{split}.csv").write_text("\n".join(",".join(row) for row in (header, *rows)) + "\n", "utf-8")
+        scan = scan_images(folder, split, check_files=False)
+    good = {image.id for image in scan.images}
+    assert {7, 9} <= good
+    assert len(good) == 3 or scan.problems
+    for image in scan.images:
+        assert PIXEL_SIZES_UM[0] <= image.pixel_size_um <= PIXEL_SIZES_UM[1]
+        assert 1 <= image.shape[0] * image.shape[1] <= MOST_PX

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from dataclasses import replace
 
 from ..tables import Image
 from .ensemble import Member, nearest_scale, networks_of, pixels_seen, tilings_of
+
+GIANT = 100  # in the competition's images a mistaken pixel size makes such a difference, and nothing else does
 
 
 class Budget:
@@ -104,6 +107,13 @@ class Budget:
     def _available_s(self, pause_s: float = 0.0) -> float:
         """Seconds that are left for images after a pause, with a tenth to spare."""
         return (self._end - time.monotonic() - pause_s) * (1 - self.SPARE)
+
+
+def giants(images: Sequence[Image], members: Sequence[Member]) -> set[int]:
+    """Ids of the images that are `GIANT` times as much work as half of the images, or more."""
+    works = {image.id: work_of(image, members) for image in images}
+    usual = statistics.median_low(works.values()) if works else 0.0
+    return {image_id for image_id, work in works.items() if work >= GIANT * usual}
 
 
 def levels(members: Sequence[Member]) -> list[tuple[str, Sequence[Member]]]:

@@ -23,8 +23,8 @@ from ..models.hardware import memory_errors
 from ..progress import track
 from ..run import Run, expand
 from ..tables import DataError, Image, Problem, read_sample_submission, remarks, scan_images
-from ..words import count, did_you_mean
-from .budget import Budget
+from ..words import count, did_you_mean, listed
+from .budget import Budget, giants
 from .ensemble import Member, networks_of
 from .journal import Journal
 from .networks import load_members
@@ -231,16 +231,19 @@ def predict_images(
     members = load_members(runs, config)
     for member, *_ in networks_of(members):  # compile now, so that the time counts for no image
         member.predict(np.zeros((member.batch_size, member.tile_size, member.tile_size, 3), np.uint8))
-    budget = None
+    budget, late = None, set[int]()
     if config.time_limit_min is not None:
-        # A row that claims a huge image must not cost the others their settings.
+        # A row that claims a huge image must not cost the others their time and settings.
         likely = [image for image in missing if fits_its_row(image)]
+        if late := giants(likely, members):
+            print(f"predicted last, since by its row it is huge: {listed(list(map(str, late)))}", flush=True)
+        likely = [image for image in likely if image.id not in late]
         budget = Budget(60 * config.time_limit_min - (time.monotonic() - begin), likely, members)
     groups: dict[Any, list[Image]] = {}
     for image in images:
         groups.setdefault((image.organ, image.source) if config.adapt != "none" else None, []).append(image)
     for group in groups.values():
-        todo = [image for image in group if image.id not in done]
+        todo = sorted((image for image in group if image.id not in done), key=lambda image: image.id in late)
         if not todo:
             continue
         with ExitStack() as until_predicted:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from builders import a_member, slow, smooth, write_images
 
-from hubmap_kit.prediction.budget import Budget, levels, work_of
+from hubmap_kit.prediction.budget import Budget, giants, levels, work_of
 from hubmap_kit.prediction.stream import predict_masks
 from hubmap_kit.tables import Image
 
@@ -120,6 +120,15 @@ def test_an_image_that_is_known_to_fail_has_no_work(images):
     assert budget.choose(images[0]) == networks
     budget.correct(images[0], 0.0)
     assert budget.needed_s() == 0.0
+
+
+def test_giants(images):
+    """An image of a hundred times the usual work is a giant; large ones are not, nor are images of one size."""
+    networks, every = [a_member()], many(images, 10)
+    assert not giants(every, networks)
+    assert not giants([], networks)
+    every[3], every[4] = replace(every[3], pixel_size_um=20.0), replace(every[4], pixel_size_um=2.5)
+    assert giants(every, networks) == {3}
 
 
 def test_the_limit_is_kept_within_an_image(tmp_path, rng):

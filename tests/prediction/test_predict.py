@@ -259,6 +259,23 @@ def test_an_absurd_row_costs_one_image(data, run, tmp_path, column, value, capsy
         assert (problem.severity, problem.row) == ("warning", 3)
 
 
+@pytest.mark.slow
+def test_a_huge_image_takes_no_time_from_the_others(data, run, tmp_path, capsys):
+    """An image that its row makes far too large is predicted last, and does not cost the others their settings."""
+    ids = pd.read_csv(data / "test.csv")["id"].tolist()
+    table = pd.read_csv(data / "test.csv", dtype=str)
+    table["pixel_size"] = ["20", *["0.4"] * 4]
+    table.to_csv(data / "test.csv", index=False)
+    arguments = ["predict", str(data), str(run), "--out", str(tmp_path / "out.csv"), "--on-error", "empty"]
+    assert main([*arguments, "--threshold", "0", "--tta", "d4", "--scales", "4,5,6", "--time-limit", "0.3"]) == 0
+    masks = masks_of(tmp_path / "out.csv")
+    assert [bool(masks[i]) for i in ids] == [False, True, True, True, True]
+    err = capsys.readouterr().err
+    assert f"predicted last, since by its row it is huge: {ids[0]}" in err
+    assert "from here on" not in err
+    assert {timing.tta for timing in submission.read_timings(tmp_path / "out.csv")} == {"d4"}
+
+
 @pytest.mark.parametrize(
     ("name", "row"), [("test.csv", "{id},lung,HPA"), ("sample_submission.csv", "x,"), ("sample_submission.csv", None)]
 )
