@@ -7,6 +7,7 @@ is imported from its wheel, which is a zip file: nothing here may expect files b
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .competition import SUBMISSION
 from .files import has_type, type_text
@@ -28,6 +29,10 @@ from .kaggle.manifest import LIBRARY, MANIFEST, Manifest
 from .kaggle.names import CHANGES
 from .kaggle.session import find_competition, find_runs, find_unfinished
 
+if TYPE_CHECKING:
+    from .config import PredictConfig, PrepareConfig, TrainConfig
+
+MOST_H = 12  # hours of Kaggle's longest sessions
 ROOT = Path(os.environ.get("HUBMAP_KAGGLE_ROOT", "/kaggle"))  # set to another folder by a rehearsal without isolation
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 # A page beside a kernel's output may take so many seconds and MB. The page about the competition's 351 training images
@@ -44,6 +49,7 @@ class TrainSettings:
     INPUT_SIZE: int
     CONTEXT: float | str | None
     TEST_SIZE: int | None
+    VAL_SIZE: int | None
     FOLDS: int
     FOLD: int | Literal["all"] | None
     RECIPE: str
@@ -52,8 +58,52 @@ class TrainSettings:
     ENCODER_WEIGHTS: str | None
     EPOCHS: int | None
     STEPS_PER_EPOCH: int | None
+    BATCH_SIZE: int | None
+    LEARNING_RATE: float | None
+    LOSS: str | None
+    AUGMENT: str | None
     SEED: int
     TIME_LIMIT: float | None
+
+    def geometry(self) -> PrepareConfig:
+        """The settings of the preparation; raises ValueError if one is out of bounds."""
+        from .config import PrepareConfig
+
+        return PrepareConfig(
+            patch_size=self.PATCH_SIZE,
+            input_size=self.INPUT_SIZE,
+            context=None if self.CONTEXT is None else str(self.CONTEXT),
+            test_size=self.TEST_SIZE,
+            val_size=self.VAL_SIZE,
+            folds=self.FOLDS,
+            seed=self.SEED,
+        )
+
+    def config(self) -> TrainConfig:
+        """The settings of the training, the recipe's where these are None; raises ValueError at one out of bounds."""
+        from .recipes import recipe
+
+        changes = {
+            "model": self.MODEL,
+            "encoder": self.ENCODER,
+            "encoder_weights": self.ENCODER_WEIGHTS,
+            "epochs": self.EPOCHS,
+            "steps_per_epoch": self.STEPS_PER_EPOCH,
+            "batch_size": self.BATCH_SIZE,
+            "learning_rate": self.LEARNING_RATE,
+            "loss": self.LOSS,
+            "augment": self.AUGMENT,
+            "fold": None if self.FOLD == "all" else self.FOLD,
+        }
+        return recipe(
+            self.RECIPE, seed=self.SEED, **{name: value for name, value in changes.items() if value is not None}
+        )
+
+    def check(self) -> None:
+        """Raise ValueError if a setting is out of bounds."""
+        self.geometry()
+        self.config()
+        _check_time_limit(self.TIME_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -74,6 +124,39 @@ class InferSettings:
     TIME_LIMIT: float | None
     ON_ERROR: str
 
+    def config(self, left_s: float | None) -> PredictConfig:
+        """The settings of the prediction; raises ValueError if one is out of bounds.
+
+        Args:
+            left_s: Seconds that are left; None without a limit.
+        """
+        from .config import PredictConfig
+
+        return PredictConfig(
+            tile_size=self.PATCH_SIZE,
+            overlap=self.OVERLAP,
+            tta=self.TTA,
+            scales=self.SCALES,
+            stain=self.STAIN,
+            adapt=self.ADAPT,
+            threshold=self.THRESHOLD,
+            min_region_um2=self.MIN_REGION,
+            batch_size=self.BATCH_SIZE,
+            skip_background=self.SKIP_BACKGROUND,
+            time_limit_min=None if left_s is None else max(0.0, left_s / 60),
+            on_error=self.ON_ERROR,
+        )
+
+    def check(self) -> None:
+        """Raise ValueError if a setting is out of bounds."""
+        self.config(None)
+        _check_time_limit(self.TIME_LIMIT)
+
+
+def _check_time_limit(hours: float | None) -> None:
+    if hours is not None and not 0 < hours <= MOST_H:
+        raise ValueError(f"TIME_LIMIT is {hours}; it must be above 0 and at most {MOST_H}, the hours of a session")
+
 
 Settings = TypeVar("Settings", TrainSettings, InferSettings)
 
@@ -93,28 +176,9 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
     begin = time.monotonic()
     settings = start(TrainSettings, given, dataset)
 
-    from .config import PrepareConfig
-    from .recipes import recipe
-
     with _one_line_errors():
-        geometry = PrepareConfig(
-            patch_size=settings.PATCH_SIZE,
-            input_size=settings.INPUT_SIZE,
-            context=None if settings.CONTEXT is None else str(settings.CONTEXT),
-            test_size=settings.TEST_SIZE,
-            folds=settings.FOLDS,
-            seed=settings.SEED,
-        )
-        changes = {
-            "model": settings.MODEL,
-            "encoder": settings.ENCODER,
-            "encoder_weights": settings.ENCODER_WEIGHTS,
-            "epochs": settings.EPOCHS,
-            "steps_per_epoch": settings.STEPS_PER_EPOCH,
-            "fold": None if settings.FOLD == "all" else settings.FOLD,
-        }
-        given_changes = {name: value for name, value in changes.items() if value is not None}
-        config = recipe(settings.RECIPE, seed=settings.SEED, **given_changes)
+        settings.check()
+        geometry, config = settings.geometry(), settings.config()
         data, previous = find_competition(INPUT), find_unfinished(INPUT)
 
     # Imported once the settings are known to be right, because TensorFlow takes long.
@@ -167,27 +231,13 @@ def infer(given: Mapping[str, Any], dataset: Path) -> None:
     begin = time.monotonic()
     settings = start(InferSettings, given, dataset)
 
-    from .config import PredictConfig
     from .prediction.predict import predict
     from .submission import validate
     from .tables import summarize
 
-    left = _seconds_left(settings.TIME_LIMIT, begin)
     with _one_line_errors():
-        config = PredictConfig(
-            tile_size=settings.PATCH_SIZE,
-            overlap=settings.OVERLAP,
-            tta=settings.TTA,
-            scales=settings.SCALES,
-            stain=settings.STAIN,
-            adapt=settings.ADAPT,
-            threshold=settings.THRESHOLD,
-            min_region_um2=settings.MIN_REGION,
-            batch_size=settings.BATCH_SIZE,
-            skip_background=settings.SKIP_BACKGROUND,
-            time_limit_min=None if left is None else max(0.0, left / 60),
-            on_error=settings.ON_ERROR,
-        )
+        settings.check()
+        config = settings.config(_seconds_left(settings.TIME_LIMIT, begin))
         data, runs = find_competition(INPUT), find_runs(INPUT, settings.RUNS)
     print("runs:", *runs, flush=True)
     submission = WORKING / SUBMISSION
@@ -278,7 +328,7 @@ def start(kind: type[Settings], given: Mapping[str, Any], dataset: Path) -> Sett
 
 
 def apply_changes(kind: type[Settings], given: Mapping[str, Any], changes_text: str) -> Settings:
-    """The settings of a kernel file with some changed.
+    """The settings of a kernel file with some changed by the environment variable HUBMAP_SETTINGS.
 
     Args:
         kind: Which kernel's settings they are.
@@ -289,27 +339,54 @@ def apply_changes(kind: type[Settings], given: Mapping[str, Any], changes_text: 
         ValueError: `changes_text` is no JSON object or names an unknown setting, a value has the wrong type,
             or the kernel file has other settings than this version of the library.
     """
-    hints = typing.get_type_hints(kind)
-    if given.keys() != hints.keys():
-        differing = ", ".join(sorted(given.keys() ^ hints.keys()))
-        raise ValueError(
-            f"the kernel and the dataset hubmap-kit are of different commits: only one has {differing}; push both"
-        )
     try:
         changes = json.loads(changes_text)
     except ValueError as error:
         raise ValueError(f"{CHANGES} is not valid JSON ({error}); write it as " + '{"SETTING": value}') from error
     if not isinstance(changes, dict):
         raise ValueError(f"{CHANGES} is {changes_text}; it must be a JSON object, as " + '{"SETTING": value}')
-    if unknown := sorted(changes.keys() - hints.keys()):
-        raise ValueError(f"{CHANGES} names {', '.join(unknown)}; the settings are {', '.join(sorted(hints))}")
+    settings = changed(kind, given, changes, CHANGES)
     if changes:
         print(f"settings changed by {CHANGES}: {json.dumps(changes)}")
+    return settings
+
+
+def changed(kind: type[Settings], given: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> Settings:
+    """The settings of a kernel file with some changed; raises as `apply_changes` does.
+
+    Args:
+        kind: Which kernel's settings they are.
+        given: Every setting of the kernel file by name.
+        changes: The new values.
+        where: Where these come from, for the messages.
+    """
+    hints = typing.get_type_hints(kind)
+    if given.keys() != hints.keys():
+        differing = ", ".join(sorted(given.keys() ^ hints.keys()))
+        raise ValueError(
+            f"the kernel and the dataset hubmap-kit are of different commits: only one has {differing}; push both"
+        )
+    if unknown := sorted(changes.keys() - hints.keys()):
+        raise ValueError(f"{where} names {', '.join(unknown)}; the settings are {', '.join(sorted(hints))}")
     for name, value in {**given, **changes}.items():
         if not has_type(value, hints[name]):
-            where = f"in {CHANGES}" if name in changes else "in the kernel file"
-            raise ValueError(f"{name} is {value!r} {where}; it must be {type_text(hints[name])}")
+            place = f"in {where}" if name in changes else "in the kernel file"
+            raise ValueError(f"{name} is {value!r} {place}; it must be {type_text(hints[name])}")
     return kind(**{**given, **changes})
+
+
+def value_of(kind: type[Settings], name: str, text: str) -> Any:
+    """The value of a setting as it is typed: as in Python, or a text without quotation marks where a text is allowed.
+
+    >>> value_of(TrainSettings, "EPOCHS", "3"), value_of(InferSettings, "SCALES", "1")
+    (3, '1')
+    """
+    hint = typing.get_type_hints(kind)[name]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    return value if has_type(value, hint) else text
 
 
 def install_missing(dataset: Path, manifest: Manifest) -> list[str]:

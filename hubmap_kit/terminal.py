@@ -216,6 +216,19 @@ def _width() -> int:
     return min(shutil.get_terminal_size().columns - 2, 100)
 
 
+def add_run_flag(parser: Parser, meaning: str) -> None:
+    """Add the flag ``--run``, which may be repeated."""
+    parser.add_argument(
+        "--run",
+        metavar="RUN",
+        type=Path,
+        action="append",
+        default=[],
+        dest="runs",
+        help=f"{meaning}; repeat it for an ensemble",
+    )
+
+
 def add_page_flags(parser: Parser) -> None:
     """Add the flags of a command that writes a page."""
     parser.add_argument("--out", metavar="HTML", type=Path, required=True, help="page to write")

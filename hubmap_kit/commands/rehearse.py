@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..terminal import Ending, Parser
+from ..terminal import Ending, Parser, add_run_flag
 
 EXAMPLE = """\
 hubmap-kit rehearse
@@ -26,15 +26,7 @@ def add_flags(parser: Parser) -> None:
         help="folder to make; an earlier rehearsal is replaced (default: rehearsal in the clone, for a later push)",
     )
     parser.add_argument("--data", metavar="DATA", type=Path, help="competition folder to rehearse on (default: a demo)")
-    parser.add_argument(
-        "--run",
-        metavar="RUN",
-        type=Path,
-        action="append",
-        default=[],
-        dest="runs",
-        help="run folder to predict with instead of training; repeat it for an ensemble",
-    )
+    add_run_flag(parser, "run folder to predict with instead of training")
     parser.add_argument("--train", metavar="N", type=int, default=80, help="training images of the demo (default: 80)")
     parser.add_argument("--size", metavar="PX", type=int, default=1024, help="side of a training image (default: 1024)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of every drawn image (default: 0)")
@@ -44,6 +36,11 @@ def add_flags(parser: Parser) -> None:
         type=_json_object,
         default={},
         help='kernel settings to change, such as {"train": {"EPOCHS": 2}, "infer": {}}',
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="only try the kernels whose --settings are changed, with one step, after a rehearsal without the changes",
     )
     parser.add_argument(
         "--memory-limit", metavar="GIB", type=float, help="memory that a kernel may hold (default: Kaggle's, 30)"
@@ -60,11 +57,18 @@ def run(arguments: argparse.Namespace) -> Ending:
     from ..kaggle.clone import find_clone
     from ..kaggle.verdict import REHEARSAL
     from ..metrics import mean_dice, score_text
-    from ..rehearsal.kernels import Limits
+    from ..rehearsal.kernels import Failure, Limits
     from ..rehearsal.rehearse import Options, rehearse
+    from ..rehearsal.smoke import smoke
     from ..run import SCORES
 
     clone, kaggle = find_clone(), Limits()
+    if arguments.smoke:
+        try:
+            smoke(clone, arguments.settings)
+        except Failure as failure:
+            raise ValueError(str(failure)) from failure
+        return Ending("the changed settings work", next=("push", "--dry-run"), values={"passed": True})
     memory_gib, time_h = arguments.memory_limit, arguments.time_limit
     limits = Limits(
         memory_bytes=kaggle.memory_bytes if memory_gib is None else memory_gib * 2**30,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ..terminal import Ending, Parser, add_page_flags
+from ..terminal import Ending, Parser, add_page_flags, add_run_flag
 
 EXAMPLE = """\
 hubmap-kit review submission.csv --data data --out review.html
@@ -19,15 +19,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("--data", metavar="DATA", type=Path, required=True, help="competition folder")
     parser.add_argument("--against", metavar="SUBMISSION", type=Path, help="another submission, to compare with")
     parser.add_argument("--truth", metavar="CSV", type=Path, help="CSV with id,rle,img_height,img_width")
-    parser.add_argument(
-        "--run",
-        metavar="RUN",
-        type=Path,
-        action="append",
-        default=[],
-        dest="runs",
-        help="run folder that predicted it; repeat it for an ensemble",
-    )
+    add_run_flag(parser, "run folder that predicted it")
     add_page_flags(parser)
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from .manifest import MANIFEST, Manifest
 from .metadata import DATASETS, KERNELS, check_files, dataset_metadata, kernel_metadata
 from .names import INFER, KIT, NOTEBOOK, TRAIN, WEIGHTS
 from .records import FOLDER, Records
+from .source import is_same_source, notebook_text, with_settings
 from .waiting import once, until
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Push:
         kit: Path | None,
         *,
         runs: Sequence[Path] = (),
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
         poll_s: float | None = None,
     ) -> None:
         """Prepare a push.
@@ -58,6 +60,7 @@ class Push:
             clone: The clone that is pushed.
             kit: The bundle; None in a dry run of a clone that has none yet.
             runs: Run folders for the weights; if there are none, the one that the training kernel left.
+            settings: Settings to change, by kernel.
             poll_s: Seconds between two questions to Kaggle; by default 5 about a dataset and 30 about a kernel.
         """
         self._connection = connection
@@ -65,6 +68,7 @@ class Push:
         self._clone = clone
         self._bundle = kit
         self._runs = runs
+        self._settings = settings or {}
         self._dataset_pause_s = DATASET_PAUSE_S if poll_s is None else poll_s
         self._kernel_pause_s = KERNEL_PAUSE_S if poll_s is None else poll_s
         commit, dirty, _ = commit_of(clone)
@@ -236,7 +240,9 @@ class Push:
         metadata = kernel_metadata(folder, slug, self._connection.owner)
         code = folder / metadata["code_file"]
         text = code.read_text(encoding="utf-8")
-        return metadata, notebook_text(code, text) if metadata["kernel_type"] == "notebook" else text
+        if metadata["kernel_type"] == "notebook":
+            return metadata, notebook_text(code, text)
+        return metadata, with_settings(text, self._settings.get(slug, {}))
 
     def _sources(self, metadata: dict[str, Any]) -> dict[str, int]:
         """The versions on Kaggle of a kernel's datasets, by name."""
@@ -278,6 +284,7 @@ class Push:
             known = {"key": key, "base": base, "version": version, "status": "RUNNING", "sources": sources}
             url = f"https://www.kaggle.com/code/{self._connection.owner}/{name}"
             about = {"commit": self._commit, "name": name, "version": str(version), "url": url}
+            about["settings"] = " ".join(f"{key}={value!r}" for key, value in self._settings.get(name, {}).items())
             about["sources"] = " ".join(f"{source}:{number}" for source, number in sources.items())
             self._records.log_push(about)  # before the state; see `_record_dataset`
             self._records.put(name, known)
@@ -380,43 +387,6 @@ PARTS = (
     Part("weights", WEIGHTS, Push.weights),
     Part("infer", INFER, Push.infer),
 )
-
-
-def notebook_text(path: Path, text: str) -> str:
-    """A notebook as Kaggle takes it: the source of each cell as one text, and no outputs.
-
-    Args:
-        path: Its file, for the errors.
-        text: The file's content.
-
-    Raises:
-        ValueError: It is no notebook, or names no kernel to run it with.
-    """
-    remedy = "make it with: nox -s notebooks"
-    try:
-        content: dict[str, Any] = json.loads(text)
-        cells = [cell | {"source": "".join(cell["source"])} for cell in content["cells"]]
-        named = content["metadata"]["kernelspec"]["name"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no notebook with a kernelspec ({error}); make it with: nox -s notebooks"
-        ) from error
-    if named != "python3":
-        raise ValueError(f"{path} is for the kernel {named}, and Kaggle runs python3; {remedy}")
-    cells = [cell | {"outputs": [], "execution_count": None} if "outputs" in cell else cell for cell in cells]
-    return json.dumps(content | {"cells": cells})
-
-
-def is_same_source(one: str, other: str) -> bool:
-    """Whether two sources of a kernel do the same; of notebooks only the cells count, as Kaggle adds metadata."""
-
-    def cells(text: str) -> Any:
-        try:
-            return [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
-        except (KeyError, TypeError, ValueError):
-            return text  # a script
-
-    return bool(cells(one) == cells(other))
 
 
 def _key(text: str, *facts: Any) -> str:

@@ -24,6 +24,7 @@ from .clone import find_clone
 FOLDER = "records"
 PUSHES, SUBMISSIONS = "pushes.csv", "submissions.csv"
 PUSH_COLUMNS = ("time", "commit", "name", "version", "sources", "runs", "local_score", "url")
+SETTINGS = "settings"  # one more column, which files of earlier versions do not have: what --set changed
 
 
 class Records:
@@ -72,7 +73,7 @@ class Records:
         others = [
             each for each in read_rows(path, PUSH_COLUMNS) if any(each[key] != row[key] for key in ("name", "version"))
         ]
-        write_rows(path, PUSH_COLUMNS, [*others, row])
+        write_rows(path, [*PUSH_COLUMNS, SETTINGS], [*others, row])
 
     def pushed(self, name: str) -> dict[int, dict[str, str]]:
         """Rows of ``pushes.csv`` of a dataset or kernel, by version; the last row of each version."""

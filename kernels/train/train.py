@@ -14,7 +14,8 @@ from pathlib import Path
 PATCH_SIZE = 1024  # side of a training patch, in pixels of 0.4 um
 INPUT_SIZE = 256  # side of that patch as the network sees it, in pixels
 CONTEXT = None  # side of a training patch in um: a number, "410,kidney=512" by organ, or "whole"; None: by PATCH_SIZE
-TEST_SIZE = None  # images of the test split, and of validation; None: 65, or 65/351 of a smaller set
+TEST_SIZE = None  # images of the test split; None: 65, or 65/351 of a smaller set
+VAL_SIZE = None  # images of the validation split; None: as many as TEST_SIZE
 FOLDS = 0  # K folds over the images outside the test split; 0: none
 FOLD = None  # with FOLDS: the fold to validate on, or "all" to train every one
 RECIPE = "default"  # seed, default, cpu or fast; see hubmap_kit/recipes.py
@@ -23,6 +24,10 @@ ENCODER = None  # efficientnetb0, efficientnetv2b0, resnet18, ...; hubmap-kit tr
 ENCODER_WEIGHTS = None  # imagenet (needs the internet), none, or the path of a file
 EPOCHS = None  # the most epochs
 STEPS_PER_EPOCH = None  # steps of one epoch
+BATCH_SIZE = None  # patches in a step, on all GPUs together
+LEARNING_RATE = None  # Adam's learning rate until a frozen encoder is unfrozen
+LOSS = None  # a weighted sum of losses, such as "bce+0.5*lovasz"; hubmap-kit train --help lists them
+AUGMENT = None  # augmentations with the share of patches each is done to, such as "flip,stain=0.75"
 SEED = 0  # seed of the split, the weights and the augmentation
 TIME_LIMIT = 11.0  # hours from the kernel's start; Kaggle ends a GPU session after 12, a TPU session after 9
 

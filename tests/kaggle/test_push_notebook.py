@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kaggle_workplace import CLONE, ONCE, a_run, write_files
 
-from hubmap_kit.kaggle.push import is_same_source, notebook_text
+from hubmap_kit.kaggle.source import is_same_source, notebook_text
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("kaggle") is None, reason="Kaggle's client is not installed")
 NOTEBOOK = CLONE / "notebooks" / "3_results.ipynb"
