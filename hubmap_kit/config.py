@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .competition import ORGANS, ByOrgan
+from .competition import LARGEST_UM2, ORGANS, ByOrgan
 from .images.augment import STEPS
 from .models.encoders import ENCODERS, IMAGENET
 from .models.losses import LOSSES, loss_terms
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 STRIDE = 32  # px; the networks halve their input five times, so its sides are multiples of this
 WORKING_UM = 0.4  # pixel size in µm of the competition's training images; the unit of --patch-size and --tile-size
+# Upper bounds of settings, far above anything useful: what is larger is a slip, or would fail later and less plainly.
+LARGEST_PX = 10**7  # side of a patch, which may show a whole image
+LARGEST_INPUT_PX = 8192  # side of what the network sees
+LARGEST_SEED = 2**32 - 1  # of TensorFlow and NumPy
+LARGEST_UM = 1e7
+LONGEST_MIN = 1e6
+MANY = 10**7
 WHOLE = "whole"  # context: each image is one patch
 
 Config = TypeVar("Config", bound="DataclassInstance")
@@ -79,11 +86,9 @@ def organ_values(value: float | str | Mapping[str, float], fallback: float | ByO
     default = fallback if isinstance(fallback, ByOrgan) else ByOrgan({}, float(fallback))
     organs = dict.fromkeys((*ORGANS, *default, *named))
     result = ByOrgan({organ: float(named.get(organ, default[organ])) for organ in organs}, default.other)
-    if not (math.isfinite(result.other) and result.other > 0):
-        raise ValueError(f"{result.other:g} is not a number above 0")
-    for organ, um in result.items():
-        if not (math.isfinite(um) and um > 0):
-            raise ValueError(f"{organ}={um:g} is not a number above 0")
+    for organ, um in (("", result.other), *result.items()):
+        if not 0 < um <= LARGEST_UM:
+            raise ValueError(f"{organ}{'=' * bool(organ)}{um:g} is not a number above 0, and at most {LARGEST_UM:g}")
     return result
 
 
@@ -159,7 +164,7 @@ def scale_factors(text: str) -> tuple[float, ...]:
     """Parse a list of scales.
 
     Raises:
-        ValueError: An item is no number, is not above 0 or comes twice.
+        ValueError: An item is no number, is not from 0.05 to 20, or comes twice.
 
     >>> scale_factors("0.8,1,1.25")
     (0.8, 1.0, 1.25)
@@ -168,8 +173,8 @@ def scale_factors(text: str) -> tuple[float, ...]:
         factors = tuple(float(part) for part in text.split(","))
     except ValueError:
         factors = ()
-    if not factors or len(set(factors)) < len(factors) or not all(math.isfinite(f) and f > 0 for f in factors):
-        raise ValueError(f"scales are {text!r}; write numbers above 0, each once, such as 0.8,1,1.25")
+    if not factors or len(set(factors)) < len(factors) or not all(0.05 <= f <= 20 for f in factors):
+        raise ValueError(f"scales are {text!r}; write numbers from 0.05 to 20, each once, such as 0.8,1,1.25")
     return factors
 
 
@@ -238,6 +243,7 @@ class PrepareConfig:
         1024,
         f"side of a patch, in pixels of {WORKING_UM} um; --tile-size counts the same pixels",
         least=32,
+        most=LARGEST_PX,
         metavar="PX",
         group="geometry",
     )
@@ -245,6 +251,7 @@ class PrepareConfig:
         256,
         f"side of a patch as the network sees it, in px, a multiple of {STRIDE}",
         least=32,
+        most=LARGEST_INPUT_PX,
         metavar="PX",
         group="geometry",
     )
@@ -257,16 +264,22 @@ class PrepareConfig:
         group="geometry",
     )
     test_size: int | None = setting(
-        None, "test images, 0 for none (default: 65, or 65/351 of a smaller set)", least=0, group="split"
+        None, "test images, 0 for none (default: 65, or 65/351 of a smaller set)", least=0, most=MANY, group="split"
     )
     val_size: int | None = setting(
-        None, "validation images, 0 for none (default: as many as test images)", least=0, group="split"
+        None, "validation images, 0 for none (default: as many as test images)", least=0, most=MANY, group="split"
     )
-    folds: int = setting(0, "K folds over the images outside the test split, 0 for none", least=0, group="split")
+    folds: int = setting(
+        0,
+        "K folds over the images outside the test split, 0 for none",
+        least=0,
+        most=1000,
+        group="split",
+    )
     groups: str | None = setting(
         None, "CSV with columns id,group; a group is never split", group="split", metavar="CSV"
     )
-    seed: int = setting(0, "seed of the split", least=0, group="split")
+    seed: int = setting(0, "seed of the split", least=0, most=LARGEST_SEED, group="split")
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -323,6 +336,7 @@ class TrainConfig:
         "filters of the efficientnet-unet's first decoder stage; each later stage has half as many, at least 16. In "
         "the recipe cpu 256 instead of 128 measured worse: -0.007 Dice",
         least=16,
+        most=4096,
         group="network",
     )
     decoder_dropout: float = setting(
@@ -336,12 +350,14 @@ class TrainConfig:
         64,
         "filters of the plain U-Net's first stage; the next 4 each have twice as many",
         least=1,
+        most=4096,
         group="network",
     )
     auxiliary: float = setting(
         0.0,
         "weight of the losses of two more heads, for organ and pixel size; 0 for none. Measured worse: -0.011 Dice",
         least=0.0,
+        most=1000.0,
         group="network",
     )
     loss: str = setting(
@@ -358,18 +374,23 @@ class TrainConfig:
         below=1.0,
         group="training",
     )
-    batch_size: int = setting(16, "patches in a step, on all devices together", least=1, group="training")
-    epochs: int = setting(60, "most epochs", least=1, group="training")
+    batch_size: int = setting(16, "patches in a step, on all devices together", least=1, most=65536, group="training")
+    epochs: int = setting(60, "most epochs", least=1, most=MANY, group="training")
     steps_per_epoch: int | None = setting(
-        None, "steps in an epoch; without a number one pass over the patches", least=1, group="training"
+        None, "steps in an epoch; without a number one pass over the patches", least=1, most=MANY, group="training"
     )
     learning_rate: float = setting(
-        1e-3, "Adam's learning rate until a frozen encoder is unfrozen, which sets 5e-4", least=0.0, group="training"
+        1e-3,
+        "Adam's learning rate until a frozen encoder is unfrozen, which sets 5e-4",
+        least=1e-9,
+        most=10.0,
+        group="training",
     )
     encoder_rate: float = setting(
         1.0,
         "the encoder's learning rate, as a multiple of that of the rest of the network",
         least=0.0,
+        most=1000.0,
         group="training",
     )
     weight_decay: float = setting(
@@ -377,6 +398,7 @@ class TrainConfig:
         "share of a weight, times the learning rate, that each step takes from it (AdamW); offsets and factors of "
         "normalisations are left alone",
         least=0.0,
+        most=1000.0,
         group="training",
     )
     schedule: str = setting(
@@ -386,6 +408,7 @@ class TrainConfig:
         10,
         "epochs that a pretrained encoder stays frozen, 0 for none; an encoder with random weights is never frozen",
         least=0,
+        most=MANY,
         group="training",
     )
     ema: float = setting(
@@ -396,7 +419,7 @@ class TrainConfig:
         group="training",
     )
     patience: int = setting(
-        12, "epochs without a better validation Dice before stopping, 0 for never", least=0, group="training"
+        12, "epochs without a better validation Dice before stopping, 0 for never", least=0, most=MANY, group="training"
     )
     precision: str = setting("auto", PRECISION_HELP, choices=PRECISIONS, group="devices")
     devices: str = setting(
@@ -424,6 +447,7 @@ class TrainConfig:
         1.33,
         "largest factor by which the augmentation scale enlarges or shrinks; 2 measured worse: -0.003 Dice",
         least=1.0,
+        most=10.0,
         group="augmentation",
     )
     looks_from: str | None = setting(
@@ -447,7 +471,13 @@ class TrainConfig:
         group="augmentation",
         metavar="STORE",
     )
-    validate_every: int = setting(1, "epochs between validations at full resolution", least=1, group="validation")
+    validate_every: int = setting(
+        1,
+        "epochs between validations at full resolution",
+        least=1,
+        most=MANY,
+        group="validation",
+    )
     threshold: float = setting(
         0.5, "probability from which a pixel is foreground", least=0.0, below=1.0, group="validation"
     )
@@ -460,9 +490,13 @@ class TrainConfig:
         0.25, "overlap of neighbouring tiles, as a fraction of a tile", least=0.0, below=0.95, group="validation"
     )
     fold: int | None = setting(
-        None, "validate on this fold and train on the others (default: the prepared split)", least=0, group="validation"
+        None,
+        "validate on this fold and train on the others (default: the prepared split)",
+        least=0,
+        most=999,
+        group="validation",
     )
-    seed: int = setting(0, "seed of weights, sampling and augmentation", least=0)
+    seed: int = setting(0, "seed of weights, sampling and augmentation", least=0, most=LARGEST_SEED)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -491,6 +525,7 @@ class PredictConfig:
         None,
         "tile side, in the units of --patch-size (default: the run's patch size)",
         least=32,
+        most=LARGEST_PX,
         metavar="PX",
         group="geometry",
     )
@@ -542,7 +577,7 @@ class PredictConfig:
         group="stain and adaptation",
     )
     batch_size: int | None = setting(
-        None, "tiles in a batch (default: 16 on a GPU, 2 on a CPU)", least=1, group="devices and time"
+        None, "tiles in a batch (default: 16 on a GPU, 2 on a CPU)", least=1, most=65536, group="devices and time"
     )
     precision: str = setting("auto", PRECISION_HELP, choices=PRECISIONS, group="devices and time")
     skip_background: bool = setting(
@@ -555,6 +590,7 @@ class PredictConfig:
         flag="--time-limit",
         metavar="MINUTES",
         least=0.0,
+        most=LONGEST_MIN,
         group="devices and time",
     )
     on_error: str = setting(
@@ -567,7 +603,7 @@ class PredictConfig:
         check_bounds(self)
         check_text(self, "scales", scale_factors)
         self._check_numbers("threshold", self.thresholds(), 1.0)
-        self._check_numbers("min_region_um2", self.min_regions_um2(), math.inf)
+        self._check_numbers("min_region_um2", self.min_regions_um2(), LARGEST_UM2)
 
     def thresholds(self) -> dict[str, float]:
         """The thresholds that are given, by organ; ``""`` stands for the organs that are not named."""

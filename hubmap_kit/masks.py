@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import rle
-from .competition import ORGANS
+from .competition import LARGEST_UM2, ORGANS
 from .regions import Regions, area_px
-
-LARGEST_UM2 = 1e12  # of a least area: a square metre
 
 
 @dataclass(frozen=True)

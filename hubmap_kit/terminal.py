@@ -10,13 +10,16 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeVar
 
 from .tables import Problem, summarize
 from .words import did_you_mean, duration
+
+T = TypeVar("T", int, float)
 
 OK, BAD_INPUT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 MANY_CHOICES = 10  # if there are more, an error suggests the likely one instead of listing all
@@ -235,7 +238,7 @@ def add_page_flags(parser: Parser) -> None:
     parser.add_argument(
         "--max-mb",
         metavar="MB",
-        type=_above_zero,
+        type=number_between(0.1, 1e6),
         default=30.0,
         help="largest size of the page; to keep to it, pictures lose quality or are left out (default: %(default)g)",
     )
@@ -259,18 +262,6 @@ def _number(text: str) -> float:
     return value
 
 
-def _above_zero(text: str) -> float:
-    """A finite number above 0.
-
-    Raises:
-        argparse.ArgumentTypeError: It is none.
-    """
-    value = _number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
-    return value
-
-
 def _whole(text: str) -> int:
     """A whole number, in place of `int` as the type of a flag.
 
@@ -281,3 +272,20 @@ def _whole(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def number_between(least: float, most: float) -> Callable[[str], float]:
+    """The type of a flag that takes a number within bounds."""
+    return partial(_between, _number, least, most)
+
+
+def whole_between(least: int, most: int) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number within bounds."""
+    return partial(_between, _whole, least, most)
+
+
+def _between(parse: Callable[[str], T], least: T, most: T, text: str) -> T:
+    value = parse(text)
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is out of bounds; it must be from {least} to {most}")
+    return value

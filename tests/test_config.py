@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import fields
 
 import pytest
 
 from hubmap_kit.cli import main
+from hubmap_kit.commands import COMMANDS, parser_of
 from hubmap_kit.competition import ORGANS
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig, organ_text, organ_values
+from hubmap_kit.terminal import _between
 
 
 def test_organ_text_is_read_back():
@@ -62,3 +65,65 @@ def test_usage_errors_name_the_flag(arguments, message, capsys):
         main(arguments.split())
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def numeric_flags():
+    """Each flag of each command that takes a number, with a command line that has everything but its value."""
+    for command in COMMANDS:
+        parser = parser_of(command)
+        needed = []
+        for action in parser._actions:
+            if not action.option_strings and action.nargs not in ("?", "*"):
+                needed.append(f"there/{action.dest}")
+            elif action.required:
+                needed += [action.option_strings[-1], "1.0" if action.type is float else "lung"]
+        for action in parser._actions:
+            kind = action.type
+            if getattr(kind, "func", kind) in (int, float, _between) and action.help != argparse.SUPPRESS:
+                yield pytest.param(
+                    [command, *needed], action.option_strings[-1], id=f"{command} {action.option_strings[-1]}"
+                )
+
+
+@pytest.mark.parametrize(("words", "flag"), list(numeric_flags()))
+def test_every_number_has_both_bounds(words, flag, tmp_path, monkeypatch, capsys):
+    """A number that nothing could use is wrong usage, found before anything is done; no number is a mistake of ours."""
+    monkeypatch.chdir(tmp_path)
+    for word in words[1:]:  # folders that are in use, so that no command gets far
+        if word.startswith("there/"):
+            (tmp_path / word).mkdir(parents=True)
+            (tmp_path / word / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for value in ("nan", "inf", "-inf", "1e308", "1" + 30 * "0", "-1e308", "x", ""):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, f"{flag}={value}"])
+        said = capsys.readouterr().err
+        assert stop.value.code == 2, value
+        assert flag in said, value
+    for value in ("0", "-1", "1", "7"):
+        status: object = None
+        try:
+            status = main([*words, f"{flag}={value}"])
+        except SystemExit as ended:
+            status = ended.code
+        assert status in (1, 2), value
+        assert "mistake of hubmap-kit" not in capsys.readouterr().err, value
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e308", "-1", "x", ""])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("prepare D P --context={}", "prepare D P --context=lung={}", "predict D R --out=S --threshold={}"),
+        *("predict D R --out=S --min-region=lung={}", "predict D R --out=S --scales=1,{}"),
+        *("train P R --loss={}*bce", "train P R --augment=stain={}"),
+    ],
+)
+def test_numbers_in_a_text_have_both_bounds(flag, number, tmp_path, monkeypatch, capsys):
+    """The same for numbers by organ, scales, weights and shares."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(flag.format(number).split())
+    assert stop.value.code == 2
+    assert "error: --" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from ..ablation.rows import BASE, ROWS, plan
 from ..config import PrepareConfig, TrainConfig, UsageError, from_flags
 from ..config import add_flags as add_settings
 from ..recipes import recipe, recipe_in
-from ..terminal import Ending, Parser
+from ..terminal import Ending, Parser, whole_between
 from ..words import count
 from .train import add_recipe
 
@@ -31,7 +31,11 @@ def add_flags(parser: Parser) -> None:
         "--rows", metavar="NAMES", help=f"rows besides the base, comma-separated (default: all): {rows}"
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=int, default=2, help="trainings for each row (default: %(default)s)"
+        "--seeds",
+        metavar="N",
+        type=whole_between(1, 1000),
+        default=2,
+        help="trainings for each row (default: %(default)s)",
     )
     base = recipe(recipe_in(parser.argv, "cpu"))
     for config, shown in ((PrepareConfig, None), (TrainConfig, base)):  # each row is trained with several seeds
@@ -43,8 +47,6 @@ def run(arguments: Namespace) -> Ending:
     """Train, predict and score the rows."""
     geometry = from_flags(PrepareConfig, arguments)
     config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe or "cpu", **given))
-    if arguments.seeds < 1:
-        raise UsageError(f"--seeds is {arguments.seeds}; it must be at least 1")
     rows = [name.strip() for name in arguments.rows.split(",")] if arguments.rows else None
     try:
         plan(geometry, config, rows)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ..config import SettingError, UsageError
-from ..terminal import Ending, Parser
+from ..config import LARGEST_SEED, SettingError, UsageError
+from ..terminal import Ending, Parser, whole_between
 from ..words import count
 
 EXAMPLE = "hubmap-kit demo demo"
@@ -21,7 +21,13 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--size", metavar="PX", type=int, default=1024, help="side of a training image (default: %(default)s)"
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of every image (default: %(default)s)")
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole_between(0, LARGEST_SEED),
+        default=0,
+        help="seed of every image (default: %(default)s)",
+    )
 
 
 def run(arguments: Namespace) -> Ending:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..config import SettingError, UsageError
-from ..terminal import Ending, Parser
+from ..terminal import Ending, Parser, whole_between
 from ..words import count
 
 EXAMPLE = """\
@@ -34,7 +34,10 @@ def add_flags(parser: Parser) -> None:
         "--split", choices=("train", "test"), help="split to add them to (default: train if they have masks, else test)"
     )
     parser.add_argument(
-        "--mask-threshold", metavar="N", type=int, help="value of a mask from which a pixel is foreground (default: 1)"
+        "--mask-threshold",
+        metavar="N",
+        type=whole_between(1, 2**32),
+        help="value of a mask from which a pixel is foreground (default: 1)",
     )
     parser.add_argument(
         "--label",

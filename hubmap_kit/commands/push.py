@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import UsageError
 from ..kaggle.push import PARTS
-from ..terminal import Ending, Parser, add_run_flag, show_error
+from ..terminal import Ending, Parser, add_run_flag, number_between, show_error
 from ..words import did_you_mean
 
 EXAMPLE = """\
@@ -43,7 +43,10 @@ def add_flags(parser: Parser) -> None:
         "--force", action="store_true", help="push although changes are not committed, or no rehearsal passed"
     )
     parser.add_argument(
-        "--poll", metavar="S", type=float, help="seconds between questions to Kaggle (default: 5; kernels: 30)"
+        "--poll",
+        metavar="S",
+        type=number_between(0.1, 86_400),
+        help="seconds between questions to Kaggle (default: 5; kernels: 30)",
     )
 
 

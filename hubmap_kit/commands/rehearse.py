@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..terminal import Ending, Parser, add_run_flag
+from ..config import LARGEST_SEED
+from ..terminal import Ending, Parser, add_run_flag, number_between, whole_between
 
 EXAMPLE = """\
 hubmap-kit rehearse
@@ -27,9 +28,27 @@ def add_flags(parser: Parser) -> None:
     )
     parser.add_argument("--data", metavar="DATA", type=Path, help="competition folder to rehearse on (default: a demo)")
     add_run_flag(parser, "run folder to predict with instead of training")
-    parser.add_argument("--train", metavar="N", type=int, default=80, help="training images of the demo (default: 80)")
-    parser.add_argument("--size", metavar="PX", type=int, default=1024, help="side of a training image (default: 1024)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of every drawn image (default: 0)")
+    parser.add_argument(
+        "--train",
+        metavar="N",
+        type=whole_between(5, 10_000),
+        default=80,
+        help="training images of the demo (default: 80)",
+    )
+    parser.add_argument(
+        "--size",
+        metavar="PX",
+        type=whole_between(128, 4096),
+        default=1024,
+        help="side of a training image (default: 1024)",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole_between(0, LARGEST_SEED),
+        default=0,
+        help="seed of every drawn image (default: 0)",
+    )
     parser.add_argument(
         "--settings",
         metavar="JSON",
@@ -43,10 +62,16 @@ def add_flags(parser: Parser) -> None:
         help="only try the kernels whose --settings are changed, with one step, after a rehearsal without the changes",
     )
     parser.add_argument(
-        "--memory-limit", metavar="GIB", type=float, help="memory that a kernel may hold (default: Kaggle's, 30)"
+        "--memory-limit",
+        metavar="GIB",
+        type=number_between(0.1, 1e6),
+        help="memory that a kernel may hold (default: Kaggle's, 30)",
     )
     parser.add_argument(
-        "--time-limit", metavar="HOURS", type=float, help="hours that a kernel may take (default: Kaggle's, 9)"
+        "--time-limit",
+        metavar="HOURS",
+        type=number_between(0.001, 1e4),
+        help="hours that a kernel may take (default: Kaggle's, 9)",
     )
 
 

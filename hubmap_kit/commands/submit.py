@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..terminal import Ending, Parser
+from ..terminal import Ending, Parser, number_between, whole_between
 
 EXAMPLE = """\
 hubmap-kit submit --dry-run
@@ -15,13 +15,26 @@ STOPPED = "Kaggle goes on with the submission; go on with: {command}"
 
 def add_flags(parser: Parser) -> None:
     """Add the arguments and flags."""
-    parser.add_argument("--version", metavar="N", type=int, help="version of the kernel (default: the newest that ran)")
     parser.add_argument(
-        "--weights", metavar="N", type=int, help="submit the newest version that ran with version N of the weights"
+        "--version",
+        metavar="N",
+        type=whole_between(1, 10**9),
+        help="version of the kernel (default: the newest that ran)",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="N",
+        type=whole_between(1, 10**9),
+        help="submit the newest version that ran with version N of the weights",
     )
     parser.add_argument("--again", action="store_true", help="submit a version that was submitted before")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
-    parser.add_argument("--poll", metavar="S", type=float, help="seconds between questions to Kaggle (default: 60)")
+    parser.add_argument(
+        "--poll",
+        metavar="S",
+        type=number_between(0.1, 86_400),
+        help="seconds between questions to Kaggle (default: 60)",
+    )
 
 
 def run(arguments: Namespace) -> Ending:

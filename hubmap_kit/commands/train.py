@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import TrainConfig, UsageError, from_flags
+from ..config import LONGEST_MIN, TrainConfig, UsageError, from_flags
 from ..config import add_flags as add_settings
 from ..recipes import RECIPES, recipe, recipe_in
-from ..terminal import Ending, Parser
+from ..terminal import Ending, Parser, number_between
 from ..words import count, did_you_mean
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--time-limit",
         metavar="MINUTES",
-        type=float,
+        type=number_between(0.001, LONGEST_MIN),
         help="stop after an epoch if another one would not fit, but train at least one; go on with --resume "
         "(default: no limit)",
     )
@@ -65,8 +65,6 @@ def run(arguments: Namespace) -> Ending:
     from ..run import FOLDS, check_place
 
     folder, minutes = arguments.run, arguments.time_limit
-    if minutes is not None and not minutes > 0:
-        raise UsageError(f"--time-limit is {minutes}; it must be above 0, in minutes")
     begun = _begun(folder) if arguments.resume and not arguments.recipe else None
     name = arguments.recipe or (begun.recipe if begun else "default")
     make = partial(replace, begun.train) if begun else partial(recipe, name)

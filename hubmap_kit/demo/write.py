@@ -70,8 +70,8 @@ def write_demo(folder: Path, *, train: int = 40, test: int = 20, size: int = 102
     Raises:
         ValueError: An argument is out of range, the ids do not suffice, or the folder is in use.
     """
-    _check("train", train, 5, LARGEST_ID - 1 - max(test, 0), "all five organs need an image and each image its own id")
-    _check("test", test, 1, LARGEST_ID - 1 - train, "a test set holds an image and each image has its own id")
+    _check("test", test, 1, LARGEST_ID - 1 - 5, "a test set holds an image and each image has its own id")
+    _check("train", train, 5, LARGEST_ID - 1 - test, "all five organs need an image and each image its own id")
     _check("size", size, LEAST_SIZE, LARGEST_SIZE, "units are 60 to 450 µm and a pixel is 0.4 µm")
     _check("seed", seed, 0, None, "NumPy's seeds are not negative")
     folder = Path(folder).resolve()

@@ -146,6 +146,7 @@ def lovasz_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return _mean(tf.reduce_sum(tf.nn.relu(errors) * growth, 1))
 
 
+LARGEST_WEIGHT = 1e6  # of a loss in a sum
 LOSSES: dict[str, Loss] = {
     "bce": binary_cross_entropy,
     "dice": dice_loss,
@@ -180,8 +181,8 @@ def loss_terms(text: str) -> dict[str, float]:
             terms[name] = float(weight) if sep else 1.0
         except ValueError:
             terms[name] = math.nan
-        if not (math.isfinite(terms[name]) and terms[name] > 0):
-            raise ValueError(f"{part.strip()!r}: the weight must be a number above 0")
+        if not 0 < terms[name] <= LARGEST_WEIGHT:
+            raise ValueError(f"{part.strip()!r}: the weight must be a number above 0, and at most {LARGEST_WEIGHT:g}")
     return terms
 
 
