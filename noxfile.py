@@ -51,6 +51,22 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-P", "-m", "pytest", "--numprocesses=logical", "--dist=worksteal", *arguments)
 
 
+@nox.session(default=False, reuse_venv=True)
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the RLE parser, the tables and the TIFF reader: nox -s fuzz -- [--seconds 60] [--target rle|tables|tiff]."""
+    session.install(
+        "--quiet", "atheris>=3", *declared("imagecodecs", "numpy", "opencv-python-headless", "pandas", "tifffile")
+    )
+    session.run("python", "tests/fuzz/fuzz.py", *session.posargs, env={"PYTHONPATH": "."})
+
+
+@nox.session(default=False, reuse_venv=True)
+def faults(session: nox.Session) -> None:
+    """Try bad input and faults on every command, and write docs/robustness.md: nox -s faults -- [--kills]."""
+    session.install("--quiet", "-e", ".", "hypothesis>=6.100", "pytest>=8")
+    session.run("python", "tests/faults/table.py", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
 @nox.session(default=False)
 def rehearse(session: nox.Session) -> None:
     """Rehearse the competition offline with the kernels that Kaggle will run: nox -s rehearse -- [--run RUN ...]."""

@@ -24,8 +24,20 @@ CLONE = Path(__file__).parents[1]
 PAGES = [*CLONE.glob("*.md"), *CLONE.glob("docs/*.md")]
 ARCHITECTURE = CLONE / "docs" / "architecture.md"
 FILES = CLONE / "docs" / "files.md"
-# Flags of pip, of Dask and of the benchmarks.
-OF_OTHERS = {"--editable", "--host", "--nthreads", "--only", "--pip", "--port", "--python", "--quick", "--without-pip"}
+# Flags of pip, of Dask, and of sessions of nox that run programs of their own.
+OF_OTHERS = {
+    "--editable",
+    "--host",
+    "--kills",
+    "--nthreads",
+    "--only",
+    "--pip",
+    "--port",
+    "--python",
+    "--quick",
+    "--seconds",
+    "--without-pip",
+}
 LONG = 4  # a page with this many sections has a list of them
 
 
