@@ -5,8 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ..config import PredictConfig, from_flags
+from ..config import PredictConfig, UsageError, from_flags
 from ..config import add_flags as add_settings
+from ..files import is_special
 from ..terminal import Ending, Parser
 from ..words import count
 
@@ -38,6 +39,8 @@ def run(arguments: Namespace) -> Ending:
     from ..submission import count_masks
 
     config, out = from_flags(PredictConfig, arguments), arguments.out
+    if is_special(out):
+        raise UsageError(f"--out is {out}; a submission is written several times, with files beside it: name a file")
     problems = predict(arguments.data, arguments.runs, out, config, scheduler=arguments.scheduler)
     masks, empty = count_masks(out)
     truth = arguments.data / "test_truth.csv"

@@ -14,7 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..machine import cores
 from .tiff import read_image
+
+cv2.setNumThreads(min(cores(), cv2.getNumThreads()))  # it does not know every quota of a container
 
 _Values = TypeVar("_Values", npt.NDArray[np.uint8], npt.NDArray[np.float32])
 

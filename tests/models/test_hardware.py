@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from hubmap_kit.machine import cores
 from hubmap_kit.models import hardware
 
 
@@ -39,6 +40,7 @@ def test_what_tensorflow_says_when_it_fails(tmp_path, ending, shown):
         "import os, sys\nos.write(2, b'This TensorFlow needs AVX.\\n')\n"
         "from types import SimpleNamespace\n"
         "config = SimpleNamespace(list_physical_devices=lambda kind: [])\n"
+        "print(os.environ['TF_NUM_INTRAOP_THREADS'])\n"
         f"get_logger = lambda: SimpleNamespace(setLevel=print)\n{ending}\n"
     )
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
@@ -46,4 +48,5 @@ def test_what_tensorflow_says_when_it_fails(tmp_path, ending, shown):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ("This TensorFlow needs AVX." in done.stderr) == shown
     assert ("started" in done.stdout) != shown
+    assert shown or str(cores()) in done.stdout.splitlines()  # its threads are as many as the container lets it have
     assert bool(done.returncode) == shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
@@ -423,6 +424,17 @@ def test_tile_size_is_in_working_pixels(run):
     assert networks.load_member(opened, PredictConfig()).tile_size == 64
     assert networks.load_member(opened, PredictConfig(tile_size=256)).tile_size == 128
     assert networks.load_member(opened, PredictConfig(tile_size=150)).tile_size == 64
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no such pipes")
+def test_a_pipe_is_no_place_for_a_submission(data, run, tmp_path, capsys):
+    """A submission, which is written several times with files beside it, is not written to a pipe or a device."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", str(data), str(run), "--out", str(tmp_path / "pipe")])
+    assert stopped.value.code == 2
+    assert f"--out is {tmp_path / 'pipe'}; a submission is written several times" in capsys.readouterr().err
+    assert not list(tmp_path.glob("pipe.*"))
 
 
 def test_folders_that_are_no_run(data, tmp_path, capsys):
