@@ -148,4 +148,4 @@ def test_there_is_no_folder_of_pictures_beside_a_pipe(demo, tmp_path, capsys):
 def test_the_size_of_a_page_is_checked_before_its_images_are_read(demo, tmp_path, capsys, size):
     """It is wrong usage; drawing takes minutes."""
     assert status_of(["inspect", demo, "--out", tmp_path / "data.html", f"--max-mb={size}"]) == 2
-    assert "--max-mb: '" + size + "' is not above 0" in capsys.readouterr().err
+    assert f"--max-mb: '{size}' is out of bounds" in capsys.readouterr().err

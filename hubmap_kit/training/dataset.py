@@ -99,7 +99,7 @@ class PatchSampler:
     Attributes:
         batch_size: Patches per batch, on all devices together.
         steps: Batches per epoch.
-        where: A line for the user: whether the images are in memory or on disk, and why.
+        where: For the user: whether the images are in memory or on disk, and why; which are never trained on.
         looks: The average look of the training images, by stain method and organ.
 
     Raises:
@@ -125,6 +125,8 @@ class PatchSampler:
                 "give --batch-size as a multiple of them, and no more than there are patches"
             )
         self.steps = config.steps_per_epoch or count // self.batch_size
+        if (drawn := config.epochs * self.steps * self.batch_size) < len(ids):
+            self.where += f"\nwarning: {drawn} patches in all are fewer than the images; some are never trained on"
         self._shares = config.augment_shares()
         looks = {
             (method, organ): [source.looks[method, int(i)] for i in at]

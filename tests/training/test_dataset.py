@@ -244,3 +244,13 @@ def test_images_that_are_never_trained_on(store):
         where = PatchSampler(opened, ids, recipe("fast", crops=crops, batch_size=2)).where
         said = f"warning: --crops grid never trains on 1 of them, without a patch of 5% mask: {ids[1]}"
         assert (said in where) == named
+
+
+@pytest.mark.parametrize("epochs", [2, 1])
+def test_a_training_too_short_for_its_images(store, epochs):
+    """If fewer patches are drawn than there are images, some are never trained on, and that is said."""
+    opened = PatchStore.open(store)
+    ids = opened.ids("train")
+    size = len(ids) // 2 + 1
+    where = PatchSampler(opened, ids, recipe("fast", batch_size=size, steps_per_epoch=1, epochs=epochs)).where
+    assert (f"warning: {size} patches in all are fewer than the images" in where) == (epochs == 1)
