@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..files import replacing
+from ..rle import parse
 from ..tables import Image
 
 
@@ -26,7 +28,9 @@ class Journal:
         self._lines: list[dict[str, Any]] = []
         head = {"key": key}
         if path.is_file():
-            lines = [line for line in map(_json, path.read_text(encoding="utf-8").splitlines()) if line]
+            lines = [
+                line for line in map(_json, path.read_text(encoding="utf-8", errors="replace").splitlines()) if line
+            ]
             if lines[:1] == [head]:
                 self._lines = [line for line in lines[1:] if _holds_mask(line)]
         # Written anew, because a kill may have cut the last line.
@@ -34,9 +38,16 @@ class Journal:
             part.write_text("".join(json.dumps(line) + "\n" for line in (head, *self._lines)), encoding="utf-8")
 
     def masks(self, images: Iterable[Image]) -> dict[int, str]:
-        """Masks by id, of the images that have not changed since."""
-        wanted = {image.id: _made_from(image) for image in images}
-        return {line["id"]: line["rle"] for line in self._lines if wanted.get(line["id"]) == line["made_from"]}
+        """Masks by id, of the images that have not changed since; a damaged mask is left out."""
+        wanted = {image.id: image for image in images}
+        found = {}
+        for line in self._lines:
+            image = wanted.get(line["id"])
+            if image is not None and _made_from(image) == line["made_from"]:
+                with suppress(ValueError):
+                    parse(line["rle"], image.shape)
+                    found[image.id] = line["rle"]
+        return found
 
     def add(self, image: Image, mask: str) -> None:
         """Add the mask of an image."""

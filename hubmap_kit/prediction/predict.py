@@ -141,10 +141,10 @@ def _wasted(out: Path, masks: Mapping[int, str], ids: Sequence[int]) -> list[Pro
     It is an error whatever `PredictConfig.on_error` says. A few images may truly hold nothing, so that fewer than
     `MANY_EMPTY` empty masks are a warning.
     """
-    if any(masks.values()) or not ids:
+    if any(masks.values()):
         return []
     if not masks:
-        rule, remedy = f"none of {count(len(ids), 'image')} could be predicted", "correct what is said of them"
+        rule, remedy = f"none of {count(len(ids), 'image')} could be predicted", "correct the problems of the images"
         return [Problem("error", out.name, None, f"{rule}: every mask is empty", remedy)]
     rule = f"the network found nothing in {count(len(masks), 'image')}: every mask is empty"
     remedy = "lower --threshold or --min-region, or train for longer; if the images hold nothing, the file is complete"
@@ -236,7 +236,7 @@ def predict_images(
         # A row that claims a huge image must not cost the others their time and settings.
         likely = [image for image in missing if fits_its_row(image)]
         if late := giants(likely, members):
-            print(f"predicted last, since by its row it is huge: {listed(list(map(str, late)))}", flush=True)
+            print(f"predicted last, because their rows make them huge: {listed(list(map(str, late)))}", flush=True)
         likely = [image for image in likely if image.id not in late]
         budget = Budget(60 * config.time_limit_min - (time.monotonic() - begin), likely, members)
     groups: dict[Any, list[Image]] = {}

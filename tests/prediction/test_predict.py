@@ -272,7 +272,7 @@ def test_a_huge_image_takes_no_time_from_the_others(data, run, tmp_path, capsys)
     masks = masks_of(tmp_path / "out.csv")
     assert [bool(masks[i]) for i in ids] == [False, True, True, True, True]
     err = capsys.readouterr().err
-    assert f"predicted last, since by its row it is huge: {ids[0]}" in err
+    assert f"predicted last, because their rows make them huge: {ids[0]}" in err
     assert "from here on" not in err
     assert {timing.tta for timing in submission.read_timings(tmp_path / "out.csv")} == {"d4"}
 
@@ -333,6 +333,15 @@ def test_images_that_all_fail(data, run, tmp_path, capsys):
     assert main(["predict", str(data), str(run), "--out", str(out), "--on-error", "empty"]) == 1
     assert "error: out.csv: none of 5 images could be predicted: every mask is empty" in capsys.readouterr().err
     assert list(masks_of(out).values()) == [""] * 5
+
+
+def test_a_test_set_without_rows(data, run, tmp_path, capsys):
+    """A test.csv without a row is an error even with --on-error empty."""
+    (data / "test.csv").write_text((data / "test.csv").read_text().splitlines()[0] + "\n")
+    assert main(["predict", str(data), str(run), "--out", str(tmp_path / "out.csv"), "--on-error", "empty"]) == 1
+    err = capsys.readouterr().err
+    assert "warning: test.csv: has no rows" in err
+    assert "error: out.csv: none of 0 images could be predicted" in err
 
 
 def test_weights_that_are_not_finite(data, real_run, tmp_path, capsys):
