@@ -129,10 +129,10 @@ def check_segments(tif: tifffile.TiffFile, page: Any) -> None:
     plain, jpeg = key.compression == COMPRESSION.NONE, key.compression == COMPRESSION.JPEG
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     wanted = math.prod(key.chunked)
-    if len(segments) < wanted:
-        refuse(f"lists {len(segments)} of {wanted} strips or tiles", COPY)
+    if len(segments) != wanted:  # with more, the tags give a width or length that is not that of the data
+        refuse(f"lists {len(segments)} strips or tiles, and its tags describe {wanted}", COPY)
     if plain:
-        held, most = sum(page.databytecounts[:wanted]), sum(_bytes(key, index) for index in range(wanted))
+        held, most = sum(count for _, count in segments), sum(_bytes(key, index) for index in range(wanted))
         if held > SPARE * most + 64:
             refuse(f"holds {held} bytes of pixels, and its tags describe at most {most}", RESAVE)
     elif key.bitspersample in range(8) and key.compression in LIMITLESS:
@@ -140,7 +140,7 @@ def check_segments(tif: tifffile.TiffFile, page: Any) -> None:
         held = len(tifffile.TIFF.DECOMPRESSORS[key.compression](file.read(segments[0][1])))
         if held > SPARE * (most := _bytes(key, 0)) + 64:
             refuse(f"holds {held} bytes of pixels in its first strip or tile, and its tags describe {most}", RESAVE)
-    for index, (offset, count) in enumerate(segments[:wanted]):
+    for index, (offset, count) in enumerate(segments):
         which = f"strip or tile {index} of {wanted}"
         if offset <= 0 or count <= 0:
             refuse(f"has no data for {which}", COPY)

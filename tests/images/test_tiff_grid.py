@@ -30,7 +30,7 @@ FURTHER: dict[str, grid.Reader] = {"pyvips": grid.vips, "openslide": grid.opensl
 REFUSALS = {
     r"says? that .* are no colours": "ExtraSamples leaves too few colours; some readers drop channels for it",
     r"bytes of (pixels|strip)": "more or fewer bytes than the tags describe: readers guess, or show noise",
-    r"lists \d+ of|has no data for|ends at byte": "a strip or tile is missing: readers guess where it is",
+    r"lists \d+ strips|has no data for|ends at byte": "a strip or tile is missing, or too many: readers guess",
     r"px of JPEG data": "JPEG data of another size than its strip or tile: readers fill it up, or cut it",
     r"end of JPEG data": "JPEG data that is cut: readers fill it up",
     r"as JPEG data|JPEG data of": "data and tags state other colours; libtiff believes the tags, libjpeg the data",
@@ -52,7 +52,6 @@ PICTURES = {
     r"photometric 1": "MINISBLACK with three or more samples is RGB: tifffile writes (H, W, 3) arrays so",
     r"grey16.*photometric 0": "MINISWHITE is inverted, which OpenCV and Pillow leave out for 16 bits",
     r"pages: three grey": "three grey pages are the channels of one image",
-    r"width 7|width 52|width 54|length": "the part of the image that the tags leave",
     r"offsets": "without compression nothing tells that an offset is wrong",
     r"fillorder 2": "the bits of each byte are reversed, as libtiff does",
     r"orientation": "masks refer to the pixels as stored, so Orientation is ignored; libtiff turns them",

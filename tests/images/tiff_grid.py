@@ -106,7 +106,7 @@ def change(tags_of_kind: tuple[int, ...], new: Callable[[list[int]], list[int]])
     def edit(tags: dict[int, tuple[int, int, bytes]]) -> None:
         for tag in tags_of_kind:
             if tag in tags:
-                put(tag, *new(values(tags, tag)), kind=LONG)(tags)
+                put(tag, *(max(0, number) for number in new(values(tags, tag))), kind=LONG)(tags)
                 return
 
     return edit
