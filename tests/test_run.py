@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 from builders import FORMAT_2, GEOMETRY, write_run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hubmap_kit.cli import main
 from hubmap_kit.config import PrepareConfig, TrainConfig, organ_values
@@ -225,3 +229,39 @@ def test_folds_that_cannot_be_read(tmp_path, text, rule):
         FoldsConfig.read(folder)
     assert str(folder / "folds.json") in str(caught.value)
     assert "restore it from a copy" in str(caught.value)
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in a JSON value."""
+    if before:
+        yield before
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield from places(each, (*before, key))
+
+
+SIMPLE = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+JSON = st.recursive(
+    SIMPLE, lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=5), one, max_size=3)
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_a_config_is_read_or_named(tmp_path, data):
+    """Whatever stands in a place of config.json, the run opens, or one ValueError names the file."""
+    folder = write_run(tmp_path / "run")
+    text = json.loads((folder / "config.json").read_text())
+    *way, last = data.draw(st.sampled_from(list(places(text))))
+    holder = text
+    for key in way:
+        holder = holder[key]
+    holder[last] = data.draw(JSON)
+    (folder / "config.json").write_text(json.dumps(text))
+    try:
+        message = ""
+        Run.open(folder)
+    except ValueError as error:
+        message = str(error)
+    assert not message or "config.json" in message
+    assert "\n" not in message

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from hubmap_kit import rle, submission
 from hubmap_kit.tables import DataError, Problem
@@ -161,3 +164,15 @@ def test_problems_of_an_earlier_version(tmp_path):
         "severity,file,row,rule,remedy\nwarning,test.csv,4,damaged,copy it again\n"
     )
     assert submission.read_problems(path) == [Problem("warning", "test.csv", 4, "damaged", "copy it again")]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=st.tuples(*(arrays(np.uint8, shape, elements=st.integers(0, 1)) for shape in SIZES.values())))
+def test_any_masks_that_are_written_are_valid(data, drawn):
+    """Whatever masks are predicted, the submission that holds them has no error, and is read back."""
+    masks = {image_id: rle.encode(mask) for image_id, mask in zip(SIZES, drawn, strict=True)}
+    submission.write(data / "submission.csv", masks, SIZES)
+    problems = submission.validate(data / "submission.csv", data)
+    assert {problem.severity for problem in problems} <= {"warning"}
+    assert len(problems) == sum(not mask for mask in masks.values())
+    assert submission.read_masks(data / "submission.csv", SIZES)[0] == masks
