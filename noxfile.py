@@ -6,6 +6,7 @@ outside the clone, except that ``push`` and ``submit`` change what is on Kaggle.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +16,11 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "tests"]
+
+# A user's settings for pip must not make it install elsewhere than into a session's environment.
+os.environ["PIP_USER"] = os.environ["PIP_REQUIRE_VIRTUALENV"] = "0"
+for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"):
+    os.environ.pop(name, None)
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
@@ -30,13 +36,14 @@ def declared(*names: str) -> list[str]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting, spelling and types; TensorFlow is not needed."""
+    """Check style, formatting, spelling, types and requirements; TensorFlow is not needed."""
     extras = PROJECT["optional-dependencies"]
     session.install(*extras["lint"], *extras["cluster"], *extras["notebooks"], *declared(*TYPED))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")
     session.run("mypy")
+    session.run("pytest", "--no-cov", "--quiet", "--noconftest", "-p", "no:cacheprovider", "tests/test_requirements.py")
 
 
 @nox.session
@@ -65,6 +72,32 @@ def faults(session: nox.Session) -> None:
     """Try bad input and faults on every command, and write docs/robustness.md: nox -s faults -- [--kills]."""
     session.install("--quiet", "-e", ".", "hypothesis>=6.100", "pytest>=8")
     session.run("python", "tests/faults/table.py", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+def oldest() -> list[str]:
+    """The project's requirements at the oldest versions that their bounds allow."""
+    lines: list[str] = PROJECT["dependencies"]
+    found = [re.match(r"([\w.-]+)>=([\w.]+)", line) for line in lines]
+    return [f"{bound[1]}=={bound[2]}.*" for bound in found if bound]
+
+
+@nox.session(default=False, python=["3.11", "3.12", "3.13"])
+@nox.parametrize("versions", ["oldest", "newest"])
+def compatibility(session: nox.Session, versions: str) -> None:
+    """Run the quick tests with the oldest and newest allowed dependencies; 2 GB each, removed afterwards.
+
+    A Python that is not installed is skipped. The oldest versions are tried with the oldest Python only, as most of
+    them were made before the newer ones.
+    """
+    if versions == "oldest" and session.python != "3.11":
+        session.skip("the oldest versions are tried with Python 3.11")
+    shutil.rmtree("build", ignore_errors=True)
+    session.install(".[tests]", *(oldest() if versions == "oldest" else ("--upgrade",)))
+    session.run("python", "-m", "pip", "freeze")
+    try:
+        session.run("python", "-P", "-m", "pytest", "-m", "not slow", "--no-cov", *session.posargs)
+    finally:
+        shutil.rmtree(session.virtualenv.location, ignore_errors=True)
 
 
 @nox.session(default=False)

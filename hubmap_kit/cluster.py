@@ -12,7 +12,9 @@ from .machine import FULL, cores
 
 CONNECT_S = 5  # time to wait for the scheduler's answer, and again for its first worker
 # Evaluated on the workers by the built-in `eval`. Workers without this package could not run a function of it.
-_VERSION_THERE = "__import__('hubmap_kit').__version__"
+_VERSION_THERE = (
+    "str(__import__('hubmap_kit').__version__) if __import__('importlib.util').util.find_spec('hubmap_kit') else 'none'"
+)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -32,11 +34,16 @@ def spread(
     Scheduler and workers need this version of the kit. Files must lie under the same paths on a file system that the
     workers share; use absolute paths. Leaving the loop early cancels the jobs that have not begun.
 
+    Whoever reaches a scheduler or worker can run code there, and these can run code here, because jobs and results are
+    pickled: use those of people you trust, on addresses that nobody else reaches, or with TLS (docs/many-devices.md).
+    Their versions are asked for first, in a form that runs nothing.
+
     Args:
         function: Does one job. For a cluster it must be importable (or a `functools.partial` of an importable one),
             and function, jobs, results and exceptions must be picklable. It must itself keep any state between jobs.
         jobs: The arguments of `function`, one per call.
-        scheduler: Address of a Dask scheduler, such as ``tcp://10.0.0.1:8786``; None for threads.
+        scheduler: Address of a Dask scheduler, such as ``tcp://127.0.0.1:8786`` or ``tls://10.0.0.1:8786``; None for
+            threads.
         jobs_at_once: Number of threads; one per core by default. Ignored with a cluster, whose workers set it.
 
     Yields:
@@ -78,14 +85,16 @@ def _on_cluster(
         raise ValueError(f"--scheduler needs Dask ({error}): pip install dask distributed") from error
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its tracebacks would hide the one error
     try:
-        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+        asking = distributed.Client(address, timeout=CONNECT_S, set_as_default=False, deserializers=["msgpack"])
     except Exception as error:  # of many types: no answer, a malformed address, another program's port
         raise ValueError(
             f"the Dask scheduler {address} cannot be reached ({type(error).__name__}: {error}); start one with "
-            "'dask scheduler', which prints its address, such as tcp://10.0.0.1:8786"
+            "'dask scheduler --host 127.0.0.1', which prints its address; where others can reach it, with TLS "
+            "(docs/many-devices.md)"
         ) from error
-    with client:
-        _check_versions(client, address)
+    with asking:
+        _check_versions(asking, address)
+    with distributed.Client(address, timeout=CONNECT_S, set_as_default=False) as client:
         # Not pure, because files change: the result of an equal earlier job must not be used again.
         job_of = {(future := client.submit(function, job, pure=False)): job for job in jobs}
         try:
@@ -109,18 +118,21 @@ def _check_versions(client: Any, address: str) -> None:
         client.wait_for_workers(1, timeout=CONNECT_S)
     except TimeoutError as error:
         raise ValueError(
-            f"the Dask scheduler {address} has no worker; start some with: dask worker {address}"
+            f"the Dask scheduler {address} has no worker; start some with: dask worker {address} --host 127.0.0.1 (or, "
+            "on other computers, with TLS: docs/many-devices.md)"
         ) from error
-    versions: dict[str, Any] = client.run(eval, _VERSION_THERE, on_error="return")
     try:
+        versions: dict[str, Any] = client.run(eval, _VERSION_THERE, on_error="return")
         versions[address] = client.run_on_scheduler(eval, _VERSION_THERE)  # the scheduler unpickles jobs too
-    except ImportError as error:
-        versions[address] = error
+    except (OSError, TypeError) as error:  # an answer is pickled
+        raise ValueError(
+            f"Dask at {address} does not say in plain text which version of hubmap-kit it has ({error}); "
+            "use only a scheduler and workers of your own"
+        ) from error
     for where, version in versions.items():
         if version != __version__:
-            found = version if isinstance(version, Exception) else f"hubmap-kit {version}"
             raise ValueError(
-                f"Dask at {where} has another version of hubmap-kit ({found}) than this process ({__version__}); "
+                f"Dask at {where} has another version of hubmap-kit ({version}) than this process ({__version__}); "
                 "install the same version for the scheduler and all workers"
             )
 

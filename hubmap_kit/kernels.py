@@ -402,6 +402,7 @@ def install_missing(dataset: Path, manifest: Manifest) -> list[str]:
     if missing:
         folder = tempfile.mkdtemp(prefix="hubmap-kit-")
         flags = [
+            "--isolated",
             "--no-index",
             "--no-deps",
             "--no-compile",
@@ -411,7 +412,8 @@ def install_missing(dataset: Path, manifest: Manifest) -> list[str]:
             folder,
         ]
         command = [sys.executable, "-m", "pip", "install", *flags, *(str(dataset / file) for file in missing)]
-        pip = subprocess.run(command, capture_output=True, text=True)
+        environment = {**os.environ, "PIP_CONFIG_FILE": os.devnull}  # a user's settings could install elsewhere
+        pip = subprocess.run(command, env=environment, capture_output=True, text=True)
         if pip.returncode:
             python = sys.version.split()[0]
             raise ValueError(f"the wheels in {dataset} cannot be installed on Python {python}:\n{pip.stderr}")

@@ -24,7 +24,9 @@ def run_command(
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for number in (1, 2):
         os.dup2(output, number)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    encoding = environment.get("PYTHONIOENCODING")
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False, encoding=encoding)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, encoding=encoding, errors="backslashreplace")
     sys.argv = ["hubmap-kit", *argv]
     failures.FIRST_PAUSE_S = 0.02
     if before:

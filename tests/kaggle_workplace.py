@@ -127,7 +127,7 @@ class Workplace:
         self.process = process = _FORKS.Process(target=run_command, args=(argv, self.clone, environment, log, before))
         process.start()
         process.join(timeout=120)
-        text = log.read_text(encoding="utf-8")
+        text = log.read_text(encoding="utf-8", errors="replace")
         assert status is None or process.exitcode == status, text
         self.check(text)
         return text

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -191,6 +193,99 @@ def test_an_address_where_nobody_answers(demo, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: the Dask scheduler {bad} cannot be reached")
         assert "dask scheduler" in line
+
+
+def start_dask(folder: Path, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a program of Dask."""
+    command = [sys.executable, "-m", f"distributed.cli.dask_{words[0]}", *words[1:]]
+    return subprocess.Popen(
+        [*command, "--dashboard-address", "127.0.0.1:0"],
+        cwd=folder,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.mark.slow
+def test_a_foreign_worker_runs_no_code_here(tmp_path):
+    """What a worker answers to the first question is not unpickled, so that it cannot run code in this process."""
+    pytest.importorskip("distributed", reason="distributed is not installed (the extra cluster)")
+    (tmp_path / "hubmap_kit").mkdir()
+    ran = tmp_path / "ran"
+    (tmp_path / "hubmap_kit" / "__init__.py").write_text(
+        "import os\nclass Evil(str):\n    def __str__(self): return self\n"
+        f"    def __reduce__(self): return (os.system, ('touch {ran}',))\n__version__ = Evil()\n"
+    )
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    programs = [start_dask(tmp_path, "scheduler", "--host", "127.0.0.1", "--port", str(port))]
+    flags = ["--host", "127.0.0.1", "--nthreads", "1", "--no-nanny"]
+    programs.append(start_dask(tmp_path, "worker", address, *flags, PYTHONPATH=str(tmp_path)))
+    try:
+        with pytest.raises(ValueError, match=r"use only a scheduler and workers of your own|install the same version"):
+            wait_for_a_cluster(address)
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+    assert not ran.exists()
+
+
+def wait_for_a_cluster(address: str) -> list[tuple[int, int | Exception]]:
+    """Spread jobs, as soon as the cluster is there."""
+    for _ in range(20):
+        try:
+            return list(spread(abs, [-2], scheduler=address))
+        except ValueError as error:
+            if "cannot be reached" not in str(error) and "has no worker" not in str(error):
+                raise
+            time.sleep(0.5)
+    raise AssertionError(f"no cluster at {address}")
+
+
+@pytest.mark.slow
+def test_tls(tmp_path, monkeypatch):
+    """With the certificates that the documentation makes, a cluster is used, and nobody without them reaches it."""
+    pytest.importorskip("distributed", reason="distributed is not installed (the extra cluster)")
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    page = (Path(__file__).parents[1] / "docs" / "many-devices.md").read_text()
+    block = next(block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "openssl" in block)
+    subprocess.run(["sh", "-ec", block], cwd=tmp_path, check=True, capture_output=True)
+    variables = dict(re.findall(r"export (DASK_\w+)=\"\$PWD/([\w.-]+)\"", block))
+    environment = {name: str(tmp_path / file) for name, file in variables.items()}
+    environment |= dict(re.findall(r"export (DASK_\w+)=(\w+)$", block, re.MULTILINE))
+    assert len(environment) == 8
+    port = free_port()
+    address = f"tls://127.0.0.1:{port}"
+    programs = [
+        start_dask(tmp_path, "scheduler", "--host", "tls://127.0.0.1", "--port", str(port), **environment),
+        start_dask(
+            tmp_path, "worker", address, "--host", "tls://127.0.0.1", "--nthreads", "1", "--no-nanny", **environment
+        ),
+    ]
+    done = "import sys; sys.path[:0] = sys.argv[2:]; import test_cluster as t; print(t.wait_for_a_cluster(sys.argv[1]))"
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    try:
+        command = [sys.executable, "-c", done, address, *folders]
+        with_them = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+        monkeypatch.setattr(cluster, "CONNECT_S", 2)
+        for other in (address, address.replace("tls", "tcp")):
+            with pytest.raises(ValueError, match="cannot be reached"):
+                list(spread(invert, [2], scheduler=other))
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+    assert "(-2, 2)" in with_them.stdout, with_them.stderr
 
 
 def test_without_dask_the_error_says_what_to_install(monkeypatch):

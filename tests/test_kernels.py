@@ -1,6 +1,7 @@
 """The kernels, run as Kaggle runs them: on /kaggle, offline, from the bundle alone."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -21,13 +22,15 @@ from hubmap_kit.competition import SLUG
 from hubmap_kit.kaggle.bundle import WHEELS, build_bundle
 from hubmap_kit.kaggle.manifest import MANIFEST, BundledWheel, Manifest
 from hubmap_kit.kaggle.session import find_competition, find_runs
-from hubmap_kit.kernels import InferSettings, TrainSettings, apply_changes
+from hubmap_kit.kernels import InferSettings, TrainSettings, apply_changes, install_missing
 from hubmap_kit.rehearsal import isolation
 
 CLONE = Path(__file__).resolve().parents[1]
 KERNELS = ("train", "infer")
 DATASETS = ("hubmap-kit", "hubmap-weights")
 OBSTACLE = isolation.obstacle()
+# Settings for pip that some users have, each of which breaks an installation into a folder of its own.
+PIP = {"PIP_USER": "1", "PIP_TARGET": "elsewhere", "PIP_PREFIX": "elsewhere", "PIP_REQUIRE_VIRTUALENV": "1"}
 
 
 def read_json(*parts: str) -> Any:
@@ -121,15 +124,38 @@ def test_manifest_describes_the_bundle(kit):
 
 @pytest.mark.slow
 def test_bundle_is_reproducible(kit, tmp_path):
-    """The same commit gives the same bytes, whatever the user's umask and time zone."""
+    """The same commit gives the same bytes, whatever the user's umask, time zone and settings for pip."""
     code = f"import hubmap_kit.kaggle.bundle as b, pathlib as p; b.build_bundle(p.Path({str(CLONE)!r}), "
     code += f"p.Path({str(tmp_path / 'again')!r}), extras=False)"
     umask = 0o077 if os.name == "posix" else -1
-    subprocess.run([sys.executable, "-P", "-c", code], check=True, umask=umask, env=os.environ | {"TZ": "Asia/Tokyo"})
+    subprocess.run(
+        [sys.executable, "-P", "-c", code], check=True, umask=umask, env=os.environ | PIP | {"TZ": "Asia/Tokyo"}
+    )
     names = sorted(path.name for path in kit.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
     for name in names:
         assert (kit / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_missing_wheels_are_installed_whatever_pip_is_set_to(tmp_path, monkeypatch):
+    """A kernel installs the wheels that the image lacks, whatever a user's settings for pip are."""
+    wheel = tmp_path / "thing_for_test-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("thing_for_test.py", "")
+        about = "thing_for_test-1.dist-info"
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: thing-for-test\nVersion: 1\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    for name, value in PIP.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "pip.conf").write_text(f"[install]\nuser = true\ntarget = {tmp_path / 'elsewhere'}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    manifest = Manifest("0", None, False, (BundledWheel(wheel.name, "thing_for_test", ""),))
+    assert install_missing(tmp_path, manifest) == [wheel.name]
+    assert importlib.util.find_spec("thing_for_test") is not None
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_bundled_wheels_fit_kaggle():

@@ -188,8 +188,16 @@ def _fetch(wheel: Wheel, cache: Path, python: str) -> Path:
 
 
 def _pip(arguments: list[str], failure: str, remedy: str, **environment: str) -> None:
-    """Run pip quietly; if it fails, the error has what pip printed."""
+    """Run pip quietly, without the user's settings for it; if it fails, the error has what pip printed.
+
+    Of these settings only a download needs some: the package index, a proxy, a certificate.
+    """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    if "--no-index" in arguments:
+        command.append("--isolated")
+        environment["PIP_CONFIG_FILE"] = os.devnull
+    else:
+        environment["PIP_REQUIRE_VIRTUALENV"] = "0"
     umask = 0o022 if os.name == "posix" else -1
     pip = subprocess.run(command, env=os.environ | environment, umask=umask, capture_output=True, text=True)
     if pip.returncode:

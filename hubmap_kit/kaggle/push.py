@@ -23,7 +23,7 @@ from .failures import KaggleError
 from .manifest import MANIFEST, Manifest
 from .metadata import DATASETS, KERNELS, check_files, dataset_metadata, kernel_metadata
 from .names import INFER, KIT, NOTEBOOK, TRAIN, WEIGHTS
-from .records import FOLDER, Records
+from .records import FOLDER, PACE, Records
 from .source import is_same_source, notebook_text, with_settings
 from .waiting import once, until
 
@@ -348,6 +348,8 @@ class Push:
             raise KaggleError(
                 f"{name} version {version} ended well but left no {' or '.join(wanted)}; look at {folder}"
             )
+        if self._records.keep_pace(name, version):
+            print(f"{name}: the pace that it measured is in {self._records.folder / PACE}")
         self._records.put(name, known | {"status": "COMPLETE"})
         for page in sorted(folder.rglob("*.html")):
             print(f"{name}: look at {page}")

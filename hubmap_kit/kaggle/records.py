@@ -5,6 +5,7 @@
     state.json        newest version of each dataset and kernel, and what was begun but not ended
     pushes.csv        one row for every version made
     submissions.csv   one row for every submission
+    pace.json         what the newest kernel that measured it needs on Kaggle for a step, a fold, an image
     output/           what kernels left: output/<owner>/<kernel>/v<version>/
 """
 
@@ -24,6 +25,16 @@ from .clone import find_clone
 FOLDER = "records"
 PUSHES, SUBMISSIONS = "pushes.csv", "submissions.csv"
 PUSH_COLUMNS = ("time", "commit", "name", "version", "sources", "runs", "local_score", "url")
+PACE = "pace.json"  # in the records, and in a kernel's output
+# What a kernel measures, by key; what it did not measure is left out.
+PACE_KEYS: dict[str, Any] = {
+    "recipe": str,
+    "devices": list[str],
+    "seconds_per_step": float,
+    "seconds_per_fold": float,
+    "seconds_per_image": float,
+    "peak_memory_bytes": int,
+}
 SETTINGS = "settings"  # one more column, which files of earlier versions do not have: what --set changed
 
 
@@ -86,6 +97,32 @@ class Records:
     def output(self, kernel: str, version: int) -> Path:
         """Folder for the files that a kernel's version left."""
         return self.folder / "output" / self.owner / kernel / f"v{version}"
+
+    def keep_pace(self, kernel: str, version: int) -> bool:
+        """Put the pace that a version measured into ``pace.json``; returns whether it measured one.
+
+        What it did not measure stays as the other kernel measured it. A file that cannot be understood is ignored, as
+        it is only an estimate that it would improve.
+        """
+        for path in (self.output(kernel, version) / place / PACE for place in (".", "run")):
+            measured = self._pace(path)
+            if measured:
+                known = self._pace(self.folder / PACE)
+                about = {"format": 1, "kernel": kernel, "version": version}
+                write_json(self.folder / PACE, known | measured | about)
+                return True
+        return False
+
+    @staticmethod
+    def _pace(path: Path) -> dict[str, Any]:
+        """The values of a ``pace.json`` that are as they should be; none if there is no such file."""
+        try:
+            values = read_json(path)
+        except ValueError:
+            return {}
+        if not isinstance(values, dict) or values.get("format") != 1:
+            return {}
+        return {key: values[key] for key, kind in PACE_KEYS.items() if has_type(values.get(key), kind)}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

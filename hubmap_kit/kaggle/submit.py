@@ -7,6 +7,7 @@ none is lost: an interrupted one is found again on Kaggle by the tag in its desc
 from __future__ import annotations
 
 import secrets
+import sys
 from typing import Any
 
 from ..competition import SUBMISSION
@@ -72,6 +73,12 @@ class Submissions:
                 raise ValueError(f"no version of {INFER} ran with version {weights} of {WEIGHTS}; push infer again")
         if version is not None and version not in ran:
             raise ValueError(f"version {version} of {INFER} has not run; there are {', '.join(map(str, sorted(ran)))}")
+        if version is None and weights is None and max(pushed) > max(ran):
+            print(
+                f"version {max(pushed)} of {INFER} was pushed and has not run: version {max(ran)} is submitted "
+                "(nox -s push waits for the other one)",
+                file=sys.stderr,
+            )
         return max(ran) if version is None else version
 
     def submit(self, version: int, *, again: bool = False) -> dict[str, str]:

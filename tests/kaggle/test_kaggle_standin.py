@@ -126,8 +126,10 @@ def test_killed_upload(kaggle: StandIn, tmp_path: Path) -> None:
     assert client[0].returncode == -signal.SIGKILL
     assert kaggle.datasets == {}
     before = len(kaggle.calls)
-    run(kaggle, tmp_path, 'api.dataset_create_new("data", quiet=True)')
-    assert kaggle.datasets["pathologist/kit-wheels"].versions == [{"first": b"x" * 5000}]
+    out, errors = start(kaggle, tmp_path, 'api.dataset_create_new("data", quiet=True)').communicate(timeout=60)
+    made = [dataset.versions for dataset in kaggle.datasets.values()]
+    # Up to 2.2.4 the client leaves the file out without a word; later ones refuse.
+    assert made == [[{"first": b"x" * 5000}]] or (made == [] and "Upload unsuccessful: lost" in out + errors)
     puts = [call.body for call in kaggle.calls[before:] if call.method == "PUT" and call.body["name"] == "first"]
     assert [put["range"] for put in puts] == ["bytes */5000", "bytes 1000-4999/5000"]
 

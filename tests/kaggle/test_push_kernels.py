@@ -231,3 +231,43 @@ def test_endless_training(place):
     text = place.run("push", "kit", "train", status=1)
     assert "hubmap-train is not finished after 10 sessions; give it fewer EPOCHS" in text
     assert place.versions()["hubmap-train"] == 10
+
+
+def test_pace_comes_back(place):
+    """What the kernels measured on Kaggle is kept: the newest of each, and nothing that cannot be understood."""
+    train = {"format": 1, "recipe": "default", "devices": ["Tesla T4", "Tesla T4"], "seconds_per_step": 0.5}
+    train |= {"seconds_per_fold": 4000, "peak_memory_bytes": 2**33, "other": 3}
+
+    def run(ref: str, body: dict[str, Any]) -> KernelResult:
+        result = run_kernels(ref, body)
+        pace = train if ref.endswith("train") else {"format": 1, "seconds_per_image": 7.5, "devices": "T4"}
+        result.output["run/pace.json" if ref.endswith("train") else "pace.json"] = json.dumps(pace).encode()
+        return result
+
+    place.kaggle.on_kernel_run = run
+    place.run("push")
+    known = {key: train[key] for key in ("recipe", "devices", "seconds_per_step", "seconds_per_fold")}
+    known |= {"format": 1, "peak_memory_bytes": 2**33, "seconds_per_image": 7.5, "kernel": "hubmap-infer", "version": 1}
+    assert json.loads((place.clone / "records" / "pace.json").read_text()) == known
+
+
+def test_a_pace_that_cannot_be_understood(place):
+    """A damaged pace.json of a kernel does not stop a push."""
+    results = {f"run/{name}": data for name, data in a_run().items()} | {"run/pace.json": b"{"}
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output=results)
+    place.run("push", "kit", "train")
+    assert not (place.clone / "records" / "pace.json").exists()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+def test_a_console_that_cannot_show_every_character(place, encoding, monkeypatch):
+    """What a console cannot show of a kernel's log or a file's name is replaced; the reason is told, files are kept."""
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(
+        "ERROR", log="Collecting ━━━ 100%\n", failure="no memory"
+    )
+    assert "hubmap-train version 1 failed on Kaggle: no memory" in place.run("push", "kit", "train", status=1)
+    files = {f"run/{name}": data for name, data in a_run().items()} | {"run/α.txt": b"x"}
+    place.kaggle.on_kernel_run = lambda ref, body: KernelResult(output=files)
+    place.run("push", "kit", "train")
+    assert (place.clone / "records/output" / place.kaggle.user / "hubmap-train/v2/run/α.txt").read_bytes() == b"x"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kaggle_standin import KernelResult
-from kaggle_workplace import a_run, git, pushed, write_files
+from kaggle_workplace import a_run, git, pretend_rehearsal, pushed, write_files
 
 from hubmap_kit.kaggle import failures, submit
 from hubmap_kit.kaggle.connection import Connection
@@ -149,3 +149,17 @@ def test_waiting_for_a_score(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(submit, "PATIENCE_S", -1)
     with pytest.raises(failures.KaggleError, match=r"is still not listed yet after .* run the same command again"):
         following._follow(row)
+
+
+def test_a_newer_version_that_has_not_run(place):
+    """If the newest version that was pushed has not run, submit says which one it sends instead."""
+    place.run("push")
+    place.kaggle.fault("GetKernelSessionStatus", place.kill)
+    kernel = place.clone / "kernels" / "infer" / "infer.py"
+    kernel.write_text(kernel.read_text() + "# changed\n")
+    git(place.clone, "commit", "--quiet", "--all", "--message", "change")
+    pretend_rehearsal(place.clone)
+    place.run("push", "infer", status=None)
+    assert place.versions()["hubmap-infer"] == 2
+    assert "version 2 of hubmap-infer was pushed and has not run: version 1 is submitted" in place.run("submit")
+    assert [body["kernelVersion"] for body in place.kaggle.submissions] == [1]
