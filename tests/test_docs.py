@@ -26,6 +26,7 @@ ARCHITECTURE = CLONE / "docs" / "architecture.md"
 FILES = CLONE / "docs" / "files.md"
 # Flags of pip, of Dask, and of sessions of nox that run programs of their own.
 OF_OTHERS = {
+    "--dashboard-address",
     "--editable",
     "--host",
     "--kills",
