@@ -45,7 +45,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--poll",
         metavar="S",
-        type=number_between(0.1, 86_400),
+        type=number_between(0.01, 86_400),
         help="seconds between questions to Kaggle (default: 5; kernels: 30)",
     )
 
