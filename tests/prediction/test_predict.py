@@ -155,6 +155,25 @@ def test_a_killed_prediction_goes_on(data, run, tmp_path, monkeypatch, capsys):
     assert not journal.exists()
 
 
+def test_a_second_prediction_is_refused(data, run, tmp_path, monkeypatch, capsys):
+    """While one prediction writes a file, another one with other runs is refused; the masks are those of the first."""
+    other, out = write_run(tmp_path / "other", bias=1.0), tmp_path / "out.csv"
+    assert main(["predict", str(data), str(run), "--out", str(tmp_path / "alone.csv")]) == 0
+    statuses: list[int] = []
+
+    def watched(*arguments, **options):
+        for result in predict_masks(*arguments, **options):
+            if not statuses:
+                statuses.append(main(["predict", str(data), str(other), "--out", str(out)]))
+            yield result
+
+    monkeypatch.setattr(inference, "predict_masks", watched)
+    assert main(["predict", str(data), str(run), "--out", str(out)]) == 0
+    assert statuses == [1]
+    assert f"out.csv is being written by process {os.getpid()} (hubmap-kit predict) since" in capsys.readouterr().err
+    assert out.read_bytes() == (tmp_path / "alone.csv").read_bytes()
+
+
 @pytest.mark.parametrize("change", ["settings", "image"])
 def test_what_changed_is_predicted_again(data, run, tmp_path, monkeypatch, change):
     """A mask that was predicted with other settings, or of an image that has changed, is predicted again."""
