@@ -17,7 +17,7 @@ from typing import Any
 from . import __version__
 from .files import size_text
 from .kaggle.clone import commit_of
-from .kaggle.credentials import credentials_source
+from .kaggle.credentials import credentials_source, load
 from .machine import cores, free_memory
 from .rehearsal.isolation import obstacle
 
@@ -53,6 +53,7 @@ def facts() -> dict[str, Any]:
         "memory_free_bytes": free_memory(),
         "disk_free_bytes": {"here": _free_bytes(Path.cwd()), "/dev/shm": _free_bytes(Path("/dev/shm"))},
         "kaggle_credentials": credentials_source(),
+        "kaggle_credentials_error": _credentials_error(),
         "rehearsal_isolation": obstacle() or "works",
         "browser": next(filter(None, map(shutil.which, ("chromium", "google-chrome", "firefox"))), None),
     }
@@ -71,13 +72,23 @@ def facts_text(found: Mapping[str, Any]) -> str:
         "CPU cores": f"{found['cpu_cores']} that this process may use",
         "memory": _size(found["memory_free_bytes"]) + " free for this process",
         "disk": f"{_size(disk['here'])} free here, {_size(disk['/dev/shm'])} in /dev/shm",
-        "Kaggle": f"credentials in {source}" if (source := found["kaggle_credentials"]) else "no credentials found",
+        "Kaggle": found["kaggle_credentials_error"]
+        or (f"credentials in {source}" if (source := found["kaggle_credentials"]) else "no credentials found"),
         "rehearsal": f"isolation of kernels: {found['rehearsal_isolation']}",
         "browser": found["browser"] or "none found; the pages open in any",
         "optional": ", ".join(f"{name} {version or missing}" for name, version in found["optional"].items()),
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
+
+
+def _credentials_error() -> str | None:
+    """Why the credentials cannot be used; None if nothing is wrong with them, or there are none."""
+    try:
+        load()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _tensorflow_facts() -> dict[str, Any]:

@@ -283,6 +283,31 @@ def test_every_command_has_a_parser():
     assert all({"--quiet", "--json"} <= parser._option_string_actions.keys() for parser in parsers.values())
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", "kaggle.json holds no username and key"),
+        ("[]", "kaggle.json holds no username and key"),
+        ("", "kaggle.json is empty"),
+        ('{"username": "a", "key": "0123456789abcdef"}', "credentials in kaggle.json"),
+        (None, "no credentials found"),
+    ],
+)
+def test_the_doctor_says_what_is_wrong_with_credentials(tmp_path, monkeypatch, capsys, content, said):
+    """Credentials that cannot be used are named with the reason."""
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setattr("hubmap_kit.doctor._tensorflow_facts", lambda: {"devices": []})
+    if content is not None:
+        (tmp_path / "kaggle.json").write_text(content)
+        (tmp_path / "kaggle.json").chmod(0o600)
+    assert main(["doctor"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Kaggle"))
+    assert said in line
+
+
 @pytest.mark.slow
 def test_doctor(monkeypatch, capsys):
     """The doctor names versions, devices and where credentials are, never their value; also as JSON."""

@@ -45,7 +45,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--time-limit",
         metavar="MINUTES",
-        type=number_between(0.001, LONGEST_MIN),
+        type=number_between(1e-6, LONGEST_MIN),
         help="stop after an epoch if another one would not fit, but train at least one; go on with --resume "
         "(default: no limit)",
     )

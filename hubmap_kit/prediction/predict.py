@@ -96,7 +96,11 @@ def predict(
     masks = journal.masks(images.values())
     if masks:
         print(f"{len(masks)} of {count(len(images), 'image')} were predicted before", flush=True)
-    submission.write(out, masks, ids)
+    earlier = out.is_file() and not masks  # a finished one, which stays until this one is
+    if earlier:
+        print(f"{out}: is replaced when all images are predicted", flush=True)
+    else:
+        submission.write(out, masks, ids)
     written = time.monotonic()
     missing = [image for image in images.values() if image.id not in masks]
     results: Iterator[Result]
@@ -114,11 +118,12 @@ def predict(
                 masks[result.id] = result.rle
                 journal.add(images[result.id], result.rle)
             timings.append(_timing(result))
-            if time.monotonic() - written > WRITE_EVERY_S:
+            if not earlier and time.monotonic() - written > WRITE_EVERY_S:
                 submission.write(out, masks, ids)
                 written = time.monotonic()
     except ValueError as error:
-        raise ValueError(f"{error}; {out} is unfinished, with {len(masks)} of {count(len(ids), 'mask')}") from error
+        state = "as it was" if earlier else f"unfinished, with {len(masks)} of {count(len(ids), 'mask')}"
+        raise ValueError(f"{error}; {out} is {state}") from error
     submission.write(out, masks, ids)
     submission.write_timings(out, timings)
     if config.on_error == "empty":

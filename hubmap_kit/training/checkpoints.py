@@ -14,7 +14,7 @@ import numpy as np
 from ..config import PrepareConfig, TrainConfig, flag_of
 from ..files import replacing
 from ..models.network_config import NetworkConfig
-from ..run import CHECKPOINT, CONSTANTS, FORMAT, RunConfig, read_prepare, read_train, turned_constants
+from ..run import CHECKPOINT, CONFIG, CONSTANTS, FORMAT, RunConfig, read_prepare, read_train, turned_constants
 
 _ON_KAGGLE = "; or detach the kernel's own earlier output (kernel_sources in kernel-metadata.json)"
 
@@ -96,6 +96,7 @@ def read(run: Path, config: RunConfig) -> Checkpoint | None:
     """
     path = run / CHECKPOINT
     if not path.is_file():
+        _say_begun_anew(run, config)
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -115,7 +116,20 @@ def read(run: Path, config: RunConfig) -> Checkpoint | None:
     if others:
         listed = ", ".join(f"{name} {version} (here {here.get(name)})" for name, version in others.items())
         print(f"warning: {run} was begun with {listed}; the result may differ a little from an unbroken training's")
+    epochs = len(state["history"])
+    print(f"{run}: goes on after epoch {epochs} of {config.train.epochs}, with the settings that it was begun with")
     return Checkpoint(state["history"], arrays)
+
+
+def _say_begun_anew(run: Path, config: RunConfig) -> None:
+    """Say that no epoch of a training was finished, and which of its settings are others now."""
+    if not (run / CONFIG).is_file():
+        return
+    done = RunConfig.read(run)
+    before = _comparable(done.prepare, done.train, done.network, done.splits)
+    now = _comparable(config.prepare, config.train, config.network, config.splits)
+    changed = [_change(name, before.get(name), now.get(name)) for name in now if before.get(name) != now.get(name)]
+    print(f"{run}: begins anew, since no epoch was finished{', with another ' * bool(changed)}{', '.join(changed)}")
 
 
 def check_finished(run: Path, prepare: PrepareConfig, train: TrainConfig, splits: Mapping[str, list[int]]) -> None:

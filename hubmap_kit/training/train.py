@@ -17,7 +17,7 @@ from ..kaggle.clone import own_commit
 from ..masks import MaskRule
 from ..preparation.store import SPLITS, PatchStore
 from ..reports.report import write_report
-from ..run import REPORT, FoldsConfig, RunConfig, check_place, is_finished
+from ..run import FOLDS, REPORT, FoldsConfig, RunConfig, check_place, is_finished
 from . import checkpoints
 from .dataset import PatchSampler
 from .devices import is_first_worker, open_devices
@@ -74,7 +74,10 @@ def train(
     folds = store.config.folds
     if not folds:
         raise ValueError(f"{patches} has no folds; prepare it with --folds 5, or train without --all-folds")
-    FoldsConfig(folds).write(run)
+    if (run / FOLDS).is_file() and (before := FoldsConfig.read(run).folds) != folds:
+        raise ValueError(f"{run} was begun with {before} folds, and {patches} has {folds}; name another folder")
+    if not (run / FOLDS).is_file():
+        FoldsConfig(folds).write(run)
     for fold in range(folds):
         if limit.left_s < 0:
             print(f"stopped before fold {fold}: the time limit is over; {run} is kept, go on with --resume")

@@ -130,6 +130,27 @@ def test_a_submission_from_the_start(data, run, tmp_path, monkeypatch):
     assert filled == [0, 1, 2, 3, 4]
 
 
+def test_a_finished_submission_stays_until_the_next_one_is(data, run, tmp_path, monkeypatch, capsys):
+    """A prediction that fails leaves the submission that was there; one that replaces it says so."""
+    out = tmp_path / "out.csv"
+    inference.predict(data, [run], out, PredictConfig(threshold=0.0))
+    before = out.read_bytes()
+
+    def broken(*arguments, **options):
+        yield next(iter(predict_masks(*arguments, **options)))
+        raise ValueError("weights are gone")
+
+    monkeypatch.setattr(inference, "WRITE_EVERY_S", 0.0)
+    monkeypatch.setattr(inference, "predict_masks", broken)
+    with pytest.raises(ValueError, match=r"weights are gone; .*out.csv is as it was"):
+        inference.predict(data, [run], out, PredictConfig(threshold=0.45))
+    assert out.read_bytes() == before
+    monkeypatch.setattr(inference, "predict_masks", predict_masks)
+    inference.predict(data, [run], out, PredictConfig(threshold=0.6))
+    assert out.read_bytes() != before
+    assert capsys.readouterr().out.count("out.csv: is replaced when all images are predicted") == 2
+
+
 def test_a_killed_prediction_goes_on(data, run, tmp_path, monkeypatch, capsys):
     """Masks that are done are not predicted again; the submission is that of an uninterrupted prediction."""
     config = PredictConfig(threshold=0.45)

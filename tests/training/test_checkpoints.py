@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from builders import TINY, TINY_FLAGS
+from builders import TINY, TINY_FLAGS, write_run
 
 from hubmap_kit.cli import main
 from hubmap_kit.competition import SLUG
@@ -133,8 +133,27 @@ def test_time_limit_on_the_command_line(store, trained, tmp_path, capsys):
     assert stopped.endswith(f"{tmp_path / 'run'} is kept, go on with --resume")
     assert following.endswith(" --time-limit 0.0001 --resume")
     assert main([*command[:3], "--time-limit", "60", "--resume"]) == 0  # the settings are those of the run
-    assert f"{tmp_path / 'run'}: 3 epochs, kept epoch " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"{tmp_path / 'run'}: 3 epochs, kept epoch " in said.out
+    assert "run: goes on after epoch 1 of 3, with the settings that it was begun with" in said.err
     assert_same_training(tmp_path / "run", trained)
+
+
+def test_a_training_without_an_epoch_begins_anew_and_says_so(stopped_at_once, capsys):
+    """A resume that finds no finished epoch says with which other settings it begins."""
+    config = RunConfig.read(stopped_at_once)
+    other = replace(config, train=replace(config.train, epochs=9))
+    assert checkpoints.read(stopped_at_once, other) is None
+    said = capsys.readouterr().out
+    assert said.endswith("begins anew, since no epoch was finished, with another --epochs (60, now 9)\n")
+    assert checkpoints.read(stopped_at_once, config) is None
+    assert capsys.readouterr().out.endswith("begins anew, since no epoch was finished\n")
+
+
+@pytest.fixture
+def stopped_at_once(tmp_path: Path) -> Path:
+    """The folder of a training that was killed in its first epoch."""
+    return write_run(tmp_path / "run", finished=False)
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "an hour"])

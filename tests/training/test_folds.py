@@ -89,6 +89,18 @@ def test_a_finished_fold_is_not_trained_again(folded, runs):
     assert before == {run: (run / "model.weights.h5").stat().st_mtime_ns for run in expand([runs])}
     with pytest.raises(ValueError, match="--resume"):
         train(folded, runs, TINY, all_folds=True)
+    finished = FoldsConfig.read(runs)
+    with pytest.raises(ValueError, match=r"another --seed \(0, now 5\)"):
+        train(folded, runs, replace(TINY, seed=5), resume=True, all_folds=True)
+    assert FoldsConfig.read(runs) == finished
+
+
+def test_a_folder_with_another_number_of_folds(store, folded, tmp_path):
+    """It is refused, and stays as it was."""
+    FoldsConfig(3).write(tmp_path)
+    with pytest.raises(ValueError, match=r"was begun with 3 folds, and .* has 2; name another folder"):
+        train(folded, tmp_path, TINY, resume=True, all_folds=True)
+    assert FoldsConfig.read(tmp_path) == FoldsConfig(3)
 
 
 def test_a_store_without_folds(store, tmp_path):
