@@ -47,6 +47,9 @@ def run(name: str, argv: Sequence[str]) -> int:
         ending = _failure(os_error_text(error))
     except ValueError as error:
         ending = _failure(str(error))
+    except RuntimeError as error:
+        loop = str(error).startswith("Symlink loop")  # what Path.resolve raises before Python 3.13
+        ending = _failure(f"{error}: links lead in a circle" if loop else _unexpected(error, [name, *argv]))
     except MemoryError:
         ending = _failure(
             "the memory is full; take a smaller --batch-size or --tile-size, or a computer with more memory"

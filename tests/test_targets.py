@@ -149,3 +149,26 @@ def test_the_size_of_a_page_is_checked_before_its_images_are_read(demo, tmp_path
     """It is wrong usage; drawing takes minutes."""
     assert status_of(["inspect", demo, "--out", tmp_path / "data.html", f"--max-mb={size}"]) == 2
     assert f"--max-mb: '{size}' is out of bounds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", ["prepare D loop", "prepare loop out", "report loop --out page.html", "demo loop/x"]
+)
+def test_links_in_a_circle_are_named(demo, tmp_path, monkeypatch, capsys, arguments):
+    """They are an error in one line, as an input and as an output."""
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("pool")
+    Path("pool").symlink_to("loop")
+    assert status_of(arguments.replace("D", str(demo)).split()) == 1
+    said = capsys.readouterr().err
+    assert "loop" in said
+    assert "mistake of hubmap-kit" not in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only names in Unicode")
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path, capsys):
+    """HDF5 and pages cannot hold it; it is refused before anything is done."""
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/d\xff")
+    assert status_of(["demo", name]) == 2
+    assert "is not in UTF-8, which libraries do not take; rename it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
