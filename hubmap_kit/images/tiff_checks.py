@@ -28,7 +28,8 @@ PREDICTORS = {1: "bufc", 2: "uf", 3: "f", 34892: "u", 34893: "u", 34894: "f", 34
 LIMITLESS = {COMPRESSION.LZW, COMPRESSION.PACKBITS}  # decoders that do not notice more data than the tags describe
 COLOURS = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3, PHOTOMETRIC.SEPARATED: 4}  # samples of a colour, where it is not 1
 JPEG_COLOURS = {0: PHOTOMETRIC.RGB, 1: PHOTOMETRIC.YCBCR}  # by the Adobe marker: Adobe Technical Note 5116
-WIDTH, LENGTH, BITS, FILL_ORDER, TILE_WIDTH, TILE_LENGTH, SUBSAMPLING = 256, 257, 258, 266, 322, 323, 530
+WIDTH, LENGTH, BITS, FILL_ORDER, STRIP_COUNTS, TILE_WIDTH, TILE_LENGTH = 256, 257, 258, 266, 279, 322, 323
+TILE_COUNTS, SUBSAMPLING = 325, 530
 
 
 def name_of(value: Any) -> str:
@@ -129,6 +130,8 @@ def check_segments(tif: tifffile.TiffFile, page: Any) -> None:
     plain, jpeg = key.compression == COMPRESSION.NONE, key.compression == COMPRESSION.JPEG
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     wanted = math.prod(key.chunked)
+    if not plain and not {STRIP_COUNTS, TILE_COUNTS} & {tag.code for tag in key.tags}:
+        refuse("has no StripByteCounts or TileByteCounts", COPY)
     if len(segments) != wanted:  # with more, the tags give a width or length that is not that of the data
         refuse(f"lists {len(segments)} strips or tiles, and its tags describe {wanted}", COPY)
     if plain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -50,6 +51,7 @@ COMMANDS = {
     "predict": Killed("predict D trained --out new.csv", "new.csv", 3),
     "pseudo": Killed("pseudo D P new trained", "new", 4),
 }
+STATED_TIME = rb"20\d\d-\d\d-\d\d \d\d:\d\d UTC"
 TENSORFLOW = ("train", "report", "predict", "pseudo")  # they train, or need a trained run
 
 
@@ -70,10 +72,10 @@ def finish(command: str, folder: Path) -> float:
 
 
 def tree(folder: Path, out: str) -> dict[str, bytes]:
-    """What a command wrote: content of each file, by its path."""
+    """What a command wrote: content of each file, by its path, without the time that a page states."""
     found = folder / out
     files = [found] if found.is_file() else sorted(path for path in found.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {str(path.relative_to(folder)): re.sub(STATED_TIME, b"", path.read_bytes()) for path in files}
 
 
 def beside(folder: Path) -> set[str]:

@@ -67,7 +67,7 @@ def fuzz_tables(data: bytes) -> None:
 
 def fuzz_tiff(data: bytes) -> None:
     """Any file is an image, the same whole and by rows, or one error that names the file."""
-    tiff_checks.MAX_VALUES = LARGEST
+    tiff_checks.MAX_VALUES, tiff_rows.VALUES_AT_ONCE = LARGEST, 1
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "image.tiff")
         path.write_bytes(data)
