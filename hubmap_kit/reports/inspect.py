@@ -19,7 +19,7 @@ from .. import rle
 from ..cluster import spread
 from ..competition import SAMPLE_SUBMISSION, TABLES, image_path, table_path
 from ..progress import track
-from ..tables import DataError, Image, Problem, read_sample_submission, scan_images
+from ..tables import DataError, Image, Problem, read_sample_submission, remarks, scan_images
 from ..words import count
 from .inspect_annotations import agreement, annotation_path, polygon_runs, read_polygons
 from .inspect_flags import KINDS, POLYGONS_DICE, Seen, find_copies, find_flags
@@ -147,7 +147,7 @@ def _read_part(data: Path, split: str) -> _Part:
         scan = scan_images(data, split)
     except DataError as error:
         return _Part([], error.problems)
-    problems = list(scan.problems)
+    problems = [*scan.problems, *remarks([*scan.images, *scan.damaged])]
     extra = sorted(set(files) - {str(image_id) for image_id in scan.rows})
     if extra:
         rule = f"{count(len(extra), 'file')} of {pictures.name} without a row: {', '.join(extra[:5])}"

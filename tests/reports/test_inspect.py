@@ -8,6 +8,7 @@ import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 
@@ -139,6 +140,16 @@ def test_files_without_a_row_and_other_ids_are_warnings(folder, tmp_path):
     assert [problem.severity for problem in found.problems] == ["warning", "warning"]
     assert "1 file of train_images without a row: 999999" in found.problems[0].rule
     assert "in only one of it and test.csv" in found.problems[1].rule
+
+
+def test_assumed_pixel_sizes_are_warnings(folder, tmp_path):
+    """Pixel sizes that the table leaves out, and that are assumed, are warnings of the page."""
+    table = pd.read_csv(folder / "test.csv", dtype=str)
+    table.drop(columns="pixel_size").to_csv(folder / "test.csv", index=False)
+    found = write_inspection(folder, tmp_path / "data.html").problems
+    rules = [problem.rule for problem in found if problem.file.startswith("test.csv")]
+    assert rules
+    assert all("pixel_size is empty, and" in rule for rule in rules)
 
 
 def test_a_folder_without_tables_is_refused(tmp_path):
