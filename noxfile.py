@@ -95,7 +95,8 @@ def compatibility(session: nox.Session, versions: str) -> None:
     session.install(".[tests]", *(oldest() if versions == "oldest" else ("--upgrade",)))
     session.run("python", "-m", "pip", "freeze")
     try:
-        session.run("python", "-P", "-m", "pytest", "-m", "not slow", "--no-cov", *session.posargs)
+        flags = ["-m", "not slow", "--no-cov", "-W", "default"]  # old versions warn of much that is fine
+        session.run("python", "-P", "-m", "pytest", *flags, *session.posargs)
     finally:
         shutil.rmtree(session.virtualenv.location, ignore_errors=True)
 
