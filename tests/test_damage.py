@@ -279,5 +279,5 @@ def test_damaged_files_are_named(place, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_all_kinds_of_damage_are_named(place, seed, capsys):
-    """A tenth of the damages, and every command that reads the file, in about a minute."""
-    check(place, seed, 0.1, capsys, pages=True)
+    """A twentieth of the damages, and every command that reads the file, in about a minute."""
+    check(place, seed, 0.05, capsys, pages=True)
