@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,17 @@ def test_dry_run_with_settings(place):
     text = place.run("push", "--dry-run", "--set", "EPOCHS=3")
     assert "hubmap-train: changed EPOCHS = 3" in text
     assert not WRITES & set(place.calls())
+
+
+def test_settings_need_no_more_than_a_push():
+    """Changed settings are checked with what the session push installs: no SciPy, no OpenCV, no TensorFlow."""
+    code = (
+        "import sys; from pathlib import Path; from hubmap_kit.commands import push\n"
+        "push._changes(['EPOCHS=3', 'AUGMENT=flip', 'LOSS=bce', 'TTA=none'], ['train', 'infer'], Path(sys.argv[1]))\n"
+        "bad = {'scipy', 'cv2', 'sklearn', 'matplotlib', 'tifffile', 'tensorflow', 'keras'} & set(sys.modules)\n"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code, str(CLONE)], check=True, cwd=CLONE)
 
 
 @pytest.mark.parametrize("kernel", ["train", "infer"])
