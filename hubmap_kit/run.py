@@ -11,6 +11,7 @@
     test/{id}.png         those of the test images
     sweep.csv             Dice of each validation image by threshold and least region size
     report.html           the page about the run
+    pace.json             time of a step and of the whole training; in a folder of folds, of the newest fold
     checkpoint.npz        the state after the last epoch, until the training is finished
 
 A training that a time limit ended has a checkpoint, but no scores and no results. Its weights are the best so far,

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from ..files import replacing
+from ..files import replacing, write_json
+from ..kaggle.records import PACE
 from ..metrics import dice_by_organ
 from ..models.hardware import compute_dtype, default_batch_size
 from ..models.losses import make_loss
@@ -129,6 +130,24 @@ class Training:
                 if epoch + 1 < self.config.train.epochs and not self._fits(limit):
                     return False
         return True
+
+    def write_pace(self, folder: Path) -> None:
+        """Write ``pace.json``: how long a step of this session took, and a fold that it trained from its beginning."""
+        rows = self.history[self.earlier :]
+        if self.devices.worker or not rows:
+            return
+        # Epochs of a frozen encoder are quicker, and the first one compiles the step.
+        step_s = float(np.median([row["seconds"] for row in rows if row["frozen"] == rows[-1]["frozen"]]))
+        pace = {
+            "format": 1,
+            "recipe": self.config.recipe,
+            "devices": [self.devices.text],
+            "seconds_per_step": step_s / self.sampler.steps,
+            "peak_memory_bytes": peak_memory(),
+        }
+        if not self.earlier and (len(rows) == self.config.train.epochs or self._has_stalled()):
+            pace["seconds_per_fold"] = sum(row["seconds"] + row.get("validation_seconds", 0.0) for row in rows)
+        write_json(folder / PACE, pace)
 
     def finish(self) -> None:
         """Score the best weights, and write all results."""

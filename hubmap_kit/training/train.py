@@ -67,7 +67,7 @@ def train(
     check_place(run, resume=resume)
     store = PatchStore.open(patches)
     if not all_folds:
-        finished = _train_one(store, run, config, limit, recipe, resume)
+        finished = _train_one(store, run, config, limit, recipe, resume, run)
         if finished and page:
             _write_page(run, len(store.ids("validation", config.fold)) + len(store.ids("test", config.fold)), limit)
         return finished
@@ -83,7 +83,7 @@ def train(
             print(f"stopped before fold {fold}: the time limit is over; {run} is kept, go on with --resume")
             return False
         print(f"fold {fold} of {folds}", flush=True)
-        if not _train_one(store, run / f"fold{fold}", replace(config, fold=fold), limit, recipe, resume):
+        if not _train_one(store, run / f"fold{fold}", replace(config, fold=fold), limit, recipe, resume, run):
             return False
     join_folds(store, run)
     if page:
@@ -106,8 +106,10 @@ def _write_page(run: Path, images: int, limit: TimeLimit) -> None:
         print(f"no page ({type(error).__name__}: {error}); try: {again}")
 
 
-def _train_one(store: PatchStore, run: Path, config: TrainConfig, limit: TimeLimit, recipe: str, resume: bool) -> bool:
-    """Train one network, see `train`."""
+def _train_one(
+    store: PatchStore, run: Path, config: TrainConfig, limit: TimeLimit, recipe: str, resume: bool, out: Path
+) -> bool:
+    """Train one network, see `train`; `out` gets its pace, and is the folder of folds if the network is one of them."""
     devices = open_devices(config.devices)
     ids = {split: store.ids(split, config.fold) for split in SPLITS}
     if is_finished(run):
@@ -117,7 +119,9 @@ def _train_one(store: PatchStore, run: Path, config: TrainConfig, limit: TimeLim
     keras.utils.set_random_seed(config.seed)
     sampler = PatchSampler(store, ids["train"], config, devices.replicas)
     training = Training.begin(store, run, _describe_run(store, config, recipe, ids, sampler), sampler, devices, resume)
-    if not training.do_epochs(limit):
+    done = training.do_epochs(limit)
+    training.write_pace(out)
+    if not done:
         return False
     training.finish()
     return True

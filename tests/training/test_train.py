@@ -13,6 +13,8 @@ import pytest
 from builders import TINY, TINY_FLAGS
 
 from hubmap_kit.config import TrainConfig
+from hubmap_kit.files import has_type, read_json
+from hubmap_kit.kaggle.records import PACE_KEYS
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import RECIPES, recipe
@@ -47,6 +49,11 @@ def test_run_folder_holds_what_its_page_shows(trained, demo):
     assert config.devices.startswith("1 x CPU")
     assert config.peak_memory_bytes is not None
     assert config.peak_memory_bytes > 2e8  # TensorFlow alone
+    pace = read_json(trained / "pace.json")
+    assert all(has_type(pace[key], kind) for key, kind in PACE_KEYS.items() if key != "seconds_per_image")
+    assert pace["recipe"] == config.recipe
+    assert pace["devices"] == [config.devices]
+    assert 0 < 3 * 2 * pace["seconds_per_step"] < 2 * pace["seconds_per_fold"]
     assert {path.stem for path in (trained / TEST_MAPS).iterdir()} == {str(i) for i in config.splits["test"]}
     page = (trained / REPORT).read_text(encoding="utf-8")
     assert page.count('class="card"') == len(config.splits["validation"]) + len(config.splits["test"])
