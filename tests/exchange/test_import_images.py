@@ -214,7 +214,7 @@ def test_a_folder_of_another_kind_is_left_alone(own, capsys):
         ("--masks m --geojson g", "--masks and --geojson are both given"),
         ("--label duct", "--label chooses classes of --geojson"),
         ("--mask-threshold 5", "--mask-threshold is a value of --masks"),
-        ("--masks m --mask-threshold 0", "--mask-threshold is a value of --masks"),
+        ("--masks m --mask-threshold 0", "--mask-threshold: '0' is out of bounds; it must be from 1"),
     ],
 )
 def test_wrong_usage(own, flags, message, capsys):
