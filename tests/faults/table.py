@@ -58,12 +58,17 @@ def answered(made: Path, place: Path) -> Iterator[Answer]:
         folder = place / f"case{number}"
         status, said = catalogue.outcome(case, made, folder)
         assert (status, case.said in said) == (case.status, True), (case, status, said)
-        yield case.kind, case.what, case.command, status, said.replace(f"{folder}/", "")
+        yield case.kind, case.what, case.command, status, without(folder, said)
     for number, (what, shell, command, expected, part) in enumerate(catalogue.INJECTED):
         folder = place / f"fault{number}"
         status, said = catalogue.injected(shell, command, made, folder)
         assert (status, part in said) == (expected, True), (what, status, said)
-        yield "faults around a command", what, command, status, said.replace(f"{folder}/", "")
+        yield "faults around a command", what, command, status, without(folder, said)
+
+
+def without(folder: Path, said: str) -> str:
+    """A message without the folder in which the command ran."""
+    return said.replace(f"{folder}/", "").replace(str(folder), ".")
 
 
 def killed(name: str, made: Path, place: Path) -> int:
