@@ -33,6 +33,7 @@ STAGES: dict[str, dict[str, str]] = {
         "prepare": "cut the training images into patches: masks, split, patch store",
     },
     "train": {
+        "plan": "work out memory and hours of a recipe, on Kaggle and here",
         "train": "train a network and write its run folder",
         "pseudo": "predict images into a store of soft masks to train on; see train --pseudo",
         "ablation": "measure what each part of a recipe brings, on a validation fold",
