@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from ..competition import ORGANS
 from ..config import WHOLE, WORKING_UM, PrepareConfig, TrainConfig
-from ..files import has_type, read_json
+from ..files import read_json
 from ..machine import free_memory
 from ..models.cost import Cost, cost
 from ..preparation.splits import split_sizes
@@ -202,7 +203,7 @@ def read_pace(path: Path, recipe: str) -> Pace | None:
         return None
     values = read_json(path)
     step_s = values.get("seconds_per_step") if isinstance(values, dict) else None
-    if not isinstance(values, dict) or not has_type(step_s, float) or not step_s > 0:
+    if not isinstance(values, dict) or not isinstance(step_s, int | float) or not 0 < step_s < math.inf:
         raise ValueError(f"{path} holds no pace (seconds_per_step, a number above 0); delete it")
     if values.get("recipe") != recipe:
         return None
@@ -239,7 +240,7 @@ def sources(machines: Sequence[Machine], pace: Pace | None) -> str:
     lines = [
         "estimated: operations and memory, from the network's graph in mixed precision (on a CPU twice the memory);",
         f"  speed, TFLOPS: {'; '.join(speeds)};",
-        f"  {IMAGE_S:g} s an image to read it and make its mask; a step may take {percent(FREE_SHARE)} of a device's memory;",
+        f"  {IMAGE_S:g} s an image to read it and make its mask; {percent(FREE_SHARE)} of the memory for a step;",
         f"  prediction of {TEST_IMAGES} images of {SIDE_UM:g} um by all trainings, 4 views of each tile (TTA flips)",
     ]
     if pace:
