@@ -310,7 +310,7 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training. The defaults are the recipe ``default``'s; see `hubmap_kit.recipes`."""
+    """One training. The recipes of `hubmap_kit.recipes` change some of the defaults."""
 
     model: str = setting(
         "efficientnet-unet",

@@ -93,7 +93,7 @@ class TrainSettings:
             "learning_rate": self.LEARNING_RATE,
             "loss": self.LOSS,
             "augment": self.AUGMENT,
-            "fold": None if self.FOLD == "all" else self.FOLD,
+            "fold": self.FOLD if self.FOLDS and self.FOLD != "all" else None,
         }
         return recipe(
             self.RECIPE, seed=self.SEED, **{name: value for name, value in changes.items() if value is not None}
@@ -203,7 +203,7 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
             recipe=settings.RECIPE,
             resume=previous is not None,
             time_limit_s=_seconds_left(settings.TIME_LIMIT, begin),
-            all_folds=settings.FOLD == "all",
+            all_folds=bool(settings.FOLDS) and settings.FOLD == "all",
         )
     if previous is None and time.monotonic() - begin > TRIAL_S:
         left = _seconds_left(settings.TIME_LIMIT, begin)

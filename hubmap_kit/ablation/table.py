@@ -104,7 +104,7 @@ def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainCo
         facts[name] = Path(facts[name]).name if facts[name] else None
     facts = json.loads(json.dumps(facts))
     path = out / "ablation.json"
-    if not (path.is_file() or is_free(out)):
+    if not (path.is_file() or (out / "runs").is_dir() or (out / "scores").is_dir() or is_free(out)):
         raise ValueError(f"{out} holds other files and no ablation; name an empty or new folder")
     begun = _read_begun(path) if path.is_file() else facts
     changed = sorted(name for name in facts.keys() | begun.keys() if facts.get(name) != begun.get(name))

@@ -11,13 +11,13 @@ import sys
 from glob import glob
 from pathlib import Path
 
-PATCH_SIZE = 1024  # side of a training patch, in pixels of 0.4 um
-INPUT_SIZE = 256  # side of that patch as the network sees it, in pixels
+PATCH_SIZE = 3072  # side of a training patch, in pixels of 0.4 um; 3072 are 1.2 mm, a whole image of the competition
+INPUT_SIZE = 768  # side of that patch as the network sees it, in pixels
 CONTEXT = None  # side of a training patch in um: a number, "410,kidney=512" by organ, or "whole"; None: by PATCH_SIZE
-TEST_SIZE = None  # images of the test split; None: 65, or 65/351 of a smaller set
+TEST_SIZE = 0  # images of the test split, which are never trained on; None: 65, or 65/351 of a smaller set
 VAL_SIZE = None  # images of the validation split; None: as many as TEST_SIZE
-FOLDS = 0  # K folds over the images outside the test split; 0: none
-FOLD = None  # with FOLDS: the fold to validate on, or "all" to train every one
+FOLDS = 5  # K folds over the images outside the test split; 0: none
+FOLD = "all"  # with FOLDS: the fold to validate on, "all" to train every one, or None for the splits
 RECIPE = "default"  # seed, default, cpu or fast; see hubmap_kit/recipes.py
 MODEL = None  # efficientnet-unet or unet; None, here and below: the recipe's
 ENCODER = None  # efficientnetb0, efficientnetv2b0, resnet18, ...; hubmap-kit train --help lists them

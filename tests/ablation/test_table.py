@@ -316,7 +316,7 @@ def test_rows_that_change_nothing(demo, tmp_path, write_scores, trained, capsys)
         (["--folds", "2", "--rows", "flips,flops"], "there is no row 'flops'; choose among base"),
         (["--rows", "flips"], "give --folds 2 or more"),
         (["--folds", "2", "--fold", "2"], "give --folds 3 or more"),
-        (["--folds", "2", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
+        (["--folds", "2", "--seeds", "0"], "--seeds: '0' is out of bounds; it must be from 1 to 1000"),
     ],
 )
 def test_wrong_usage(demo, tmp_path, capsys, flags, rule):

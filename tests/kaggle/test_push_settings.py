@@ -163,15 +163,15 @@ def test_values_as_they_are_typed(kind, name, text, value):
     ("changes", "good"),
     [
         ({"train": {"BATCH_SIZE": 8, "LOSS": "bce", "AUGMENT": "flip"}, "infer": {"TTA": "none"}}, True),
-        ({"train": {"FOLD": 1}}, False),
+        ({"train": {"EPOCHS": 2}}, False),
     ],
 )
 def test_smoke(tmp_path, monkeypatch, changes, good):
-    """Changed settings are tried with one step of the training and one predicted image."""
+    """Changed settings are tried with one step of training and one predicted image; a failed kernel is named."""
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
     from hubmap_kit.kaggle.bundle import build_bundle
     from hubmap_kit.rehearsal import smoke
-    from hubmap_kit.rehearsal.kernels import Failure
+    from hubmap_kit.rehearsal.kernels import Failure, Limits
 
     clone = tmp_path / "clone"
     for name in ("kernels", "datasets", "hubmap_kit"):
@@ -182,6 +182,7 @@ def test_smoke(tmp_path, monkeypatch, changes, good):
     if good:
         smoke.smoke(clone, changes)
     else:
+        monkeypatch.setattr(smoke, "LIMITS", Limits(time_s=0.5))
         with pytest.raises(Failure):
             smoke.smoke(clone, changes)
     assert not list((clone / "dist").glob(".smoke-*")), Path(clone / "dist")

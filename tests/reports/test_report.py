@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -14,8 +13,8 @@ import pytest
 from builders import write_run
 
 from hubmap_kit import rle
-from hubmap_kit.config import TrainConfig
 from hubmap_kit.masks import MaskRule
+from hubmap_kit.recipes import recipe
 from hubmap_kit.reports.report import write_report
 from hubmap_kit.reports.runs import open_all
 from hubmap_kit.run import FoldsConfig, RunConfig, read_map, write_map
@@ -112,11 +111,11 @@ def test_nothing_but_the_page_is_needed(demo, tmp_path):
 
 def test_settings_are_shown_as_the_difference_from_the_recipe(demo, tmp_path):
     """Only what differs from the recipe is listed, with the recipe's value."""
-    train = replace(TrainConfig(), ema=0.5)
+    train = recipe("default", ema=0.5)
     run = fake_run(tmp_path / "run", demo, {"validation": [0]}, train=train, network=train.network(), recipe="default")
     write_report([run], tmp_path / "report.html")
     text = text_of(tmp_path / "report.html")
-    assert f"0.5 (recipe: {TrainConfig().ema})" in text
+    assert f"0.5 (recipe: {recipe('default').ema})" in text
     assert "--loss" not in text
 
 

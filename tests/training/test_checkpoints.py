@@ -29,6 +29,7 @@ from hubmap_kit.training import train as training
 
 CLONE = Path(__file__).resolve().parents[2]
 SETTINGS = {"RECIPE": "fast", "ENCODER_WEIGHTS": "none", "EPOCHS": 2, "STEPS_PER_EPOCH": 1, "INPUT_SIZE": 64}
+SETTINGS |= {"PATCH_SIZE": 1024, "TEST_SIZE": None, "FOLDS": 0}
 UNFINISHED = {"config.json", "model.weights.h5", "history.csv", "pace.json", "checkpoint.npz"}
 FINISHED = {"config.json", "model.weights.h5", "history.csv", "scores.csv", "results.csv", "results.txt"}
 FINISHED |= {"sweep.csv", "validation", "test", "report.html", "pace.json"}
