@@ -53,13 +53,13 @@ def claim(target: Path, command: str, *, folder: bool) -> Iterator[None]:
     try:
         try:
             path.touch()
-        except OSError as error:  # about the lock, which nobody has asked for
+        except OSError as error:  # name the target, not the lock file
             raise OSError(error.errno, error.strerror, str(target)) from error
         with _locked(path, target) as file:
             if file is not None:
                 _remove_parts(target, folder=folder)
                 about = {"process": os.getpid(), "computer": socket.gethostname(), "command": command}
-                with contextlib.suppress(OSError):  # the disk is full, and the lock holds all the same
+                with contextlib.suppress(OSError):  # the lock holds even if the disk is full
                     os.write(file.fileno(), json.dumps(about | {"started": time.time()}).encode())
             yield
     finally:

@@ -34,9 +34,9 @@ def spread(
     Scheduler and workers need this version of the kit. Files must lie under the same paths on a file system that the
     workers share; use absolute paths. Leaving the loop early cancels the jobs that have not begun.
 
-    Whoever reaches a scheduler or worker can run code there, and these can run code here, because jobs and results are
-    pickled: use those of people you trust, on addresses that nobody else reaches, or with TLS (docs/many-devices.md).
-    Their versions are asked for first, in a form that runs nothing.
+    Jobs and results are pickled. So whoever reaches a scheduler or worker can run code there, and a scheduler or worker
+    can run code here. Use only your own, on addresses that nobody else reaches, or with TLS (docs/many-devices.md).
+    Their versions are checked first, and reading that answer runs no code.
 
     Args:
         function: Does one job. For a cluster it must be importable (or a `functools.partial` of an importable one),
@@ -89,7 +89,7 @@ def _on_cluster(
     except Exception as error:  # of many types: no answer, a malformed address, another program's port
         raise ValueError(
             f"the Dask scheduler {address} cannot be reached ({type(error).__name__}: {error}); start one with "
-            "'dask scheduler --host 127.0.0.1', which prints its address; where others can reach it, with TLS "
+            "'dask scheduler --host 127.0.0.1', which prints its address; use TLS if others can reach it "
             "(docs/many-devices.md)"
         ) from error
     with asking:
@@ -118,8 +118,8 @@ def _check_versions(client: Any, address: str) -> None:
         client.wait_for_workers(1, timeout=CONNECT_S)
     except TimeoutError as error:
         raise ValueError(
-            f"the Dask scheduler {address} has no worker; start some with: dask worker {address} --host 127.0.0.1 (or, "
-            "on other computers, with TLS: docs/many-devices.md)"
+            f"the Dask scheduler {address} has no worker; start some with: dask worker {address} --host 127.0.0.1 "
+            "(on other computers use TLS: docs/many-devices.md)"
         ) from error
     try:
         versions: dict[str, Any] = client.run(eval, _VERSION_THERE, on_error="return")
@@ -138,7 +138,7 @@ def _check_versions(client: Any, address: str) -> None:
 
 
 def _outcome(future: Future[Result] | Any) -> Result | Exception:
-    """The result of a job, or its exception; a full disk is raised, for it is no fault of the job."""
+    """The result of a job, or its exception; a full disk is raised, since the job did not cause it."""
     try:
         return future.result()
     except Exception as error:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 SLUG = "hubmap-organ-segmentation"
 SOURCES = ("HPA", "Hubmap")
-LARGEST_UM2 = 1e12  # of a least area: a square metre
+LARGEST_UM2 = 1e12  # largest least region: one square metre
 
 # Columns of train.csv, test.csv and sample_submission.csv.
 ID: Final = "id"

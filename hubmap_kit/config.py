@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STRIDE = 32  # px; the networks halve their input five times, so its sides are multiples of this
 WORKING_UM = 0.4  # pixel size in µm of the competition's training images; the unit of --patch-size and --tile-size
-# Upper bounds of settings, far above anything useful: what is larger is a slip, or would fail later and less plainly.
+# Upper bounds of settings, far above anything useful. A larger value is a mistake, and would fail later.
 LARGEST_PX = 10**7  # side of a patch, which may show a whole image
 LARGEST_INPUT_PX = 8192  # side of what the network sees
 LARGEST_SEED = 2**32 - 1  # of TensorFlow and NumPy
@@ -88,7 +88,7 @@ def organ_values(value: float | str | Mapping[str, float], fallback: float | ByO
     result = ByOrgan({organ: float(named.get(organ, default[organ])) for organ in organs}, default.other)
     for organ, um in (("", result.other), *result.items()):
         if not 0 < um <= LARGEST_UM:
-            raise ValueError(f"{organ}{'=' * bool(organ)}{um:g} is not a number above 0, and at most {LARGEST_UM:g}")
+            raise ValueError(f"{organ}{'=' * bool(organ)}{um:g} is not a number above 0 and up to {LARGEST_UM:g}")
     return result
 
 
@@ -341,7 +341,7 @@ class TrainConfig:
     )
     decoder_dropout: float = setting(
         0.0,
-        "share of the channels that enter a decoder stage which a training step sets to 0, drawn anew for each patch",
+        "share of a decoder stage's input channels that a training step sets to 0, other ones for each patch",
         least=0.0,
         below=1.0,
         group="network",
@@ -368,8 +368,7 @@ class TrainConfig:
     )
     label_smoothing: float = setting(
         0.0,
-        "share by which the masks are drawn towards 1/2 in the loss of a training step: with 0.1, foreground is 0.95 "
-        "and background 0.05",
+        "share by which the training loss moves masks towards 1/2: with 0.1, foreground is 0.95 and background 0.05",
         least=0.0,
         below=1.0,
         group="training",
@@ -388,15 +387,15 @@ class TrainConfig:
     )
     encoder_rate: float = setting(
         1.0,
-        "the encoder's learning rate, as a multiple of that of the rest of the network",
+        "the encoder's learning rate, as a multiple of the decoder's",
         least=0.0,
         most=1000.0,
         group="training",
     )
     weight_decay: float = setting(
         0.0,
-        "share of a weight, times the learning rate, that each step takes from it (AdamW); offsets and factors of "
-        "normalisations are left alone",
+        "weight decay (AdamW): each step shrinks a weight by this share times the learning rate; offsets and "
+        "normalisation factors do not shrink",
         least=0.0,
         most=1000.0,
         group="training",

@@ -1,4 +1,4 @@
-"""The standard streams as they are: of any encoding, closed, broken or full. The work goes on without them."""
+"""Standard streams that never stop a command, also with an odd encoding, or closed, broken or full."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import sys
 from typing import Any, TextIO
 
-# Control characters, and those that turn the direction of writing; but not line ends and tabs.
+# Control characters except line ends and tabs, and characters that change the direction of writing.
 _CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-# Colours of our own messages; what a progress bar uses: a step up, a carriage return that begins or ends a text.
+# Codes that we write: colours; a progress bar's cursor-up, and its carriage return at the start or end of a text.
 _OURS = "\x1b\\[(?:0|1;31|1;33)m|\x1b\\[A|^\r|\r\\Z"
 _ESCAPED = re.compile(f"({_OURS})|{_CONTROL}")
 
@@ -19,7 +19,7 @@ class Console:
     """A stream that takes any text and never fails.
 
     A character that the encoding lacks, or that would control the terminal, is shown as its code. Once the stream
-    cannot be written to, everything else is lost.
+    cannot be written to, all further text is lost.
 
     Attributes:
         failure: Why it cannot be written to; None while it can.

@@ -35,8 +35,8 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
 
     Args:
         path: The file.
-        size: Bytes that will be written, or a few more, for a writer that crashes or says nothing if the disk is full:
-            whether there is room for them is found out first.
+        size: Upper bound of the bytes that will be written; room for them is checked first. Needed for a writer that
+            crashes or stays silent when the disk is full.
 
     Raises:
         OSError: The file cannot be written; the error names `path`, not the file beside it.
@@ -105,7 +105,7 @@ def _find_room(path: Path, size: int) -> None:
 def _named(error: OSError, path: Path, part: Path) -> OSError:
     """An error of writing to `part` as one of `path`; an error about another file as it is.
 
-    Some libraries give no number when a file could not be written whole, or a text of many lines.
+    When a file cannot be written whole, some libraries raise an error without a number, or with a text of many lines.
     """
     if error.errno not in FULL and error.errno is not None:
         own = str(error.filename) in (str(part), str(path), "None")
@@ -119,12 +119,12 @@ def _named(error: OSError, path: Path, part: Path) -> OSError:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a folder can be filled: there is none, or it holds nothing but hidden files, such as a claim's lock."""
+    """Whether a folder can be filled: it does not exist, or holds only hidden files, such as a claim's lock."""
     return not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir()))
 
 
 def replace_folder(folder: Path, new: Path) -> None:
-    """Put a folder in the place of another, which is removed; a process that is killed leaves a whole one, or none."""
+    """Replace `folder` by `new`. A process that is killed meanwhile leaves a whole folder, or none."""
     old = folder.with_name(f".{os.getpid()}.part.{folder.name}")
     if folder.exists():
         os.rename(folder, old)
@@ -230,7 +230,8 @@ def has_type(value: Any, kind: Any) -> bool:
 def mismatch(name: str, value: Any, kind: Any) -> str:
     """What is wrong with the type of a value, or of a part of it; empty if nothing is.
 
-    A whole number is a number too, if it is not too large for one; True is neither. JSON has no tuples: a list is one.
+    A whole number counts as a number, unless a float cannot hold it; True counts as neither. A list counts as a tuple,
+    because JSON has no tuples.
 
     Args:
         name: Name of the value, for the text.
@@ -333,15 +334,15 @@ def read_rows(path: Path, columns: Sequence[str], remedy: str = "restore it from
         raise ValueError(f"{path} has the column {', '.join(twice)} twice; {remedy}")
     ragged = [number for number, row in enumerate(rows, start=2) if None in row or None in row.values()]
     if ragged:
-        raise ValueError(f"{path}, row {ragged[0]}: it has not as many cells as its header; {remedy}")
+        raise ValueError(f"{path}, row {ragged[0]}: it has more or fewer cells than the header; {remedy}")
     return rows
 
 
 def number(cells: Mapping[str, str], column: str, least: float = -math.inf, most: float = math.inf) -> float:
-    """A cell of a row as a finite number; a decimal comma, which a spreadsheet may write, is understood.
+    """A cell of a row as a finite number; a decimal comma, as some spreadsheets write, is read too.
 
     Raises:
-        ValueError: It is none, or out of bounds.
+        ValueError: The cell is no number, or out of bounds.
 
     >>> number({"dice": "0,5"}, "dice", 0, 1)
     0.5
@@ -359,10 +360,10 @@ def number(cells: Mapping[str, str], column: str, least: float = -math.inf, most
 
 
 def whole_number(cells: Mapping[str, str], column: str, least: int = 0, most: int = 10**18) -> int:
-    """A cell of a row as a whole number; ``3.0``, as a table of numbers may have it, is one.
+    """A cell of a row as a whole number; ``3.0`` counts as one.
 
     Raises:
-        ValueError: It is none, or out of bounds.
+        ValueError: The cell is no whole number, or out of bounds.
     """
     value = number(cells, column, least, most)
     if not value.is_integer():

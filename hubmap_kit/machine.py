@@ -1,4 +1,4 @@
-"""What this process may use of the computer: cores and memory, in a container less than there are; a full disk."""
+"""Cores and memory that this process may use, which a container may limit; the errors of a full disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-# Errors of the system: no room for a file, or none so large is allowed.
+# The system's errors when there is no room for a file, or when a file so large is not allowed.
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
@@ -31,7 +31,7 @@ def cores() -> int:
 def free_memory() -> int | None:
     """Bytes of memory that this process can still get; None if the system does not say (it is not Linux).
 
-    What the system holds of files only to be faster counts as free.
+    The system's cache of files counts as free.
     """
     try:
         free = 1024 * _numbers(PROC / "meminfo")["MemAvailable:"]

@@ -248,7 +248,7 @@ def _settings(kind: type[T], values: Mapping[str, Any]) -> T:
 
 @functools.cache  # once, however often the file is read
 def _say_ignored(names: str) -> None:
-    print(f"warning: ignored: the settings {names} of a newer hubmap-kit, which this version does not know", flush=True)
+    print(f"warning: ignored the settings {names}, which only a newer hubmap-kit knows", flush=True)
 
 
 def _has(kind: Any, name: str) -> bool:
@@ -373,7 +373,7 @@ def read_table(path: Path, needed: Sequence[str]) -> pd.DataFrame | None:
 
     Args:
         path: The file.
-        needed: Columns that it must have, with a value in each row. Of the others a cell may be empty.
+        needed: Columns that it must have, with a value in each row. Cells of other columns may be empty.
 
     Returns:
         Text in the columns ``split`` and ``organ``, whole numbers in ``id``, ``fold`` and ``epoch``, else numbers. An
@@ -397,7 +397,7 @@ def read_table(path: Path, needed: Sequence[str]) -> pd.DataFrame | None:
 
 
 def _cell(cells: Mapping[str, str], name: str, *, needed: bool) -> str | int | float:
-    """A cell of a table of a run folder, as what its column holds."""
+    """A cell of a run folder's table, in the type of its column."""
     if not cells[name] and not needed:
         return "" if name in ("split", "organ") else math.nan
     if name in ("split", "organ"):
@@ -409,7 +409,7 @@ def _cell(cells: Mapping[str, str], name: str, *, needed: bool) -> str | int | f
     if name == "epoch":
         return whole_number(cells, name, 1, 10**6)
     if name.endswith("loss") and cells[name] in ("inf", "-inf"):
-        return math.nan  # it was infinite, and cannot be drawn
+        return math.nan  # an infinite loss cannot be drawn
     share = "dice" in name or name == "threshold"
     return number(cells, name, 0, 1) if share else number(cells, name, -MOST, MOST)
 

@@ -158,7 +158,7 @@ def validate(submission: str | Path, data: str | Path) -> list[Problem]:
 
     Returns:
         Every problem, sorted by row. The submission is valid if none of them is an ``error``. An empty mask is a
-        ``warning``, and so is a prediction that is unfinished. Problems of ``test.csv`` itself are included.
+        ``warning``, and so is an unfinished prediction. Problems of ``test.csv`` itself are included.
     """
     try:
         scan = scan_images(Path(data), "test", check_files=False)

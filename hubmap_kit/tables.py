@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WORKBOOK = b"PK\x03\x04"  # how a zip file begins, and so an Excel workbook
-# What a row may say. The competition's images have 160 to 4500 px a side, pixels of 0.229 to 6.263 um, and sections of
-# 4 to 10 um; a number beyond these bounds is in another unit, or mistyped.
+# Bounds of the numbers in a row; a number beyond them is in another unit, or mistyped. The competition's images have
+# 160 to 4500 px a side, pixels of 0.229 to 6.263 um, and sections of 4 to 10 um.
 PIXEL_SIZES_UM = (0.05, 20.0)
 THICKNESSES_UM = (0.1, 1000.0)
 MOST_SIDE_PX, MOST_PX = 2**20, 2**30  # OpenCV's limits of a side and of an image
@@ -161,7 +161,7 @@ class Image:
         row: Its line in the table, the header being row 1.
         rle: Its true mask; empty in a test table, which has none.
         name: Its name, from ``names.csv``; empty in a folder without that file.
-        assumed: Whether its cell of the pixel size is empty, so that `pixel_size_um` is the competition's.
+        assumed: Whether the table has no pixel size for it; `pixel_size_um` is then the competition's.
     """
 
     id: int
@@ -290,12 +290,12 @@ def scan_images(folder: Path, split: str, *, check_files: bool = True) -> Scan:
 
 
 def remarks(images: Iterable[Image]) -> list[Problem]:
-    """Warnings about rows that can be used but that somebody should know of; those of one kind are one warning."""
+    """Warnings about rows that can be used, but that may be wrong; those of one kind are one warning."""
     found = []
     for image in images:
         if image.assumed:
             rule = f"{PIXEL_SIZE} is empty, and {image.pixel_size_um:g} um is assumed, as in the competition for"
-            remedy = "if it is another one, write it into the cell"
+            remedy = "if the image has another pixel size, write it into the cell"
             found.append(image.problem(f"{rule} {image.organ} by {image.source}", remedy, "warning"))
         if is_cut(image.rle):
             found.append(image.problem(f"the mask {CUT_RULE}", CUT_REMEDY, "warning"))
@@ -360,8 +360,8 @@ def read_cells(path: Path, columns: tuple[str, ...], ragged: list[Problem] | Non
     Args:
         path: The file; UTF-8.
         columns: The columns it must have; it may have others.
-        ragged: Takes the problems of rows with too few or too many fields, which are then filled up or cut off; None
-            to raise them.
+        ragged: List that gets the problems of rows with too few or too many fields; such rows are padded or cut. None
+            raises the problems.
 
     Returns:
         Text cells. The index is the row as a person counts it, the header being row 1.

@@ -135,8 +135,8 @@ def test_rows_saved_by_a_spreadsheet_are_read(tmp_path, mark, separator, end):
     [
         (b"name\none\n", "has no column text"),
         (b"", "has no column name, text"),
-        (b"name,text\none\n", "row 2: it has not as many cells"),
-        (b"name,text\none,a,b\n", "row 2: it has not as many cells"),
+        (b"name,text\none\n", "row 2: it has more or fewer cells"),
+        (b"name,text\none,a,b\n", "row 2: it has more or fewer cells"),
         (b"name,text\n\xff,\n", "is no CSV as UTF-8 text"),
     ],
 )

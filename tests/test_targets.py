@@ -170,5 +170,5 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path, capsys):
     """HDF5 and pages cannot hold it; it is refused before anything is done."""
     name = os.fsdecode(os.fsencode(tmp_path) + b"/d\xff")
     assert status_of(["demo", name]) == 2
-    assert "is not in UTF-8, which libraries do not take; rename it" in capsys.readouterr().err
+    assert "is not UTF-8, and libraries cannot open it; rename it" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,9 @@ hubmap-kit plan default --encoders efficientnetb5,efficientnetv2m
 def add_flags(parser: Parser) -> None:
     """Add the arguments and flags."""
     parser.add_argument("recipe", metavar="RECIPE", choices=tuple(RECIPES), help=", ".join(RECIPES))
-    parser.add_argument("--all-folds", action="store_true", help="every fold is trained, as by train --all-folds")
+    parser.add_argument(
+        "--all-folds", action="store_true", help="plan the training of every fold, see train --all-folds"
+    )
     parser.add_argument(
         "--encoders", metavar="NAMES", help="compare these encoders, comma-separated, or all; each takes half a minute"
     )
@@ -32,7 +34,7 @@ def add_flags(parser: Parser) -> None:
         metavar="JSON",
         type=Path,
         default=Path("records", "pace.json"),
-        help="pace that a kernel measured on Kaggle, which replaces the estimate (default: %(default)s, if it exists)",
+        help="times that a kernel measured on Kaggle; they replace the estimate (default: %(default)s, if it exists)",
     )
     named = next((word for word in parser.argv if word in RECIPES), "default")
     for config, shown in ((PrepareConfig, None), (TrainConfig, recipe(named))):
@@ -48,7 +50,7 @@ def run(arguments: Namespace) -> Ending:
     config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
     names = _encoders(arguments.encoders) if arguments.encoders else [config.encoder]
     if arguments.all_folds and not geometry.folds:
-        raise UsageError("--all-folds trains every fold; say how many with --folds")
+        raise UsageError("--all-folds needs folds; give their number with --folds")
     start_tensorflow()
     from ..training.plan import KAGGLE, plan, read_pace, sources, table, this_computer
 

@@ -28,9 +28,8 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="Dask cluster that predicts the images, such as tcp://127.0.0.1:8786; who reaches it can run code here "
-        "(docs/many-devices.md); it must share the file system "
-        "of DATA and RUN",
+        help="Dask cluster that predicts the images, such as tcp://127.0.0.1:8786; it must share the file system of "
+        "DATA and RUN; whoever reaches it can run code here (docs/many-devices.md)",
     )
 
 

@@ -27,9 +27,8 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="Dask cluster that prepares the images, such as tcp://127.0.0.1:8786; who reaches it can run code here "
-        "(docs/many-devices.md); it must share the file system "
-        "of DATA and PATCHES",
+        help="Dask cluster that prepares the images, such as tcp://127.0.0.1:8786; it must share the file system of "
+        "DATA and PATCHES; whoever reaches it can run code here (docs/many-devices.md)",
     )
 
 

@@ -35,8 +35,8 @@ def add_flags(parser: Parser) -> None:
         action="append",
         default=[],
         dest="settings",
-        help="setting of a kernel to change for this push, such as EPOCHS=30, or train.BATCH_SIZE=8 where both kernels "
-        "have it; repeat it for more; docs/kernel-settings.md lists them",
+        help="change a kernel setting for this push: EPOCHS=30, or train.BATCH_SIZE=8 for one kernel; repeat it for "
+        "more settings; docs/kernel-settings.md lists them",
     )
     parser.add_argument("--dry-run", action="store_true", help="show every call and file, and change nothing on Kaggle")
     parser.add_argument(
@@ -127,7 +127,7 @@ def _changes(texts: list[str], names: list[str], clone: Path) -> dict[str, dict[
             known = sorted({key for values in given.values() for key in values})
             raise UsageError(
                 f"--set {text}: write NAME=VALUE, with a setting of a kernel that is pushed"
-                f"{did_you_mean(setting, known)} (they are {', '.join(known) or 'not pushed'})"
+                f"{did_you_mean(setting, known)} (the settings are {', '.join(known) or 'not pushed'})"
             )
         for name in meant:
             changes.setdefault(name, {})[setting] = value_of(kinds[name], setting, value.strip())
@@ -140,10 +140,10 @@ def _changes(texts: list[str], names: list[str], clone: Path) -> dict[str, dict[
 
 
 def try_settings(clone: Path, changes: dict[str, dict[str, Any]]) -> None:
-    """Try changed settings here, with the Python of the rehearsal where this one lacks TensorFlow.
+    """Try changed settings here. If this Python lacks TensorFlow, the rehearsal's Python tries them.
 
     Raises:
-        ValueError: They do not work, or there is no TensorFlow.
+        ValueError: The settings do not work, or TensorFlow is missing.
     """
     import importlib.util
     import json

@@ -59,7 +59,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--smoke",
         action="store_true",
-        help="only try the kernels whose --settings are changed, with one step, after a rehearsal without the changes",
+        help="only try the kernels that --settings changes, with one step; a rehearsal without the changes comes first",
     )
     parser.add_argument(
         "--memory-limit",

@@ -27,16 +27,14 @@ def claimed(writes: Mapping[str, str], arguments: Namespace) -> Iterator[None]:
 
     Raises:
         UsageError: An output is an input, lies in one or contains one, or is of the wrong kind (file, folder, page); or
-            a name is not in UTF-8.
+            a name is not UTF-8.
         hubmap_kit.claim.Claimed: Another process writes there.
     """
     for named in (path for value in vars(arguments).values() for path in _paths(value)):
         try:
             str(named.absolute()).encode()
         except UnicodeEncodeError:
-            raise UsageError(
-                f"the name {str(named)!a} is not in UTF-8, which libraries do not take; rename it"
-            ) from None
+            raise UsageError(f"the name {str(named)!a} is not UTF-8, and libraries cannot open it; rename it") from None
     targets = {name: path for name in writes if (path := getattr(arguments, name, None)) is not None}
     inputs = [path for name, value in vars(arguments).items() if name not in writes for path in _paths(value)]
     for name, path in targets.items():
@@ -73,7 +71,7 @@ def _check(name: str, target: Path, kind: str, inputs: list[Path], arguments: Na
         )
     if page and target.suffix.lower() not in PAGES and not is_special(target):
         raise UsageError(f"{name} is {target}; name a file that ends in .html")
-    place = Path(os.path.realpath(target))  # which, other than `Path.resolve`, takes links in a circle
+    place = Path(os.path.realpath(target))  # unlike `Path.resolve`, it accepts links in a circle
     for path in inputs:
         read = Path(os.path.realpath(path))
         if place == read:

@@ -179,7 +179,7 @@ def _thresholds_text(config: RunConfig) -> str:
         return f"threshold: {plain} for all organs, none was chosen"
     if chosen:
         return (
-            f"thresholds chosen on the validation images, whose Dice is a little too high for it: {', '.join(chosen)}; "
+            f"thresholds chosen on the validation images, so their Dice is a little too high: {', '.join(chosen)}; "
             f"others {plain}"
         )
     least = "an organ with at least 5 validation images and a clear gain"

@@ -290,7 +290,7 @@ def _check_labels(labels: Counter[str], given: Import) -> None:
 
 
 def _doubts(paths: Sequence[Path], taken: dict[int, _Taken], given: Import) -> list[Problem]:
-    """What the user should know of the organ's name and of the masks."""
+    """Warnings about the organ's name and the masks."""
     doubts = []
 
     def warn(rule: str, remedy: str) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..machine import cores
 from .tiff import read_image
 
-cv2.setNumThreads(min(cores(), cv2.getNumThreads()))  # it does not know every quota of a container
+cv2.setNumThreads(min(cores(), cv2.getNumThreads()))  # OpenCV does not know every quota of a container
 
 _Values = TypeVar("_Values", npt.NDArray[np.uint8], npt.NDArray[np.float32])
 

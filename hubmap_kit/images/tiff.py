@@ -43,8 +43,8 @@ def read_image(
     Args:
         path: The file.
         threads: Number of decoding threads; one per core by default.
-        expect_shape: ``(height, width)`` by the table, in px; None accepts any. Another one is refused before anything
-            is decoded.
+        expect_shape: ``(height, width)`` in the table, in px; another shape is refused before anything is decoded.
+            None accepts any.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB, C-contiguous and writable.
@@ -124,17 +124,17 @@ def decode(tif: tifffile.TiffFile, stored: Stored, threads: int | None = None) -
 
 
 def check_memory(page: Any, pixels: int) -> None:
-    """Refuse to decode what the memory that is free does not hold; to be called within `naming`.
+    """Refuse to decode more pixels than the free memory holds; to be called within `naming`.
 
     Args:
-        page: Their page.
+        page: The page.
         pixels: Number of pixels that are decoded at once.
     """
     needed = pixels * (page.samplesperpixel * page.dtype.itemsize + 3)  # as stored, and as RGB
     free = free_memory()
     if free is not None and needed > free:
         remedy = "save it in tiles (tifffile.imwrite(path, image, tile=(256, 256))), or use a computer with more memory"
-        refuse(f"takes {size_text(needed)} of memory, and {size_text(free)} are free", remedy)
+        refuse(f"needs {size_text(needed)} of memory, but {size_text(free)} are free", remedy)
 
 
 def _check_pages(tif: tifffile.TiffFile) -> None:

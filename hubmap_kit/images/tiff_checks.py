@@ -1,7 +1,6 @@
-"""What the tags of a TIFF must say, and how they must agree with its data, before anything is decoded.
+"""Checks of a TIFF's tags, and of its data against the tags, before anything is decoded.
 
-Files that break these rules are read as different pictures by different programs, or as noise; `tests/images/tiff_grid`
-compares them.
+Programs read a file that breaks these rules as different pictures, or as noise; `tests/images/tiff_grid` compares them.
 """
 
 from __future__ import annotations
@@ -19,15 +18,30 @@ from .tiff_errors import COPY, RESAVE, refuse
 MAX_VALUES = 3 * 2**30  # OpenCV's limit of 2**30 px; more is a damaged header, or a slide too large for memory
 MAX_BYTES = 2 * MAX_VALUES  # of all values, decoded
 JPEG_HEAD = 4096  # bytes at the start of JPEG data in which its size and colours are stated
-SPARE = 1.3  # times the bytes that pixels need may be held without compression; wrong numbers of bits make more
+SPARE = 1.3  # uncompressed data may hold this many times the bytes that the pixels need; wrong bit depths make more
 
 CCITT = {COMPRESSION.CCITTRLE, COMPRESSION.CCITTFAX3, COMPRESSION.CCITTFAX4}
 # As in libtiff: with other compressions a Predictor is not applied.
 PREDICTED = {COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.ZSTD, COMPRESSION.LZMA}
-PREDICTORS = {1: "bufc", 2: "uf", 3: "f", 34892: "u", 34893: "u", 34894: "f", 34895: "f"}  # and kinds of samples
+PREDICTORS = {
+    1: "bufc",
+    2: "uf",
+    3: "f",
+    34892: "u",
+    34893: "u",
+    34894: "f",
+    34895: "f",
+}  # kinds of samples that each works on
 LIMITLESS = {COMPRESSION.LZW, COMPRESSION.PACKBITS}  # decoders that do not notice more data than the tags describe
-COLOURS = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3, PHOTOMETRIC.SEPARATED: 4}  # samples of a colour, where it is not 1
-JPEG_COLOURS = {0: PHOTOMETRIC.RGB, 1: PHOTOMETRIC.YCBCR}  # by the Adobe marker: Adobe Technical Note 5116
+COLOURS = {
+    PHOTOMETRIC.RGB: 3,
+    PHOTOMETRIC.YCBCR: 3,
+    PHOTOMETRIC.SEPARATED: 4,
+}  # samples per pixel of a colour; others have 1
+JPEG_COLOURS = {
+    0: PHOTOMETRIC.RGB,
+    1: PHOTOMETRIC.YCBCR,
+}  # by the transform in the Adobe marker; Adobe Technical Note 5116
 WIDTH, LENGTH, BITS, FILL_ORDER, STRIP_COUNTS, TILE_WIDTH, TILE_LENGTH = 256, 257, 258, 266, 279, 322, 323
 TILE_COUNTS, SUBSAMPLING = 325, 530
 
@@ -40,7 +54,7 @@ def name_of(value: Any) -> str:
 def check_tags(page: Any, shape: tuple[int, int, int]) -> None:
     """Refuse a page whose tags say that it cannot become an RGB image, or contradict each other.
 
-    Tags that mean nothing here, and that other readers ignore, are ignored: `page` is changed.
+    Tags that have no meaning here are ignored, as other readers do: this function changes `page`.
 
     Args:
         page: The page, by tifffile.
@@ -83,8 +97,8 @@ def _check_samples(page: Any) -> None:
     if photometric == PHOTOMETRIC.MINISWHITE and samples >= 3:
         refuse(f"has {samples} samples per pixel, and its tags say MINISWHITE", RESAVE)
     if samples - len(page.extrasamples) < COLOURS.get(photometric, 0) <= samples:
-        of = f"{len(page.extrasamples)} of its {samples} samples per pixel"
-        refuse(f"says that {of} are no colours, and that it holds {name_of(photometric)}", RESAVE)
+        extra = f"{len(page.extrasamples)} of its {samples} samples per pixel"
+        refuse(f"says that {extra} are no colours, which leaves too few for {name_of(photometric)}", RESAVE)
     bits, stated = page.bitspersample, _stated_bits(page)
     if BITS not in page.tags and (samples > 1 or photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)):
         refuse(f"has no BitsPerSample for its {samples} samples per pixel of {name_of(photometric)}", RESAVE)
@@ -94,7 +108,7 @@ def _check_samples(page: Any) -> None:
     if page.compression not in (COMPRESSION.NONE, COMPRESSION.JPEG) and samples > 1 and not whole:
         refuse(f"has BitsPerSample {bits} with {samples} samples per pixel", RESAVE)
     if page.compression in CCITT and (bits, samples) != (1, 1):
-        refuse(f"has BitsPerSample {bits}, and compression {name_of(page.compression)} is for 1", RESAVE)
+        refuse(f"has BitsPerSample {bits}, but compression {name_of(page.compression)} needs 1", RESAVE)
     if (
         photometric == PHOTOMETRIC.PALETTE
         and page.colormap is not None
@@ -132,7 +146,7 @@ def check_segments(tif: tifffile.TiffFile, page: Any) -> None:
     wanted = math.prod(key.chunked)
     if not plain and not {STRIP_COUNTS, TILE_COUNTS} & {tag.code for tag in key.tags}:
         refuse("has no StripByteCounts or TileByteCounts", COPY)
-    if len(segments) != wanted:  # with more, the tags give a width or length that is not that of the data
+    if len(segments) != wanted:  # with more, the tags give another width or length than the data has
         refuse(f"lists {len(segments)} strips or tiles, and its tags describe {wanted}", COPY)
     if plain:
         held, most = sum(count for _, count in segments), sum(_bytes(key, index) for index in range(wanted))
@@ -199,8 +213,8 @@ class Jpeg:
     Attributes:
         size: ``(rows, columns)``, in px.
         bits: Bits of a sample.
-        components: Their identifiers.
-        sampling: The sampling factors of each.
+        components: Identifiers of the components.
+        sampling: Sampling factors of each component.
         jfif: Whether there is a JFIF marker, which means YCbCr.
         adobe: The transform in the Adobe marker.
     """
@@ -214,7 +228,7 @@ class Jpeg:
 
 
 def _jpeg(data: bytes, found: Jpeg) -> Jpeg:
-    """Add what is stated before the first scan (ITU-T T.81, annex B) to what was found elsewhere."""
+    """Add what JPEG data states before its first scan (ITU-T T.81, annex B) to what was found elsewhere."""
     at = 2  # behind the mark of its start
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -237,7 +251,7 @@ def _jpeg(data: bytes, found: Jpeg) -> Jpeg:
 
 
 def _check_jpeg(page: Any, jpeg: Jpeg, visible: tuple[int, int], which: str) -> None:
-    """Refuse JPEG data that contradicts the tags: readers fill it up, cut it, or show the one colours as the other."""
+    """Refuse JPEG data that contradicts the tags: readers pad it, cut it, or mistake RGB for YCbCr."""
     if jpeg.size is None:
         refuse(f"states no size in the JPEG data of {which}", COPY)
     rows, columns = jpeg.size

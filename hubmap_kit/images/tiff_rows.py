@@ -43,7 +43,7 @@ class RowReader:
 
         Args:
             path: A TIFF, see `read_image`.
-            expect_shape: ``(height, width)`` by the table, in px; None accepts any.
+            expect_shape: ``(height, width)`` in the table, in px; None accepts any.
 
         Raises:
             OSError: The file cannot be opened.

@@ -190,7 +190,7 @@ def _fetch(wheel: Wheel, cache: Path, python: str) -> Path:
 def _pip(arguments: list[str], failure: str, remedy: str, **environment: str) -> None:
     """Run pip quietly, without the user's settings for it; if it fails, the error has what pip printed.
 
-    Of these settings only a download needs some: the package index, a proxy, a certificate.
+    Only a download uses some of these settings: the package index, a proxy, a certificate.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     if "--no-index" in arguments:

@@ -11,7 +11,7 @@ IMAGE = Path("kernels", "kaggle-image.txt")
 DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
 
 _PARTS = ("pyproject.toml", "hubmap_kit", "kernels", "datasets")
-# What a push sends lies in these. Other files that git does not track, such as a submission, are in nobody's way.
+# A push sends files of these folders. Other untracked files, such as a submission, do not stop it.
 _SENT = ("hubmap_kit", "kernels", "datasets", "notebooks")
 _EPOCH = "315532800"  # 1980-01-01, the earliest time that a zip file can hold
 
@@ -62,7 +62,7 @@ def why_no_commit(clone: Path) -> str:
 
 
 def changes_in(clone: Path) -> list[str]:
-    """The changes since the last commit, as paths: of tracked files, and new files where a push takes them from.
+    """Paths changed since the last commit: tracked files, and new files in the folders that a push sends.
 
     Raises:
         ValueError: Git is missing or refuses.

@@ -142,10 +142,10 @@ class Connection:
     def receive(self, response: Any, path: Path, *, quiet: bool) -> None:
         """Write a response's body to a file with the client's own download, which resumes and checks the size.
 
-        The MD5 is checked too, where the response names one.
+        The MD5 is checked too, if the response names one.
 
         Raises:
-            Damaged: The file did not arrive whole, or is another one; nothing of it is kept.
+            Damaged: The file did not arrive whole, or has another MD5; nothing of it is kept.
             NotKaggle: A page came in place of the file.
         """
         if path.suffix != ".html" and (page := page_of(response)):
@@ -164,7 +164,7 @@ class Connection:
 
 
 def _check_md5(response: Any, path: Path) -> None:
-    """Raise ValueError if a file has not the MD5 that Google's storage names for it."""
+    """Raise ValueError if a file's MD5 is not the one that Google's storage names."""
     if named := re.search(r"md5=([\w+/=]+)", response.headers.get("x-goog-hash", "")):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
@@ -174,7 +174,7 @@ def _check_md5(response: Any, path: Path) -> None:
 
 
 class _Answer:
-    """The type of an answer for the client, which alone would take any JSON object for an empty answer of Kaggle's."""
+    """Checks an answer before the client reads it; the client takes any JSON object for an empty answer."""
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind

@@ -16,15 +16,15 @@ from .connection import Connection
 from .failures import RERUN, KaggleError
 
 ARCHIVE = ".hubmap-archive.zip"  # in the folder, until the data is there
-_OF_VOLUMES = {"lost+found", LOCK}  # in a folder that is empty otherwise
+_OF_VOLUMES = {"lost+found", LOCK}  # names that a folder may hold and still count as empty
 
 
 def fetch(connection: Connection, out: Path) -> None:
     """Download the competition's data; an interrupted download is resumed.
 
-    The archive's size is checked against the size that Kaggle names, and every file in it against its CRC-32; one
-    that arrived damaged is downloaded again. All is kept in `out`, which may be a volume of its own, and the archive
-    is deleted when all files are in place.
+    The archive's size is checked against the size that Kaggle names, and every file in it against its CRC-32; an
+    archive that arrived damaged is downloaded again. Everything is kept in `out`, which may be a mounted volume. The
+    archive is deleted when all files are in place.
 
     Args:
         connection: The connection.
@@ -54,7 +54,7 @@ def fetch(connection: Connection, out: Path) -> None:
             if last:
                 raise KaggleError(f"the archive arrived damaged twice ({error}) and is deleted; {RERUN}") from error
             print(f"the archive is damaged ({error}); downloading it again", flush=True)
-        except ValueError:  # it is whole, but something else
+        except ValueError:  # the archive is whole, but holds something else
             archive.unlink()
             raise
     archive.unlink()

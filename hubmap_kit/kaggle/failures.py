@@ -51,12 +51,12 @@ class Damaged(KaggleError):
 
 
 class NotKaggle(Exception):
-    """Something else answers in Kaggle's place; the text says what, such as ``an HTML page``."""
+    """The answer is not Kaggle's; the text says what it is, such as ``an HTML page``."""
 
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Raise `NotKaggle` where the client stumbles over an answer that it cannot understand."""
+    """Raise `NotKaggle` if the client cannot understand an answer."""
     import requests
 
     try:
@@ -70,7 +70,7 @@ def understood() -> Iterator[None]:
 
 
 def page_of(response: Any) -> str | None:
-    """What a response is if it is a page for people, which Kaggle's API never sends; else None."""
+    """Describe a response that is a web page, which Kaggle's API never sends; None for any other."""
     if "text/html" not in response.headers.get("Content-Type", ""):
         return None
     title = re.search(r"<title[^>]*>([^<]{1,200})", response.text, re.IGNORECASE)
@@ -90,7 +90,7 @@ def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | No
         What the function returns.
 
     Raises:
-        Unreachable: Every attempt failed, or something else answers in Kaggle's place.
+        Unreachable: Every attempt failed, or the answers are not Kaggle's.
         AnswerLost: The call failed without `repeat`, and may have been done.
         KaggleError: Kaggle refuses.
     """
@@ -110,7 +110,7 @@ def retry(action: Callable[[], T], doing: str, *, repeat: bool, denied: str | No
             if status is not None and status < 500:
                 page = page_of(response)
             if page:
-                why = f"does not answer itself, but {page} comes back, perhaps of a proxy or a login page"
+                why = f"does not answer; {page} comes instead, perhaps from a proxy or a login page"
             elif isinstance(error, Damaged):
                 if attempt == ATTEMPTS:
                     raise

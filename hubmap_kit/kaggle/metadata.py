@@ -16,7 +16,7 @@ OWNER = "OWNER"  # stands for the user in the metadata
 # Folder in the clone of the metadata of each dataset and kernel, by its name on Kaggle.
 DATASETS = {name: f"datasets/{name}" for name in (KIT, WEIGHTS)}
 KERNELS = {TRAIN: "kernels/train", INFER: "kernels/infer", NOTEBOOK: "notebooks"}
-_WITH_INTERNET = (TRAIN,)  # it may download weights; all others predict, and the competition runs them without internet
+_WITH_INTERNET = (TRAIN,)  # it may download weights; the others predict, and the competition runs them without internet
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def kernel_metadata(folder: Path, slug: str, owner: str = OWNER) -> dict[str, An
     except ValueError as error:
         raise ValueError(f"{path}: {error}; correct it") from error
     if missing := sorted(_Kernel.__annotations__.keys() - metadata.keys()):
-        raise ValueError(f"{path} has no {', '.join(missing)}; write every key, for Kaggle has defaults of its own")
+        raise ValueError(f"{path} has no {', '.join(missing)}; write every key, because Kaggle has defaults of its own")
     if not metadata["is_private"]:
-        raise ValueError(f"{path}: is_private is false, and everybody could read the kernel; write true")
+        raise ValueError(f"{path}: is_private is false, so everybody could read the kernel; write true")
     if metadata["enable_internet"] and slug not in _WITH_INTERNET:
         raise ValueError(
             f"{path}: enable_internet is true, and the competition takes no submission of a kernel with internet; "
@@ -89,9 +89,7 @@ def dataset_metadata(folder: Path, slug: str, owner: str = OWNER) -> dict[str, A
     metadata = _read(path, slug, owner)
     for key in ("isPrivate", "is_private"):
         if not metadata.get(key, True):
-            raise ValueError(
-                f"{path}: {key} is false, and everybody could read the dataset; leave it out or write true"
-            )
+            raise ValueError(f"{path}: {key} is false, so everybody could read the dataset; leave it out or write true")
     if not has_type([metadata.get(key) for key in ("title", "subtitle", "description")], list[str]):
         raise ValueError(f"{path} needs a title, a subtitle and a description, each a text; correct it")
     licenses = metadata.get("licenses")
@@ -126,7 +124,7 @@ def check_files(folder: Path, manifest: str, named: Collection[str]) -> list[Pat
 
 
 def _read(path: Path, slug: str, owner: str) -> dict[str, Any]:
-    """Read metadata, with the owner in place; raise ValueError if it is of something else or not to be understood."""
+    """Read metadata, with the owner in place; raise ValueError if it is another one's or damaged."""
     metadata = read_json(path)
     if not isinstance(metadata, Mapping) or not isinstance(metadata.get("id"), str):
         raise ValueError(f"{path} names no id; it must be a JSON object with the id {OWNER}/{slug}")
@@ -135,7 +133,8 @@ def _read(path: Path, slug: str, owner: str) -> dict[str, Any]:
     title = metadata.get("title")
     if not isinstance(title, str) or re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") != slug:
         raise ValueError(
-            f"{path}: title is {title!r}, and Kaggle would make another name of it than {slug}; correct it"
+            f"{path}: title is {title!r}, from which Kaggle would make another name than {slug}; write {slug}, or the "
+            "same words with capitals and spaces"
         )
 
     def with_owner(value: Any) -> Any:

@@ -76,7 +76,7 @@ class Push:
         self._records = Records(clone / FOLDER, connection.owner)
 
     def check(self, slugs: Sequence[str]) -> None:
-        """Check all that will be sent, before anything is.
+        """Check everything that will be sent, before anything is sent.
 
         Args:
             slugs: Names on Kaggle of the datasets and kernels.
@@ -209,7 +209,7 @@ class Push:
         self._await_dataset(name)
 
     def _record_dataset(self, name: str, key: str, version: int, about: dict[str, str]) -> None:
-        """Record a version: first its row, so that a push that is killed in between records it once more."""
+        """Record a version, its row first: after a kill between the two, the next push records it again."""
         url = f"https://www.kaggle.com/datasets/{self._connection.owner}/{name}"
         self._records.log_push(about | {"commit": self._commit, "name": name, "version": str(version), "url": url})
         self._records.put(name, {"key": key, "version": version})

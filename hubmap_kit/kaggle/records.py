@@ -5,7 +5,7 @@
     state.json        newest version of each dataset and kernel, and what was begun but not ended
     pushes.csv        one row for every version made
     submissions.csv   one row for every submission
-    pace.json         what the newest kernel that measured it needs on Kaggle for a step, a fold, an image
+    pace.json         times of a step, a fold and an image on Kaggle, as the newest kernels measured them
     output/           what kernels left: output/<owner>/<kernel>/v<version>/
 """
 
@@ -26,7 +26,7 @@ FOLDER = "records"
 PUSHES, SUBMISSIONS = "pushes.csv", "submissions.csv"
 PUSH_COLUMNS = ("time", "commit", "name", "version", "sources", "runs", "local_score", "url")
 PACE = "pace.json"  # in the records, and in a kernel's output
-# What a kernel measures, by key; what it did not measure is left out.
+# Values that a kernel may measure, and their types; a value that it did not measure is left out.
 PACE_KEYS: dict[str, Any] = {
     "recipe": str,
     "devices": list[str],
@@ -75,7 +75,7 @@ class Records:
         write_json(self.folder / "state.json", self._state)
 
     def log_push(self, row: dict[str, str]) -> None:
-        """Add a row, some of `PUSH_COLUMNS`, to ``pushes.csv``, or replace that of the same version.
+        """Add a row, some of `PUSH_COLUMNS`, to ``pushes.csv``, or replace the row of the same version.
 
         The time and the owner are added.
         """
@@ -101,8 +101,8 @@ class Records:
     def keep_pace(self, kernel: str, version: int) -> bool:
         """Put the pace that a version measured into ``pace.json``; returns whether it measured one.
 
-        What it did not measure stays as the other kernel measured it. A file that cannot be understood is ignored, as
-        it is only an estimate that it would improve.
+        Values that it did not measure are kept from the other kernel. A damaged file is ignored, because its values
+        only improve an estimate.
         """
         for path in (self.output(kernel, version) / place / PACE for place in (".", "run")):
             measured = self._pace(path)

@@ -75,8 +75,8 @@ class Submissions:
             raise ValueError(f"version {version} of {INFER} has not run; there are {', '.join(map(str, sorted(ran)))}")
         if version is None and weights is None and max(pushed) > max(ran):
             print(
-                f"version {max(pushed)} of {INFER} was pushed and has not run: version {max(ran)} is submitted "
-                "(nox -s push waits for the other one)",
+                f"warning: version {max(pushed)} of {INFER} was pushed and has not run: version {max(ran)} is "
+                f"submitted; to wait for version {max(pushed)}, run nox -s push first",
                 file=sys.stderr,
             )
         return max(ran) if version is None else version

@@ -14,7 +14,7 @@ from .network_config import NetworkConfig
 # Operations whose gradient needs their inputs, and operations whose gradient needs their output.
 NEEDS_INPUTS = frozenset({"Conv2D", "DepthwiseConv2dNative", "FusedBatchNormV3", "Mul"})
 NEEDS_OUTPUT = frozenset({"Sigmoid", "Relu", "Tanh"})
-WEIGHTS = frozenset({"ReadVariableOp", "Cast"})  # what reads a weight, and rounds it under mixed precision
+WEIGHTS = frozenset({"ReadVariableOp", "Cast"})  # operations that read a weight, and round it under mixed precision
 BYTES_A_PARAMETER = 20  # five float32: the weight, its gradient, Adam's two moments, and its moving average
 
 
@@ -24,9 +24,8 @@ class Cost:
 
     Attributes:
         parameters: Number of weights.
-        flops: Floating-point operations of one patch's way through the network. A multiplication and an addition are
-            two.
-        held_bytes: Memory of what a training step keeps of one patch until its gradients are known, in bytes.
+        flops: Floating-point operations to predict one patch; a multiplication and an addition count as two.
+        held_bytes: Memory that a training step holds for one patch until its gradients are known, in bytes.
     """
 
     parameters: int

@@ -21,7 +21,7 @@ def start_tensorflow() -> None:
     """Import TensorFlow and let it find its devices, without its notes on the terminal.
 
     No setting of TensorFlow 2.21 leaves out all of them. They go to a file instead, and are shown if TensorFlow fails.
-    Later it may write of errors only; if it ends this process, Python says where.
+    Afterwards TensorFlow prints errors only; if it ends this process, Python prints where.
     """
     if "tensorflow" in sys.modules:
         return
@@ -50,7 +50,7 @@ def start_tensorflow() -> None:
 
 @contextmanager
 def _shown_if_killed(notes: str) -> Iterator[None]:
-    """Show the notes if this process ends meanwhile: a TensorFlow that needs another processor aborts it."""
+    """Show the notes if TensorFlow ends this process, as it does on a processor that it was not built for."""
     shell = shutil.which("sh")
     if shell is None:  # Windows
         yield
@@ -71,7 +71,7 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        # A library of the GPU that gets no memory is an internal error; only its text says why.
+        # If a library of the GPU gets no memory, the error is an internal one; only its text says why.
         if isinstance(error, tf.errors.ResourceExhaustedError) or _FULL.search(str(error)):
             raise MemoryError(str(error).partition("\n")[0]) from error
         raise

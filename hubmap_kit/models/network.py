@@ -33,8 +33,8 @@ def build_model(
         encoder_weights: ``imagenet`` (a download), the path of a weights file, or None for random weights.
         compute_dtype: ``float16`` or ``bfloat16`` for mixed precision: layers compute in it, while weights and
             outputs stay float32. None computes in float32.
-        decoder_dropout: Share of the channels that enter a decoder stage which training sets to 0; in [0, 1). The
-            weights are those of the network without it.
+        decoder_dropout: Share of a decoder stage's input channels that training sets to 0; in [0, 1). It adds no
+            weights.
 
     Returns:
         Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, H and W multiples of 32;

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..tables import Image
 from .ensemble import Member, nearest_scale, networks_of, pixels_seen, tilings_of
 
-GIANT = 100  # in the competition's images a mistaken pixel size makes such a difference, and nothing else does
+GIANT = 100  # times the usual work; among the competition's images only a mistaken pixel size makes such a difference
 
 
 class Budget:
@@ -32,7 +32,7 @@ class Budget:
 
         Args:
             time_limit_s: The limit, in seconds from now.
-            images: All images to predict, without those of which it is known that they will fail.
+            images: The images to predict, without those that are known to fail.
             members: The networks.
         """
         self._end = time.monotonic() + time_limit_s
@@ -89,7 +89,7 @@ class Budget:
         return self._levels[self._level][1]
 
     def correct(self, image: Image, pixels: float) -> None:
-        """Correct the work of an image that was begun, once it was cut into tiles or failed, to what the networks see.
+        """Replace the estimated work of an image, once it was cut into tiles or failed, by what the networks see.
 
         Args:
             image: The image, the last one that members were chosen for.
@@ -110,7 +110,7 @@ class Budget:
 
 
 def giants(images: Sequence[Image], members: Sequence[Member]) -> set[int]:
-    """Ids of the images that are `GIANT` times as much work as half of the images, or more."""
+    """Ids of the images whose work is at least `GIANT` times the median."""
     works = {image.id: work_of(image, members) for image in images}
     usual = statistics.median_low(works.values()) if works else 0.0
     return {image_id for image_id, work in works.items() if work >= GIANT * usual}

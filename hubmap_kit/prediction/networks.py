@@ -18,7 +18,7 @@ from ..tiles import Predictor, predict_tiled
 from ..words import count
 from .ensemble import Member, predict_augmented
 
-SPARING_OVERLAP = 0.25  # of tiles that are smaller than they should be, because the memory is full
+SPARING_OVERLAP = 0.25  # overlap of the smaller tiles that are used when the memory is full
 
 
 def make_predictor(model: Callable[..., Any]) -> Predictor:
@@ -46,10 +46,10 @@ def make_predictor(model: Callable[..., Any]) -> Predictor:
 
 
 class Sparing:
-    """A predictor that goes on when the memory is full: with half the batch, down to one tile; then with half the tile.
+    """A predictor that goes on when the memory is full: it halves the batch, down to one tile, and then the tile.
 
-    What once was too much is not tried again. Predictions in smaller batches are the same; smaller tiles overlap and
-    are blended, and the network sees less around each pixel.
+    A size that failed is not tried again. Predictions in smaller batches are the same. Smaller tiles overlap and are
+    blended, and the network sees less around each pixel.
     """
 
     def __init__(self, predict: Predictor) -> None:
@@ -77,7 +77,7 @@ class Sparing:
                     self._most_tiles, self._most_px = 1, max(STRIDE, px // 2 // STRIDE * STRIDE)
                     print(f"the memory is full: from here on tiles of {self._most_px} px", flush=True)
                 else:
-                    raise MemoryError(f"the memory does not hold the network at work on {px} x {px} px") from error
+                    raise MemoryError(f"the memory is too small to predict even a tile of {px} x {px} px") from error
 
     def _in_parts(self, tile: npt.NDArray[np.uint8], px: int) -> npt.NDArray[np.float32]:
         return predict_tiled(tile, self._predict, tile_size=px, overlap=SPARING_OVERLAP, batch_size=1)

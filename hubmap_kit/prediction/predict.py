@@ -35,8 +35,8 @@ WRITE_EVERY_S = 60.0  # between two versions of the submission while predicting
 NEW = {
     "organ": "the mean threshold of these is used; train with images of {}",
     "source": "expect a lower Dice; hubmap-kit inspect shows how they differ",
-}  # what to do about an organ or a source that a run was not trained on
-MANY_EMPTY = 4  # so many images without any foreground mean that something is wrong with the network
+}  # remedies for an organ or a source that a run was not trained on
+MANY_EMPTY = 4  # if so many images are all without foreground, something is wrong with the network
 
 
 def predict(
@@ -63,8 +63,8 @@ def predict(
         scheduler: Address of a Dask cluster whose workers predict the images, each by itself; None to predict here.
 
     Returns:
-        The problems: errors if `config.on_error` is ``stop``, warnings if it is ``empty``. A submission without any
-        foreground is an error with both, see `MANY_EMPTY`.
+        The problems: errors if `config.on_error` is ``stop``, warnings if it is ``empty``. With either, a submission
+        without any foreground is an error, see `MANY_EMPTY`.
 
     Raises:
         DataError: A table cannot be read at all.
@@ -141,10 +141,10 @@ def _error_text(error: Exception | None) -> str:
 
 
 def _wasted(out: Path, masks: Mapping[int, str], ids: Sequence[int]) -> list[Problem]:
-    """A problem of a submission without any foreground, which would waste one of the day's.
+    """A problem if the submission has no foreground at all: it would waste one of the day's submissions.
 
-    It is an error whatever `PredictConfig.on_error` says. A few images may truly hold nothing, so that fewer than
-    `MANY_EMPTY` empty masks are a warning.
+    It is an error whatever `PredictConfig.on_error` says. Fewer than `MANY_EMPTY` empty masks are only a warning,
+    because a few images may truly hold nothing.
     """
     if any(masks.values()):
         return []
@@ -241,7 +241,10 @@ def predict_images(
         # A row that claims a huge image must not cost the others their time and settings.
         likely = [image for image in missing if fits_its_row(image)]
         if late := giants(likely, members):
-            print(f"predicted last, because their rows make them huge: {listed(list(map(str, late)))}", flush=True)
+            print(
+                f"predicted last, because their rows in the table make them huge: {listed(list(map(str, late)))}",
+                flush=True,
+            )
         likely = [image for image in likely if image.id not in late]
         budget = Budget(60 * config.time_limit_min - (time.monotonic() - begin), likely, members)
     groups: dict[Any, list[Image]] = {}

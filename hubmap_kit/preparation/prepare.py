@@ -104,7 +104,7 @@ def prepare(
 
 
 def _written_at(out: Path, images: Sequence[Image]) -> dict[int, tuple[int, ...]]:
-    """When the files of images of a store were written, in ns since 1970, by id; without images that have none."""
+    """Times at which a store's image files were written, in ns since 1970, by image id."""
     found = {}
     for image in images:
         paths = [out / folder / f"{image.id}.npy" for folder in (NOW, NEXT)]

@@ -71,7 +71,7 @@ NOW, NEXT = "images", "images-next"  # folders
 COLUMNS = [ID, ORGAN, SOURCE, HEIGHT, WIDTH, PIXEL_SIZE, THICKNESS, "row"]
 COLUMNS += ["network_um", "height", "width", "split", "fold", RLE]
 PATCH_COLUMNS = [ID, "y", "x", "mask_share"]
-SMALLEST_UM = 1e-6  # a length below is none
+SMALLEST_UM = 1e-6  # lower bound of a length in a store's table
 SPLITS = ("train", "validation", "test")
 MIN_MASK_SHARE = 0.05  # share of mask from which a patch of the grid counts as foreground
 SOFT_FOREGROUND = 128  # of 255: the least value of a soft mask that stands for a probability of at least 0.5
@@ -298,7 +298,7 @@ def begin_store(out: Path, info: StoreInfo, *, overwrite: bool = False) -> str:
 
     Args:
         out: The folder.
-        info: What will be prepared and how. If it differs from what the store holds, one line says so.
+        info: What will be prepared and how. If the store holds something else, one line says so.
         overwrite: Whether to replace a store of other data.
 
     Returns:
@@ -433,7 +433,7 @@ def write_image(
 def finish_store(
     out: Path, info: StoreInfo, images: Sequence[StoredImage], written: Mapping[int, Written]
 ) -> PatchStore:
-    """Write the tables of a store whose images are written, put all in place of an earlier store, and open it.
+    """Write the tables of a store whose images are written, put them in place of an earlier store's, and open it.
 
     All that needs room on the disk is written before the earlier store is touched.
 

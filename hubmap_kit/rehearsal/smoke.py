@@ -1,4 +1,4 @@
-"""Tries changed settings of the kernels, which were rehearsed without them: one step on a few drawn images."""
+"""Tries changed settings of kernels that were rehearsed without the changes: one step on a few drawn images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from .kernels import KernelRunner, Limits
 
 TRAIN_IMAGES, SIZE = 10, 256  # of the drawn competition, side in px
 LIMITS = Limits(time_s=240)  # four times what it takes
-SMALLER = {"train": {"FOLDS": 2, "FOLD": 0, "INPUT_SIZE": 256}, "infer": {}}  # than the kernel files, unless changed
-# What would make it long, or cannot be had here, is not tried; its type and bounds were checked.
+# Values that are tried instead of those of the kernel files, unless they are changed.
+SMALLER = {"train": {"FOLDS": 2, "FOLD": 0, "INPUT_SIZE": 256}, "infer": {}}
+# Settings that would take long, or need Kaggle, are tried with these values; their types and bounds were checked.
 NOT_TRIED: dict[str, dict[str, Any]] = {
     "train": {"EPOCHS": 1, "STEPS_PER_EPOCH": 1, "BATCH_SIZE": 1, "ENCODER_WEIGHTS": "none", "TIME_LIMIT": 1},
     "infer": {"RUNS": None, "BATCH_SIZE": None, "TIME_LIMIT": 1},
 }
-MOST = {"TEST_SIZE": 2, "VAL_SIZE": 2, "FOLDS": 2, "INPUT_SIZE": 256}  # of these settings, on a few small images
+# Largest values that are tried, because there are few small images.
+MOST = {"TEST_SIZE": 2, "VAL_SIZE": 2, "FOLDS": 2, "INPUT_SIZE": 256}
 
 
 def smoke(clone: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:

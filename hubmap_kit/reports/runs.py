@@ -151,7 +151,7 @@ def _add_images(shown: Shown, run: Run, splits: Sequence[str]) -> None:
 
 
 def _check_ids(path: Path, table: pd.DataFrame, *runs: Run) -> None:
-    """Refuse a table of scores with an id that no run of it knows, or with one twice: it was damaged."""
+    """Refuse a damaged table of scores: one with an id that no run knows, or with an id twice."""
     known = {image_id for run in runs for ids in run.config.splits.values() for image_id in ids}
     wrong = table["id"][~table["id"].isin(list(known)) | table["id"].duplicated()]
     if known and len(wrong):

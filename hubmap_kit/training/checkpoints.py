@@ -122,7 +122,7 @@ def read(run: Path, config: RunConfig) -> Checkpoint | None:
 
 
 def _say_begun_anew(run: Path, config: RunConfig) -> None:
-    """Say that no epoch of a training was finished, and which of its settings are others now."""
+    """Say that no epoch of a training was finished, and which settings changed since."""
     if not (run / CONFIG).is_file():
         return
     done = RunConfig.read(run)

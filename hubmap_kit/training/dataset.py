@@ -99,7 +99,7 @@ class PatchSampler:
     Attributes:
         batch_size: Patches per batch, on all devices together.
         steps: Batches per epoch.
-        where: For the user: whether the images are in memory or on disk, and why; which are never trained on.
+        where: Lines for the user: whether the images are in memory or on disk, and why; images that are never used.
         looks: The average look of the training images, by stain method and organ.
 
     Raises:
@@ -115,7 +115,7 @@ class PatchSampler:
         if config.pseudo:
             self._sources.append(_open_soft(Path(config.pseudo), store))
         if config.crops == "grid" and (unused := [i for i in ids if i not in source.by_image]):
-            patch = f"without a patch of {MIN_MASK_SHARE:.0%} mask: {listed(list(map(str, unused)))}"
+            patch = f"which have no patch with {MIN_MASK_SHARE:.0%} mask: {listed(list(map(str, unused)))}"
             self.where += f"\nwarning: --crops grid never trains on {len(unused)} of them, {patch}"
         count = len(source.foreground) if config.crops == "grid" else int(store.patches["id"].isin(ids).sum())
         self.batch_size = min(config.batch_size, count) // replicas * replicas
@@ -126,7 +126,9 @@ class PatchSampler:
             )
         self.steps = config.steps_per_epoch or count // self.batch_size
         if (drawn := config.epochs * self.steps * self.batch_size) < len(ids):
-            self.where += f"\nwarning: {drawn} patches in all are fewer than the images; some are never trained on"
+            self.where += (
+                f"\nwarning: {drawn} patches in all are fewer than the images; some images are never trained on"
+            )
         self._shares = config.augment_shares()
         looks = {
             (method, organ): [source.looks[method, int(i)] for i in at]

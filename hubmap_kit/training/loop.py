@@ -132,7 +132,7 @@ class Training:
         return True
 
     def write_pace(self, folder: Path) -> None:
-        """Write ``pace.json``: how long a step of this session took, and a fold that it trained from its beginning."""
+        """Write ``pace.json``: the time of a step, and of the whole training if this session did all of it."""
         rows = self.history[self.earlier :]
         if self.devices.worker or not rows:
             return

@@ -1,4 +1,4 @@
-"""What a recipe takes before it is trained: memory, hours and batch, on Kaggle's devices and on this computer."""
+"""Works out the memory, hours and largest batch of a recipe before it is trained, on Kaggle and on this computer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ from ..words import percent
 
 # The competition: 351 training images of 3000 px a side with pixels of 0.4 um, and about 550 hidden test images.
 IMAGES, SIDE_UM, TEST_IMAGES = 351, 3000 * WORKING_UM, 550
-TRAINING = (
-    3  # a training step computes about three times what a prediction does: forward, to the inputs, to the weights
-)
-FREE_SHARE = 0.75  # of a device's memory for a step; the rest is for its library and for work space
-IMAGE_S = 1.0  # s to read an image of 3000 px a side and to make its mask, beside the network
+# A training step computes about three times as much as a prediction: forward, and gradients of inputs and of weights.
+TRAINING = 3
+FREE_SHARE = 0.75  # share of a device's memory that a step may take; its libraries and work space need the rest
+IMAGE_S = 1.0  # s to read an image of 3000 px a side and to make its mask, without the network
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ class Machine:
     Attributes:
         name: Its name.
         devices: Number of devices that share a batch.
-        tflops: 10^12 floating-point operations that one device does in a second, by its maker.
+        tflops: 10^12 floating-point operations a second of one device, as its maker says.
         efficiency: Share of `tflops` that is assumed to be reached.
         memory_bytes: Memory of one device.
-        mixed: Whether it computes in mixed precision under ``--precision auto``.
+        mixed: Whether ``--precision auto`` means mixed precision there.
         session_h: Longest session, in h; None for no limit.
         week_h: Hours that Kaggle gives a week; None for no limit.
     """
@@ -56,11 +55,11 @@ class Machine:
 
     @property
     def flops_per_s(self) -> float:
-        """Operations a second of all devices, as assumed."""
+        """Operations a second that all devices together are assumed to do."""
         return self.devices * self.tflops * 1e12 * self.efficiency
 
 
-# Of a T4: 65 TFLOPS in float16, 16 GB (NVIDIA's data sheet). Of a core of TPU v5e: 197 in bfloat16, 16 GB (Google's).
+# A T4 has 65 TFLOPS in float16 and 16 GB (NVIDIA's data sheet), a TPU v5e chip 197 in bfloat16 and 16 GB (Google's).
 KAGGLE = (
     Machine("2 x T4", 2, 65, 0.15, 15_000_000_000, session_h=12, week_h=30),
     Machine("1 x T4", 1, 65, 0.15, 15_000_000_000, session_h=12, week_h=30),
@@ -70,17 +69,17 @@ KAGGLE = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What the training of a recipe is.
+    """The size of a recipe's training.
 
     Attributes:
         cost: Cost of the network for one patch, in mixed precision.
-        train_images, val_images: Images of one fold, or of the split.
+        train_images, val_images: Number of images that one training trains on and validates on.
         folds: Number of trainings.
         steps: Steps of one training.
         batch: Patches in a step, on all devices together.
         scored_tiles: Tiles that one training predicts: all validations, and the scores at its end.
-        scored_images: Images that it predicts for them.
-        test_tiles: Tiles of one test image, of the size of a training image.
+        scored_images: Images that one training predicts for these scores.
+        test_tiles: Tiles of one test image, which is assumed to be as large as a training image.
     """
 
     cost: Cost
@@ -117,7 +116,7 @@ class Plan:
 
 
 def plan(geometry: PrepareConfig, config: TrainConfig, *, all_folds: bool) -> Plan:
-    """Work out what a training on the competition's 351 images is.
+    """Work out the size of a training on the competition's 351 images.
 
     Args:
         geometry: Settings of the patches and of the split.
@@ -134,7 +133,7 @@ def plan(geometry: PrepareConfig, config: TrainConfig, *, all_folds: bool) -> Pl
     train = pool - validation
     if geometry.context == WHOLE:
         patch_um = SIDE_UM
-    else:  # the mean over the organs, of which each may have its own
+    else:  # the mean over the organs, since each may have its own context
         patch_um = statistics.fmean(map(geometry.contexts_um().__getitem__, ORGANS))
     side_px = round(geometry.input_size * SIDE_UM / patch_um)
     patches = len(grid((side_px, side_px), geometry.input_size, 0.0))
@@ -156,7 +155,7 @@ def plan(geometry: PrepareConfig, config: TrainConfig, *, all_folds: bool) -> Pl
 
 
 def this_computer() -> Machine:
-    """This computer, without its GPU: how fast it convolves is measured, which takes two seconds."""
+    """This computer's CPU. Its speed is measured with convolutions, for two seconds."""
     with tf.device("CPU"):
         image, kernel = tf.ones((4, 64, 64, 128)), tf.ones((3, 3, 128, 128))
         convolve = tf.function(lambda: tf.nn.conv2d(image, kernel, 1, "SAME"))
@@ -194,7 +193,7 @@ def read_pace(path: Path, recipe: str) -> Pace | None:
     """The pace of a recipe in a ``pace.json``, as `hubmap-kit push` records it.
 
     Returns:
-        None if there is no such file, or if it is of another recipe.
+        None if there is no such file, or if another recipe was measured.
 
     Raises:
         ValueError: It is damaged; the text names it.
@@ -212,7 +211,7 @@ def read_pace(path: Path, recipe: str) -> Pace | None:
 
 
 def table(planned: Plan, machines: Sequence[Machine], pace: Pace | None) -> pd.DataFrame:
-    """The plan on each machine; a row each."""
+    """The plan, with one row per machine."""
     rows = []
     for machine in machines:
         step_s = pace.seconds_per_step if pace and pace.is_of(machine) else None

@@ -59,9 +59,9 @@ def freeze_encoder(encoder: list[keras.Layer], frozen: bool) -> None:
 
 
 class Adam(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no types
-    """Keras's Adam, with a factor for the learning rate of each variable. Weight decay knows no factor."""
+    """Keras's Adam, with a factor for the learning rate of each variable. The factor does not change weight decay."""
 
-    factors: list[float]  # by the order of the variables that it is built for
+    factors: list[float]  # in the order of the variables that it is built for
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """Change a variable by a step along its gradient."""
@@ -74,7 +74,7 @@ def make_optimizer(
     """Adam for a phase, or AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with a weight decay.
 
     Args:
-        model: The network; what is frozen now, the optimizer does not train.
+        model: The network; the optimizer does not train layers that are frozen now.
         encoder: Layers of its pretrainable encoder.
         phase: The phase.
         config: Settings.

@@ -109,7 +109,7 @@ def _write_page(run: Path, images: int, limit: TimeLimit) -> None:
 def _train_one(
     store: PatchStore, run: Path, config: TrainConfig, limit: TimeLimit, recipe: str, resume: bool, out: Path
 ) -> bool:
-    """Train one network, see `train`; `out` gets its pace, and is the folder of folds if the network is one of them."""
+    """Train one network, see `train`; `out`, the run folder or the folder of folds, gets its ``pace.json``."""
     devices = open_devices(config.devices)
     ids = {split: store.ids(split, config.fold) for split in SPLITS}
     if is_finished(run):

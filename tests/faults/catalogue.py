@@ -268,8 +268,8 @@ INJECTED = [
     ("a terminal of ASCII", "LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii {}", VALIDATE, 0, ""),
     ("no HOME", "env -u HOME {}", VALIDATE, 0, ""),
     ("a TMPDIR that does not exist", "TMPDIR=/nonexistent {}", PREPARE, 0, ""),
-    ("SIGTERM", "timeout -s TERM 0.8 {}", "demo new --train 300 --test 3 --size 512", 124, "stopped"),
-    ("SIGINT", "timeout -s INT 0.8 {}", "demo new --train 300 --test 3 --size 512", 124, "stopped"),
+    ("SIGTERM", "timeout --preserve-status -s TERM 1.5 {}", "demo new --train 300 --test 3 --size 512", 130, "stopped"),
+    ("SIGINT", "timeout --preserve-status -s INT 1.5 {}", "demo new --train 300 --test 3 --size 512", 130, "stopped"),
 ]
 # fmt: on
 

@@ -83,7 +83,7 @@ def page(answers: list[Answer], record: dict[str, Any]) -> Iterator[str]:
     kinds = collections.Counter(kind for kind, *_ in answers)
     for kind, number in kinds.items():
         states = collections.Counter(status for each, _, _, status, _ in answers if each == kind)
-        came = {0: "done", 1: "refused by one error", 2: "named as wrong usage", 124: "stopped, with nothing written"}
+        came = {0: "done", 1: "refused by one error", 2: "named as wrong usage", 130: "stopped, with nothing written"}
         label = kind if "fault" in kind else f"bad input: {kind}"
         yield f"| {label} | {number} | {', '.join(f'{n} {came[status]}' for status, n in sorted(states.items()))} |"
     for name, met in record.get("kills", {}).items():

@@ -86,7 +86,7 @@ def test_what_memory_does_not_hold_is_not_decoded(image, monkeypatch):
         if read:
             assert read_image(image).shape == (*SHAPE, 3)
         else:
-            sizes = f"takes {size_text(whole)} of memory, and {size_text(free)} are free; save it in tiles"
+            sizes = f"needs {size_text(whole)} of memory, but {size_text(free)} are free; save it in tiles"
             with pytest.raises(ValueError, match=re.escape(sizes)):
                 read_image(image)
         with RowReader(image) as reader:

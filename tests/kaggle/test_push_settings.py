@@ -97,7 +97,7 @@ def test_wrong_settings(place, argument, rule):
 
 def test_setting_of_a_kernel_that_is_not_pushed(place):
     """A setting of the training is refused where nothing is trained."""
-    assert "they are not pushed" in push_with(place, "kit", "--set", "EPOCHS=3", status=2)
+    assert "the settings are not pushed" in push_with(place, "kit", "--set", "EPOCHS=3", status=2)
     assert "write NAME=VALUE" in push_with(place, "infer", "--set", "EPOCHS=3", status=2)
 
 

@@ -338,7 +338,7 @@ def test_answer_that_is_not_kaggles(monkeypatch, what):
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
     connection = Connection(KaggleApi(), "me")
     for writes, raised in ((False, failures.Unreachable), (True, failures.AnswerLost)):
-        with pytest.raises(raised, match="Kaggle does not answer itself, but ") as caught:
+        with pytest.raises(raised, match="Kaggle does not answer; ") as caught:
             connection.call("datasets.DatasetApiService/GetDataset", ApiGetDatasetRequest(), ApiDataset, writes=writes)
         assert ("Sign in to the network" in str(caught.value)) == kind.startswith("text/html")
 
@@ -349,7 +349,7 @@ def test_push_goes_on_after_answers_that_are_not_kaggles(place):
     for method, what in faults.items():
         place.kaggle.fault(method, answer(*FOREIGN[what]))
     text = place.run("push", "kit", "train")
-    assert "Kaggle does not answer itself, but an HTML page (Sign in to the network) comes back" in text
+    assert "Kaggle does not answer; an HTML page (Sign in to the network) comes instead" in text
     assert place.versions() == {"hubmap-kit": 1, "hubmap-train": 1}
 
 
@@ -357,7 +357,7 @@ def test_nothing_but_a_login_page(place):
     """If nothing but a login page answers, the command ends with one line that names it and its remedy."""
     place.kaggle.fault("GetDataset", answer(*FOREIGN["page"]), times=99)
     text = place.run("push", "kit", status=1)
-    assert "an HTML page (Sign in to the network) comes back" in text.splitlines()[-1]
+    assert "an HTML page (Sign in to the network) comes instead" in text.splitlines()[-1]
     assert "in a browser on this network" in text.splitlines()[-1]
     assert place.versions() == {}
 

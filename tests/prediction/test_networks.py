@@ -59,7 +59,7 @@ def test_a_tile_that_is_too_large_is_halved(tiles: npt.NDArray[np.uint8], capsys
 
 def test_memory_that_holds_nothing(tiles: npt.NDArray[np.uint8]) -> None:
     """If not even the smallest tile fits, it is a MemoryError that says so."""
-    with pytest.raises(MemoryError, match="at work on 32 x 32 px"):
+    with pytest.raises(MemoryError, match="even a tile of 32 x 32 px"):
         Sparing(Memory(100))(tiles)
 
 

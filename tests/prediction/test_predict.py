@@ -312,7 +312,7 @@ def test_a_huge_image_takes_no_time_from_the_others(data, run, tmp_path, capsys)
     masks = masks_of(tmp_path / "out.csv")
     assert [bool(masks[i]) for i in ids] == [False, True, True, True, True]
     err = capsys.readouterr().err
-    assert f"predicted last, because their rows make them huge: {ids[0]}" in err
+    assert f"predicted last, because their rows in the table make them huge: {ids[0]}" in err
     assert "from here on" not in err
     assert {timing.tta for timing in submission.read_timings(tmp_path / "out.csv")} == {"d4"}
 

@@ -242,7 +242,7 @@ def test_images_that_are_never_trained_on(store):
     opened.patches.loc[opened.patches["id"] == ids[1], "mask_share"] = 0.0
     for crops, named in (("grid", True), ("random", False)):
         where = PatchSampler(opened, ids, recipe("fast", crops=crops, batch_size=2)).where
-        said = f"warning: --crops grid never trains on 1 of them, without a patch of 5% mask: {ids[1]}"
+        said = f"warning: --crops grid never trains on 1 of them, which have no patch with 5% mask: {ids[1]}"
         assert (said in where) == named
 
 
