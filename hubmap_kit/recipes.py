@@ -21,7 +21,7 @@ def default() -> TrainConfig:
 
     It is made for whole fields of view, as the training kernel prepares them: patches of 3072 px of 0.4 um, 1.2 mm,
     seen at 768 px. In the competition, whole images at 768 px or more raised scores from 0.68 to 0.76 against tiles of
-    1024 px shrunk to 256, and strong augmentation from 0.6 to 0.75, by reports of its participants.
+    1024 px shrunk to 256, and strong augmentation from 0.6 to 0.75, as participants report.
 
     Command: ``hubmap-kit train PATCHES RUN --all-folds``; PATCHES prepared with ``--patch-size 3072 --input-size 768
     --test-size 0 --folds 5``. 150 epochs of one pass over the images.

@@ -51,7 +51,8 @@ def predict(
 
     The submission has the ids of ``test.csv``, in the order of ``sample_submission.csv``. From the start it is a valid
     submission, with empty masks for the images still to come. An image that cannot be predicted does not stop the
-    others; its mask stays empty. A prediction that was killed goes on where it stopped.
+    others; its mask stays empty. A prediction that was killed goes on where it stopped. A finished submission in `out`
+    stays until all images are predicted.
 
     Args:
         data: Competition folder.
