@@ -18,6 +18,7 @@ EXAMPLE = """\
 hubmap-kit plan default --patch-size 3072 --input-size 768 --test-size 0 --folds 5 --all-folds
 hubmap-kit plan default --encoders efficientnetb5,efficientnetv2m
 """
+PACE = Path("records", "pace.json")
 
 
 def add_flags(parser: Parser) -> None:
@@ -33,7 +34,7 @@ def add_flags(parser: Parser) -> None:
         "--pace",
         metavar="JSON",
         type=Path,
-        default=Path("records", "pace.json"),
+        default=PACE,
         help="times that a kernel measured on Kaggle; they replace the estimate (default: %(default)s, if it exists)",
     )
     named = next((word for word in parser.argv if word in RECIPES), "default")
@@ -48,13 +49,17 @@ def run(arguments: Namespace) -> Ending:
 
     geometry = from_flags(PrepareConfig, arguments)
     config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
-    names = _encoders(arguments.encoders) if arguments.encoders else [config.encoder]
+    names = _encoders(arguments.encoders) if arguments.encoders is not None else [config.encoder]
     if arguments.all_folds and not geometry.folds:
         raise UsageError("--all-folds needs folds; give their number with --folds")
     start_tensorflow()
     from ..training.plan import KAGGLE, plan, read_pace, sources, table, this_computer
 
     pace = read_pace(arguments.pace, arguments.recipe)
+    if pace is None and arguments.pace != PACE:
+        raise UsageError(
+            f"--pace {arguments.pace}: there is no such file, or it is of another recipe than {arguments.recipe}"
+        )
     machines = [*KAGGLE, this_computer()]
     parts, values = [], {}
     for name in names:

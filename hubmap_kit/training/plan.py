@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import tensorflow as tf
 
 from ..competition import ORGANS
 from ..config import WHOLE, WORKING_UM, PrepareConfig, TrainConfig
-from ..files import read_json
+from ..files import read_object
 from ..machine import free_memory
 from ..models.cost import Cost, cost
 from ..preparation.splits import split_sizes
@@ -198,16 +200,24 @@ def read_pace(path: Path, recipe: str) -> Pace | None:
     Raises:
         ValueError: It is damaged; the text names it.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    values = read_json(path)
-    step_s = values.get("seconds_per_step") if isinstance(values, dict) else None
-    if not isinstance(values, dict) or not isinstance(step_s, int | float) or not 0 < step_s < math.inf:
-        raise ValueError(f"{path} holds no pace (seconds_per_step, a number above 0); delete it")
+    return read_object(path, lambda values: _pace(values, recipe), "delete it")
+
+
+def _pace(values: dict[str, Any], recipe: str) -> Pace | None:
+    """The pace in a JSON object, if it is of this recipe."""
+    step_s = values.get("seconds_per_step")
+    if isinstance(step_s, bool) or not isinstance(step_s, int | float) or not 0 < step_s < math.inf:
+        raise ValueError("it needs seconds_per_step, a number above 0")
     if values.get("recipe") != recipe:
         return None
-    devices = " ".join(map(str, values.get("devices") or ["?"]))
-    return Pace(step_s, devices, f"{values.get('kernel', '?')}, version {values.get('version', '?')}")
+    devices = values.get("devices") or ["?"]
+    if not isinstance(devices, list):
+        raise TypeError("devices must be a list of names")
+    return Pace(
+        step_s, " ".join(map(str, devices)), f"{values.get('kernel', '?')}, version {values.get('version', '?')}"
+    )
 
 
 def table(planned: Plan, machines: Sequence[Machine], pace: Pace | None) -> pd.DataFrame:

@@ -82,15 +82,22 @@ def test_a_measured_pace_is_of_its_recipe_and_machine(tmp_path):
     assert pace == Pace(0.5, "2 x Tesla T4", "?, version ?")
     assert [pace.is_of(machine) for machine in KAGGLE] == [True, False, False]
     assert read_pace(path, "cpu") is None
-    for damaged in ("[]", "{", '{"seconds_per_step": "fast"}', '{"seconds_per_step": 0}'):
+    for damaged in ("[]", "{", '{"seconds_per_step": "fast"}', '{"seconds_per_step": 0}', '{"seconds_per_step": true}'):
         path.write_text(damaged)
-        with pytest.raises(ValueError, match=r"pace\.json"):
+        with pytest.raises(ValueError, match=r"pace\.json.*; delete it"):
             read_pace(path, "default")
 
 
-def test_the_command(tmp_path, capsys):
+def test_a_folder_is_no_pace(tmp_path):
+    """A folder in the place of the file is named, and not taken for a pace that was never measured."""
+    with pytest.raises(ValueError, match=r"cannot be read: Is a directory"):
+        read_pace(tmp_path, "default")
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
     """The command prints a row for each machine, and says what is estimated."""
-    flags = ["--model", "unet", "--filters", "4", "--input-size", "64", "--pace", str(tmp_path / "none.json")]
+    flags = ["--model", "unet", "--filters", "4", "--input-size", "64"]
+    monkeypatch.chdir(tmp_path)
     assert main(["plan", "default", *flags]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("2 x T4", "1 x T4", "TPU v5e-8", "this computer's CPU", "estimated"))
@@ -104,6 +111,8 @@ def test_the_command(tmp_path, capsys):
     [
         (["--all-folds"], "say how many with --folds"),
         (["--encoders", "efficientnetb9"], "there is no encoder efficientnetb9; did you mean efficientnetb"),
+        (["--encoders", ""], "there is no encoder"),
+        (["--pace", "none.json"], "--pace none.json: there is no such file"),
     ],
 )
 def test_wrong_usage(flags, message, capsys):
