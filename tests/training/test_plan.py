@@ -109,7 +109,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--all-folds"], "say how many with --folds"),
+        (["--all-folds"], "give their number with --folds"),
         (["--encoders", "efficientnetb9"], "there is no encoder efficientnetb9; did you mean efficientnetb"),
         (["--encoders", ""], "there is no encoder"),
         (["--pace", "none.json"], "--pace none.json: there is no such file"),
