@@ -327,7 +327,9 @@ def expand(paths: Iterable[Path]) -> list[Path]:
         unfinished = [fold.name for _, fold in sorted(folds.items()) if not is_finished(fold)]
         if len(unfinished) == len(folds):
             raise ValueError(f"none of the folds in {path} is finished; train them, or name another folder")
-        wanted = range(FoldsConfig.read(path).folds) if (path / FOLDS).is_file() else ()
+        wanted = range(FoldsConfig.read(path).folds) if (path / FOLDS).is_file() else range(0)
+        if not wanted:
+            print(f"warning: {path}: has no {FOLDS}, so that folds may be missing; restore it from a copy", flush=True)
         if left_out := unfinished + [f"fold{number}" for number in wanted if number not in folds]:
             names = listed(sorted(left_out, key=lambda name: int(name.removeprefix("fold"))))
             print(f"warning: {path}: {names} left out, since the training is not finished", flush=True)

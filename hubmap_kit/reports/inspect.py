@@ -99,7 +99,8 @@ def write_inspection(data: Path, out: Path, *, max_mb: float = MAX_MB, folder: b
         ValueError: See `hubmap_kit.reports.page.write_page`.
     """
     parts = {split: _read_part(data, split) for split in TABLES}
-    problems = [problem for part in parts.values() for problem in part.problems]
+    # Both parts read names.csv.
+    problems = list(dict.fromkeys(problem for part in parts.values() for problem in part.problems))
     if all(part.missing for part in parts.values()):
         rule = f"holds neither {' nor '.join(TABLES.values())}" if data.is_dir() else "there is no such folder"
         raise DataError([Problem("error", str(data), None, rule, "name a folder in the competition's layout")])

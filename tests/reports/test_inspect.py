@@ -132,6 +132,12 @@ def test_a_table_that_cannot_be_read_leaves_the_other_part(folder, tmp_path):
     assert page.count('<li class="card"') == 10
 
 
+def test_damaged_names_are_one_error(folder, tmp_path):
+    """A damaged names.csv, which both parts read, is one error."""
+    (folder / "names.csv").write_text("id,name\n7,a\n7,b\n")
+    assert [problem.file for problem in inspect(folder, tmp_path)[0].problems].count("names.csv") == 1
+
+
 def test_files_without_a_row_and_other_ids_are_warnings(folder, tmp_path):
     """A file without a row and a sample submission of another set are warnings."""
     (folder / "train_images" / "999999.tiff").write_bytes(b"")
