@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hubmap_kit.cli import main
 from hubmap_kit.config import PrepareConfig, TrainConfig, organ_values
 from hubmap_kit.masks import MaskRule
-from hubmap_kit.run import FORMAT, FoldsConfig, Run, RunConfig, is_finished
+from hubmap_kit.run import FORMAT, FoldsConfig, Run, RunConfig, expand, is_finished
 
 
 def tissue() -> np.ndarray:
@@ -76,6 +76,18 @@ def test_folds_round_trip(tmp_path):
         del values["format"]
         (tmp_path / "folds.json").write_text(json.dumps(values))
         assert FoldsConfig.read(tmp_path) == config
+
+
+def test_folds_without_their_file_are_pointed_out(tmp_path, capsys):
+    """A folder of folds without folds.json, where nobody knows whether folds are missing, predicts with a warning."""
+    runs = [write_run(tmp_path / f"fold{number}") for number in (0, 1)]
+    assert expand([tmp_path]) == runs
+    assert capsys.readouterr().out == (
+        f"warning: {tmp_path}: has no folds.json, so that folds may be missing; restore it from a copy\n"
+    )
+    FoldsConfig(2, finished=True).write(tmp_path)
+    assert expand([tmp_path]) == runs
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.slow
@@ -197,7 +209,7 @@ def test_settings_of_a_newer_kit_are_ignored_with_a_warning(tmp_path, capsys):
     values["feathers"] = "white"
     (run / "config.json").write_text(json.dumps(values))
     assert RunConfig.read(run) == RunConfig.read(run) == config
-    assert capsys.readouterr().out.count("ignored: the settings wings of a newer hubmap-kit") == 1
+    assert capsys.readouterr().out.count("ignored the settings wings, which only a newer hubmap-kit knows") == 1
 
 
 def test_folders_that_are_no_run(tmp_path):
