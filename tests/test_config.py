@@ -74,7 +74,7 @@ def numeric_flags():
         needed = []
         for action in parser._actions:
             if not action.option_strings and action.nargs not in ("?", "*"):
-                needed.append(f"there/{action.dest}")
+                needed.append(next(iter(action.choices or ()), f"there/{action.dest}"))
             elif action.required:
                 needed += [action.option_strings[-1], "1.0" if action.type is float else "lung"]
         for action in parser._actions:
@@ -100,7 +100,7 @@ def test_every_number_has_both_bounds(words, flag, tmp_path, monkeypatch, capsys
         said = capsys.readouterr().err
         assert stop.value.code == 2, value
         assert flag in said, value
-    for value in ("0", "-1", "1", "7"):
+    for value in ("0", "-1", "1", "7") if before else ():  # a command that needs no folder would do its work
         status: object = None
         try:
             status = main([*words, f"{flag}={value}"])
