@@ -23,6 +23,7 @@ else:
     keras, tf = Lazy("keras"), Lazy("tensorflow")
 
 Loss = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+LARGEST_WEIGHT = 1e6  # of a loss in a sum
 
 # Lin et al. 2017 (arXiv 1708.02002), table 1b: the best pair there.
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2
@@ -146,7 +147,6 @@ def lovasz_loss(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return _mean(tf.reduce_sum(tf.nn.relu(errors) * growth, 1))
 
 
-LARGEST_WEIGHT = 1e6  # of a loss in a sum
 LOSSES: dict[str, Loss] = {
     "bce": binary_cross_entropy,
     "dice": dice_loss,

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import tifffile
@@ -67,8 +68,8 @@ def fuzz_tables(data: bytes) -> None:
 
 def fuzz_tiff(data: bytes) -> None:
     """Any file is an image, the same whole and by rows, or one error that names the file."""
-    tiff_checks.MAX_VALUES, tiff_rows.VALUES_AT_ONCE = LARGEST, 1
-    with tempfile.TemporaryDirectory() as name:
+    small, banded = patch.object(tiff_checks, "MAX_VALUES", LARGEST), patch.object(tiff_rows, "VALUES_AT_ONCE", 1)
+    with small, banded, tempfile.TemporaryDirectory() as name:
         path = Path(name, "image.tiff")
         path.write_bytes(data)
         whole = by_rows = None
