@@ -43,7 +43,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")
     session.run("mypy")
-    session.run("pytest", "--no-cov", "--quiet", "--noconftest", "-p", "no:cacheprovider", "tests/test_requirements.py")
+    session.run("pytest", "--quiet", "--noconftest", "-p", "no:cacheprovider", "tests/test_requirements.py")
 
 
 @nox.session
