@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from argparse import Namespace
 from pathlib import Path
 
 from ..ablation.rows import BASE, ROWS, plan
 from ..config import PrepareConfig, TrainConfig, UsageError, from_flags
-from ..config import add_flags as add_settings
 from ..recipes import recipe, recipe_in
 from ..terminal import Ending, Parser, whole_between
 from ..words import count
-from .train import add_recipe
+from .train import add_recipe, add_settings_but_seed
 
 EXAMPLE = "hubmap-kit ablation data ablation --folds 5 --rows no-stain,d4 --seeds 2"
 STOPPED = "the rows that are done are kept; go on with: {command}"
@@ -37,10 +35,7 @@ def add_flags(parser: Parser) -> None:
         default=2,
         help="trainings for each row (default: %(default)s)",
     )
-    base = recipe(recipe_in(parser.argv, "cpu"))
-    for config, shown in ((PrepareConfig, None), (TrainConfig, base)):  # each row is trained with several seeds
-        names = [field.name for field in dataclasses.fields(config) if field.name != "seed"]
-        add_settings(parser, config, only=names, shown=shown)
+    add_settings_but_seed(parser, recipe_in(parser.argv, "cpu"))  # each row is trained with several seeds
 
 
 def run(arguments: Namespace) -> Ending:

@@ -7,18 +7,19 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..config import PrepareConfig, TrainConfig, UsageError, from_flags
-from ..config import add_flags as add_settings
 from ..files import size_text
+from ..kaggle.records import FOLDER, PACE
 from ..models.encoders import ENCODERS
 from ..recipes import RECIPES, recipe
 from ..terminal import Ending, Parser
 from ..words import count, did_you_mean
+from .train import add_settings_but_seed
 
 EXAMPLE = """\
 hubmap-kit plan default --patch-size 3072 --input-size 768 --test-size 0 --folds 5 --all-folds
 hubmap-kit plan default --encoders efficientnetb5,efficientnetv2m
 """
-PACE = Path("records", "pace.json")
+RECORDED = Path(FOLDER, PACE)
 
 
 def add_flags(parser: Parser) -> None:
@@ -34,13 +35,11 @@ def add_flags(parser: Parser) -> None:
         "--pace",
         metavar="JSON",
         type=Path,
-        default=PACE,
+        default=RECORDED,
         help="times that a kernel measured on Kaggle; they replace the estimate (default: %(default)s, if it exists)",
     )
     named = next((word for word in parser.argv if word in RECIPES), "default")
-    for config, shown in ((PrepareConfig, None), (TrainConfig, recipe(named))):
-        names = [field.name for field in dataclasses.fields(config) if field.name != "seed"]
-        add_settings(parser, config, only=names, shown=shown)
+    add_settings_but_seed(parser, named)
 
 
 def run(arguments: Namespace) -> Ending:
@@ -56,7 +55,7 @@ def run(arguments: Namespace) -> Ending:
     from ..training.plan import KAGGLE, plan, read_pace, sources, table, this_computer
 
     pace = read_pace(arguments.pace, arguments.recipe)
-    if pace is None and arguments.pace != PACE:
+    if pace is None and arguments.pace != RECORDED:
         raise UsageError(
             f"--pace {arguments.pace}: there is no such file, or it is of another recipe than {arguments.recipe}"
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import LONGEST_MIN, TrainConfig, UsageError, from_flags
+from ..config import LONGEST_MIN, PrepareConfig, TrainConfig, UsageError, from_flags
 from ..config import add_flags as add_settings
 from ..recipes import RECIPES, recipe, recipe_in
 from ..terminal import Ending, Parser, number_between
@@ -56,6 +56,13 @@ def add_recipe(parser: Parser, default: str) -> None:
     """Add the flag ``--recipe``, and the note about it."""
     parser.add_argument("--recipe", choices=tuple(RECIPES), help=f"settings to start from (default: {default})")
     parser.epilog = RECIPE_NOTE.format(recipe=recipe_in(parser.argv, default), command=parser.command)
+
+
+def add_settings_but_seed(parser: Parser, name: str) -> None:
+    """Add the flags of the preparation and of the training but ``--seed``, with the defaults of the recipe `name`."""
+    for config, shown in ((PrepareConfig, None), (TrainConfig, recipe(name))):
+        names = [field.name for field in fields(config) if field.name != "seed"]
+        add_settings(parser, config, only=names, shown=shown)
 
 
 def run(arguments: Namespace) -> Ending:

@@ -90,9 +90,8 @@ class _System:
             except OSError:
                 if place == target:
                     raise
-                self.mount(
-                    "tmpfs", place, "tmpfs", _RDONLY
-                )  # an empty folder is better than one that can be written to
+                # An empty folder is better than one that can be written to.
+                self.mount("tmpfs", place, "tmpfs", _RDONLY)
 
     def control(self, option: int, value: int) -> None:
         """prctl(2)."""

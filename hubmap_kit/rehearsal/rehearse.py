@@ -46,16 +46,15 @@ from ..submission import problems_path, read_problems, read_timings, score
 from ..tables import read_images
 from . import isolation
 from .hidden_set import CORRUPT, HIDDEN, HiddenImage, write_hidden
-from .kernels import REMEDIES, Failure, KernelRunner, Limits
+from .kernels import ONE_STEP, REMEDIES, SMALL, Failure, KernelRunner, Limits
 
 LEAST_DICE = 0.75  # mean Dice on the drawn hidden set from which the network counts as trained
 
 # The settings that differ from the kernel files. smoke is the training kernel's own network and geometry, but one step
 # of one small patch on one fold, and no download; train is a network that two cores train in minutes.
-_ONE_STEP = {"EPOCHS": 1, "STEPS_PER_EPOCH": 1, "BATCH_SIZE": 1, "INPUT_SIZE": 256}
 _ONE_SPLIT = {"PATCH_SIZE": 1024, "TEST_SIZE": None, "FOLDS": 0}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "smoke": {**_ONE_STEP, "ENCODER_WEIGHTS": "none", "FOLDS": 2, "FOLD": 0},
+    "smoke": {**ONE_STEP, **SMALL},
     "train": {**_ONE_SPLIT, "RECIPE": "fast", "ENCODER_WEIGHTS": "none", "INPUT_SIZE": 96},
     "infer": {},
 }

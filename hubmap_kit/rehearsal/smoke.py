@@ -15,15 +15,15 @@ from ..kaggle.names import KIT, WEIGHTS
 from ..kaggle.verdict import REHEARSAL, Verdict
 from ..kaggle.weights import build_weights, unpack
 from . import isolation
-from .kernels import KernelRunner, Limits
+from .kernels import ONE_STEP, SMALL, KernelRunner, Limits
 
 TRAIN_IMAGES, SIZE = 10, 256  # of the drawn competition, side in px
 LIMITS = Limits(time_s=240)  # four times what it takes
 # Values that are tried instead of those of the kernel files, unless they are changed.
-SMALLER = {"train": {"FOLDS": 2, "FOLD": 0, "INPUT_SIZE": 256}, "infer": {}}
+SMALLER: dict[str, dict[str, Any]] = {"train": SMALL, "infer": {}}
 # Settings that would take long, or need Kaggle, are tried with these values; their types and bounds were checked.
 NOT_TRIED: dict[str, dict[str, Any]] = {
-    "train": {"EPOCHS": 1, "STEPS_PER_EPOCH": 1, "BATCH_SIZE": 1, "ENCODER_WEIGHTS": "none", "TIME_LIMIT": 1},
+    "train": {**ONE_STEP, "TIME_LIMIT": 1},
     "infer": {"RUNS": None, "BATCH_SIZE": None, "TIME_LIMIT": 1},
 }
 # Largest values that are tried, because there are few small images.
