@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 SLUG = "hubmap-organ-segmentation"
 SOURCES = ("HPA", "Hubmap")
+TEST_IMAGES = 550  # approximate number in Kaggle's hidden test set
 LARGEST_UM2 = 1e12  # largest least region: one square metre
 
 # Columns of train.csv, test.csv and sample_submission.csv.

@@ -99,6 +99,10 @@ class TrainSettings:
             self.RECIPE, seed=self.SEED, **{name: value for name, value in changes.items() if value is not None}
         )
 
+    def trains_all_folds(self) -> bool:
+        """Whether every fold is trained."""
+        return bool(self.FOLDS) and self.FOLD == "all"
+
     def check(self) -> None:
         """Raise ValueError if a setting is out of bounds."""
         self.geometry()
@@ -203,7 +207,7 @@ def train(given: Mapping[str, Any], dataset: Path) -> None:
             recipe=settings.RECIPE,
             resume=previous is not None,
             time_limit_s=_seconds_left(settings.TIME_LIMIT, begin),
-            all_folds=bool(settings.FOLDS) and settings.FOLD == "all",
+            all_folds=settings.trains_all_folds(),
         )
     if previous is None and time.monotonic() - begin > TRIAL_S:
         left = _seconds_left(settings.TIME_LIMIT, begin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import PrepareConfig, TrainConfig, UsageError, from_flags
 from ..files import size_text
@@ -15,16 +16,35 @@ from ..terminal import Ending, Parser
 from ..words import count, did_you_mean
 from .train import add_settings_but_seed
 
+if TYPE_CHECKING:
+    from ..kernels import InferSettings, TrainSettings
+
 EXAMPLE = """\
+hubmap-kit plan kernel
+hubmap-kit plan kernel --set EPOCHS=30
 hubmap-kit plan default --patch-size 3072 --input-size 768 --test-size 0 --folds 5 --all-folds
 hubmap-kit plan default --encoders efficientnetb5,efficientnetv2m
 """
 RECORDED = Path(FOLDER, PACE)
+KERNEL = "kernel"  # in place of a recipe: the settings of the kernels
 
 
 def add_flags(parser: Parser) -> None:
     """Add the arguments and flags."""
-    parser.add_argument("recipe", metavar="RECIPE", choices=tuple(RECIPES), help=", ".join(RECIPES))
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        choices=(*RECIPES, KERNEL),
+        help=f"{', '.join(RECIPES)}; or {KERNEL}: the settings of the kernels in this clone",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        dest="changes",
+        help=f"with {KERNEL}: change a setting, as push --set does",
+    )
     parser.add_argument(
         "--all-folds", action="store_true", help="plan the training of every fold, see train --all-folds"
     )
@@ -46,37 +66,79 @@ def run(arguments: Namespace) -> Ending:
     """Work out the plan."""
     from ..models.hardware import start_tensorflow
 
-    geometry = from_flags(PrepareConfig, arguments)
-    config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe, **given))
-    names = _encoders(arguments.encoders) if arguments.encoders is not None else [config.encoder]
-    if arguments.all_folds and not geometry.folds:
+    name, of_kernels, all_folds = arguments.recipe, None, arguments.all_folds
+    if name == KERNEL:
+        of_kernels, machine_shape = _kernels(arguments)
+        train, _ = of_kernels
+        name, geometry, config, all_folds = train.RECIPE, train.geometry(), train.config(), train.trains_all_folds()
+    elif arguments.changes:
+        raise UsageError(f"--set changes settings of the kernels; write: hubmap-kit plan {KERNEL} --set NAME=VALUE")
+    else:
+        geometry = from_flags(PrepareConfig, arguments)
+        config = from_flags(TrainConfig, arguments, lambda **given: recipe(name, **given))
+    encoders = _encoders(arguments.encoders) if arguments.encoders is not None else [config.encoder]
+    if all_folds and not geometry.folds:
         raise UsageError("--all-folds needs folds; give their number with --folds")
     start_tensorflow()
-    from ..training.plan import KAGGLE, plan, read_pace, sources, table, this_computer
+    from ..kaggle.hours import read_pace
+    from ..training.plan import KAGGLE, kernel_hours, plan, sources, table, this_computer
 
-    pace = read_pace(arguments.pace, arguments.recipe)
+    pace = read_pace(arguments.pace, name)
     if pace is None and arguments.pace != RECORDED:
-        raise UsageError(
-            f"--pace {arguments.pace}: there is no such file, or it is of another recipe than {arguments.recipe}"
-        )
+        raise UsageError(f"--pace {arguments.pace}: there is no such file, or it is of another recipe than {name}")
     machines = [*KAGGLE, this_computer()]
-    parts, values = [], {}
-    for name in names:
-        planned = plan(geometry, dataclasses.replace(config, encoder=name), all_folds=arguments.all_folds)
+    parts, plans, values = [], {}, {}
+    for encoder in encoders:
+        planned = plan(geometry, dataclasses.replace(config, encoder=encoder), all_folds=all_folds)
         rows = table(planned, machines, pace)
-        network, cost = (config.model if config.model == "unet" else name), planned.cost
+        network, cost = (config.model if config.model == "unet" else encoder), planned.cost
         parts.append(
             f"{network}: {cost.parameters / 1e6:.1f} million parameters; a patch of {geometry.input_size} px takes "
             f"{cost.flops / 1e9:.3g} GFLOP to predict, and {size_text(cost.held_bytes)} to train on\n"
             + rows.to_string(index=False)
         )
-        values[network] = dataclasses.asdict(planned) | {"machines": rows.to_dict("records")}
+        plans[network] = dataclasses.asdict(planned) | {"machines": rows.to_dict("records")}
+    result = "\n\n".join([*parts, sources(machines, pace)])
+    if of_kernels:
+        train, infer = of_kernels
+        hours = kernel_hours(
+            planned,
+            recipe=name,
+            machine_shape=machine_shape,
+            limit_h=train.TIME_LIMIT,
+            tta=infer.TTA,
+            scales=infer.SCALES,
+        )
+        result = "\n".join([result, "", *hours.lines(pace).values()])
+        values["hours"] = dataclasses.asdict(hours)
     return Ending(
-        f"{arguments.recipe}: {count(planned.folds, 'training')} on {planned.train_images} images, each of "
+        f"{name}: {count(planned.folds, 'training')} on {planned.train_images} images, each of "
         f"{count(planned.steps, 'step')} of {count(planned.batch, 'patch')}, validated on {planned.val_images}",
-        "\n\n".join([*parts, sources(machines, pace)]),
-        values={"recipe": arguments.recipe, "plans": values},
+        result,
+        values={"recipe": name, "plans": plans, **values},
     )
+
+
+def _kernels(arguments: Namespace) -> tuple[tuple[TrainSettings, InferSettings], str]:
+    """The settings of both kernels, some of them changed, and the machine that the training kernel asks for.
+
+    Raises:
+        UsageError: A recipe's flag is given too, or a change is not allowed.
+    """
+    from ..kaggle.clone import find_clone
+    from ..kaggle.metadata import KERNELS, kernel_metadata
+    from ..kaggle.names import TRAIN
+    from ..kernels import InferSettings, TrainSettings
+    from .push import changed_settings, kernel_settings
+
+    fields = [field.name for config in (PrepareConfig, TrainConfig) for field in dataclasses.fields(config)]
+    if arguments.all_folds or arguments.encoders or any(hasattr(arguments, name) for name in fields):
+        raise UsageError(f"with {KERNEL}, change settings with --set NAME=VALUE, not with flags of a recipe")
+    clone, parts = find_clone(), ("train", "infer")
+    changes, given = changed_settings(arguments.changes, parts, clone), kernel_settings(clone, parts)
+    train = TrainSettings(**given["train"] | changes.get("train", {}))
+    infer = InferSettings(**given["infer"] | changes.get("infer", {}))
+    return (train, infer), kernel_metadata(clone / KERNELS[TRAIN], TRAIN)["machine_shape"]
 
 
 def _encoders(text: str) -> list[str]:

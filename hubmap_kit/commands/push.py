@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> Ending:
             raise UsageError("--run names run folders for the part weights, which is not pushed")
         names = [name for name in names if name != "train"]
     clone, dry_run = find_clone(), arguments.dry_run
-    changes = _changes(arguments.settings, names, clone)
+    changes = changed_settings(arguments.settings, names, clone)
     connection = Connection.connect(dry_run=dry_run)
     with Records(clone / FOLDER, connection.owner).locked():
         reasons, kit = obstacles(clone)
@@ -82,9 +83,11 @@ def run(arguments: argparse.Namespace) -> Ending:
             kit = build_bundle(clone, clone / "dist" / KIT)
         known = "" if connection.connected else ": there are no credentials, so nothing is read from Kaggle"
         print(f"owner {connection.owner}{known}")
-        for slug, values in changes.items():
+        settings = {part.slug: changes[part.name] for part in PARTS if part.name in changes}
+        for slug, values in settings.items():
             print(f"{slug}: changed {', '.join(f'{key} = {value!r}' for key, value in values.items())}", flush=True)
-        push = Push(connection, clone, kit, runs=arguments.runs, settings=changes, poll_s=arguments.poll)
+        hours = hours_of(clone, changes) if {"train", "infer"} & {*names} and not arguments.runs else {}
+        push = Push(connection, clone, kit, runs=arguments.runs, settings=settings, hours=hours, poll_s=arguments.poll)
         push.check([*(part.slug for part in PARTS if part.name in names), *([NOTEBOOK] if arguments.notebook else [])])
         if changes and not dry_run:
             try_settings(clone, changes)
@@ -99,25 +102,37 @@ def run(arguments: argparse.Namespace) -> Ending:
     )
 
 
-def _changes(texts: list[str], names: list[str], clone: Path) -> dict[str, dict[str, Any]]:
-    """The settings that ``--set`` changes, by kernel, checked as the kernels check their own.
+def kernel_settings(clone: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The settings in the files of the kernels among the parts `names`."""
+    from ..kaggle.metadata import KERNELS, kernel_metadata
+    from ..kaggle.source import settings_in
+
+    given = {}
+    for part in PARTS:
+        if part.name in names and part.slug in KERNELS:
+            folder = clone / KERNELS[part.slug]
+            code = folder / kernel_metadata(folder, part.slug)["code_file"]
+            given[part.name] = settings_in(code.read_text(encoding="utf-8"))
+    return given
+
+
+def changed_settings(texts: Sequence[str], names: Sequence[str], clone: Path) -> dict[str, dict[str, Any]]:
+    """The settings that ``--set`` changes, by part, checked as the kernels check their own.
+
+    Args:
+        texts: The values of ``--set``.
+        names: The parts that are pushed.
+        clone: The clone.
 
     Raises:
         UsageError: No kernel that is pushed has the setting, or its value is not allowed.
     """
-    from ..kaggle.metadata import KERNELS, kernel_metadata
-    from ..kaggle.source import settings_in
     from ..kernels import InferSettings, TrainSettings, changed, value_of
 
     if not texts:
         return {}
     kinds: dict[str, Any] = {"train": TrainSettings, "infer": InferSettings}
-    slugs = {part.name: part.slug for part in PARTS if part.name in kinds and part.name in names}
-    given = {}
-    for name, slug in slugs.items():
-        folder = clone / KERNELS[slug]
-        code = folder / kernel_metadata(folder, slug)["code_file"]
-        given[name] = settings_in(code.read_text(encoding="utf-8"))
+    given = kernel_settings(clone, names)
     changes: dict[str, dict[str, Any]] = {}
     for text in texts:
         typed, equals, value = text.partition("=")
@@ -136,27 +151,56 @@ def _changes(texts: list[str], names: list[str], clone: Path) -> dict[str, dict[
             changed(kinds[name], given[name], values, "--set").check()
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return {slugs[name]: values for name, values in changes.items()}
+    return changes
 
 
-def try_settings(clone: Path, changes: dict[str, dict[str, Any]]) -> None:
+def hours_of(clone: Path, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A line for each kernel, by its name on Kaggle: how long it takes there, or how to find out.
+
+    Args:
+        clone: The clone.
+        changes: Changed settings, by part. They are estimated here; without any, the rehearsal did it.
+    """
+    from ..kaggle.clone import commit_of
+    from ..kaggle.hours import Hours, estimate, read_pace
+    from ..kaggle.records import FOLDER, PACE
+    from ..kaggle.verdict import FILE, REHEARSAL, Verdict
+
+    try:
+        if changes:
+            hours = estimate(clone, changes)
+        else:
+            verdict = Verdict.read(clone / REHEARSAL) if (clone / REHEARSAL / FILE).is_file() else None
+            commit, dirty, _ = commit_of(clone)
+            known = verdict.hours if verdict and verdict.commit == commit and not (dirty or verdict.dirty) else None
+            if known is None:
+                raise ValueError("a rehearsal of this commit estimates them; run: nox -s rehearse")
+            hours = Hours.from_json(known)
+        return hours.lines(read_pace(clone / FOLDER / PACE, hours.recipe))
+    except ValueError as error:
+        unknown = f"hours on Kaggle unknown: {error}"
+        return {part.slug: unknown for part in PARTS if part.name in ("train", "infer")}
+
+
+def try_settings(clone: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
     """Try changed settings here. If this Python lacks TensorFlow, the rehearsal's Python tries them.
+
+    Args:
+        clone: The clone.
+        changes: The settings, by part.
 
     Raises:
         ValueError: The settings do not work, or TensorFlow is missing.
     """
-    import importlib.util
     import json
     import subprocess
-    import sys
 
-    folder = clone / ".nox" / "rehearse"
-    pythons = [sys.executable] if importlib.util.find_spec("tensorflow") else []
-    pythons += [str(path) for path in (folder / "bin/python", folder / "Scripts/python.exe") if path.is_file()]
-    if not pythons:
+    from ..kaggle.hours import python_with_tensorflow
+
+    python = python_with_tensorflow(clone)
+    if python is None:
         raise ValueError("TensorFlow is needed to try the changed settings; run: nox -s rehearse")
-    settings = {part.name: changes[part.slug] for part in PARTS if part.slug in changes}
-    command = [pythons[0], "-m", "hubmap_kit", "rehearse", "--smoke", "--settings", json.dumps(settings)]
+    command = [python, "-m", "hubmap_kit", "rehearse", "--smoke", "--settings", json.dumps(changes)]
     if subprocess.run(command, cwd=clone).returncode:
         raise ValueError("the changed settings do not work here, as shown above; nothing was pushed")
 

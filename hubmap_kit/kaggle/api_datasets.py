@@ -52,10 +52,9 @@ class Datasets:
             KaggleError: A file did not arrive.
         """
         if self._connection.dry_run:
+            print("  POST blobs.BlobApiService/StartBlobUpload, then PUT, for each file:")
             for path in files:
-                body = {"type": "DATASET", "name": path.name, "contentLength": path.stat().st_size}
-                self._connection.show("blobs.BlobApiService/StartBlobUpload", body)
-                print(f"  PUT  {path} ({size_text(path.stat().st_size)})")
+                print(f"  PUT  {path.name} ({size_text(path.stat().st_size)})")
             return []
         from kaggle.api.kaggle_api_extended import ResumableUploadContext
 

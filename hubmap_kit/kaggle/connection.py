@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,9 +136,15 @@ class Connection:
             return None
 
     def show(self, method: str, body: dict[str, Any]) -> None:
-        """Print a request as a dry run shows it: a kernel's source only by its length."""
+        """Print a request as a dry run shows it, in lines that fit a terminal: a kernel's source only by its length."""
         shown = body | ({"text": f"<{len(body['text'])} characters>"} if "text" in body else {})
-        print(f"  POST {method} {json.dumps(shown)}")
+        text = f"POST {method} {json.dumps(shown)}".replace(
+            '": ', '":\N{NO-BREAK SPACE}'
+        )  # a key and its value stay together
+        wrapped = textwrap.fill(
+            text, 80, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
+        print(wrapped.replace("\N{NO-BREAK SPACE}", " "))
 
     def receive(self, response: Any, path: Path, *, quiet: bool) -> None:
         """Write a response's body to a file with the client's own download, which resumes and checks the size.

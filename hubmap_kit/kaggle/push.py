@@ -51,6 +51,7 @@ class Push:
         *,
         runs: Sequence[Path] = (),
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        hours: Mapping[str, str] | None = None,
         poll_s: float | None = None,
     ) -> None:
         """Prepare a push.
@@ -61,6 +62,7 @@ class Push:
             kit: The bundle; None in a dry run of a clone that has none yet.
             runs: Run folders for the weights; if there are none, the one that the training kernel left.
             settings: Settings to change, by kernel.
+            hours: A line about the hours that a kernel takes on Kaggle, by kernel.
             poll_s: Seconds between two questions to Kaggle; by default 5 about a dataset and 30 about a kernel.
         """
         self._connection = connection
@@ -69,6 +71,7 @@ class Push:
         self._bundle = kit
         self._runs = runs
         self._settings = settings or {}
+        self._hours = hours or {}
         self._dataset_pause_s = DATASET_PAUSE_S if poll_s is None else poll_s
         self._kernel_pause_s = KERNEL_PAUSE_S if poll_s is None else poll_s
         commit, dirty, _ = commit_of(clone)
@@ -191,7 +194,8 @@ class Push:
             print(f"{name}: unchanged, version {current}")
         else:
             size = size_text(sum(path.stat().st_size for path in files))
-            print(f"{name}: version {current + 1}, {len(files)} files, {size}", flush=True)
+            print(f"{name}: version {current + 1}, a private dataset of {self._connection.owner}")
+            print(f"  {len(files)} files, {size}, from {folder}", flush=True)
             uploaded = self._datasets.upload(files)
             if not self._connection.dry_run:
                 self._records.put(name, known | {"begun": {"key": key, "after": current}})
@@ -299,9 +303,11 @@ class Push:
         if begun.get("key") == key and before > begun["after"] and is_same_source(newest, text):
             print(f"{name}: version {before} was pushed before the interruption")
             return before
-        if self._connection.dry_run:
-            print(f"{name}: version {before + 1}, {metadata['code_file']}")
-        else:
+        print(f"{name}: version {before + 1}, a private kernel of {self._connection.owner}: {metadata['code_file']}")
+        print(f"  {_runs_on(metadata)}")
+        if name in self._hours:
+            print(f"  {self._hours[name]}", flush=True)
+        if not self._connection.dry_run:
             self._records.put(name, known | {"begun": {"key": key, "after": before}})
 
         def is_made() -> bool:
@@ -389,6 +395,14 @@ PARTS = (
     Part("weights", WEIGHTS, Push.weights),
     Part("infer", INFER, Push.infer),
 )
+
+
+def _runs_on(metadata: Mapping[str, Any]) -> str:
+    """On what a kernel runs, with what sources, and whether with internet, in lines for people."""
+    sources = {f"{kind}": metadata[f"{kind}_sources"] for kind in ("competition", "dataset", "kernel", "model")}
+    mounts = [f"{kind} {name}" for kind, names in sources.items() for name in names]
+    internet = "internet" if metadata["enable_internet"] else "no internet"
+    return "\n    ".join([f"{metadata['machine_shape']}, {internet}; it sees:", *mounts])
 
 
 def _key(text: str, *facts: Any) -> str:

@@ -11,6 +11,7 @@ from ..files import check_types, read_object, sha256_of, write_json
 from ..words import listed
 from .bundle import is_whole
 from .clone import changes_in, commit_of, why_no_commit
+from .hours import Hours
 from .manifest import MANIFEST
 
 FORMAT = 1  # files without a number, which earlier versions wrote, have the same keys
@@ -32,6 +33,7 @@ class Verdict:
         finished_at: When the rehearsal ended, in UTC, in ISO 8601.
         mean_dice: Mean Dice of the scored images, in [0, 1]; None if none was scored.
         extrapolated_hours: Hours that the inference kernel would take on this machine for Kaggle's hidden test set.
+        hours: What `hubmap_kit.kaggle.hours.Hours` holds: how long the kernels take on Kaggle; None if it is unknown.
         seconds: How long each step took.
         peak_memory_bytes: The most memory that each kernel held at a time.
         isolated: Whether the kernels ran isolated from this machine.
@@ -49,6 +51,7 @@ class Verdict:
     finished_at: str = ""
     mean_dice: float | None = None
     extrapolated_hours: float | None = None
+    hours: Mapping[str, Any] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: Mapping[str, int] = field(default_factory=dict)
     isolated: bool = False
@@ -69,6 +72,8 @@ class Verdict:
     def _from_json(cls, values: Mapping[str, Any]) -> Verdict:
         known = {key: values[key] for key in (f.name for f in fields(cls)) if key in values}
         check_types(cls, {"passed": values["passed"], "bundle": values["bundle"], **known})
+        if known.get("hours") is not None:
+            Hours.from_json(known["hours"])
         return cls(**known | {"not_isolated": tuple(known.get("not_isolated", ()))})
 
     def write(self, folder: Path) -> None:

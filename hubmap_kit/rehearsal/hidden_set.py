@@ -23,8 +23,6 @@ import tifffile
 from ..competition import HEIGHT, ID, ORGAN, ORGANS, PIXEL_SIZE, SOURCE, THICKNESS, WIDTH, image_path
 from ..demo.write import LARGEST_ID, TRUTH_COLUMNS, draw_images, write_table, write_test_tables, write_tiff
 
-IMAGES = 550  # approximate number in Kaggle's hidden test set
-
 
 @dataclass(frozen=True)
 class HiddenImage:

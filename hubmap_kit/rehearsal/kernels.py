@@ -12,6 +12,7 @@ from typing import Any
 
 from ..competition import SLUG, SUBMISSION
 from ..files import size_text
+from ..kaggle.hours import SCORING_H
 from ..kaggle.metadata import KERNELS, kernel_metadata
 from ..kaggle.names import CHANGES, INFER, TRAIN
 from ..submission import validate
@@ -45,7 +46,7 @@ class Limits:
     """
 
     memory_bytes: float = 30 * 2**30
-    time_s: float = 9 * 3600
+    time_s: float = SCORING_H * 3600
 
 
 @dataclass

@@ -16,7 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from ..demo.write import write_demo
 from ..files import sha256_of, size_text
 from ..kaggle.bundle import WHEELS, build_bundle
 from ..kaggle.clone import image_versions
+from ..kaggle.hours import SCORING_H, Hours, estimate, read_pace
 from ..kaggle.manifest import MANIFEST, Manifest
 from ..kaggle.metadata import DATASETS, KERNELS, dataset_metadata, kernel_metadata
 from ..kaggle.names import INFER, KIT, TRAIN, WEIGHTS
-from ..kaggle.records import now
+from ..kaggle.records import FOLDER, PACE, now
 from ..kaggle.verdict import Verdict
 from ..kaggle.weights import build_weights, unpack
 from ..machine import cores
@@ -167,6 +168,8 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
             build_bundle(clone, kit, extras=shortcuts.extras)
             manifest, sha256 = Manifest.read(kit), sha256_of(kit / MANIFEST)
             verdict = replace(verdict, commit=manifest.commit, dirty=manifest.dirty, manifest_sha256=sha256)
+        with runner.step("hours on Kaggle"):
+            verdict = replace(verdict, hours=_hours(clone))
         attached = {SLUG: competition, KIT: kit, WEIGHTS: weights}
         members = trained = list(runs)
         if not runs:
@@ -213,6 +216,16 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
     known_dice = None if math.isnan(dice) else dice
     replace(verdict, passed=passed, mean_dice=known_dice, finished_at=now()).write(out)
     return passed
+
+
+def _hours(clone: Path) -> dict[str, Any] | None:
+    """Estimate how long the kernels take on Kaggle; None, with the reason printed, if they cannot be estimated."""
+    try:
+        hours = estimate(clone, {})
+    except ValueError as error:
+        print(f"hours on Kaggle unknown: {error}")
+        return None
+    return asdict(hours)
 
 
 def _write_pages(
@@ -293,12 +306,16 @@ def _print_measures(runner: KernelRunner, verdict: Verdict, images: pd.DataFrame
     peaks = ", ".join(f"{name} {size_text(peak)}" for name, peak in runner.peak_memory.items())
     print(f"peak memory: {peaks}; the limit is {size_text(runner.limits.memory_bytes)}")
     print(f"bootstrap: {runner.bootstrap_s:.1f} s")
-    hours, most = verdict.extrapolated_hours or 0.0, Limits().time_s / 3600
+    hours = verdict.extrapolated_hours or 0.0
     network = "the runs given" if verdict.options["runs"] else "the network trained here"
     machine = f"with {network} on this machine ({cores()} CPU cores)"
-    print(f"run time for {images['stands_for'].sum()} such hidden images: {hours:.2f} h of {most:.0f} h, {machine}")
-    if hours > most:
+    print(f"run time for {images['stands_for'].sum()} such hidden images: {hours:.2f} h of {SCORING_H} h, {machine}")
+    if hours > SCORING_H:
         print(f"warning: that is too long here; Kaggle's GPUs are faster, or {REMEDIES['infer', 'time']}")
+    if verdict.hours:
+        planned = Hours.from_json(verdict.hours)
+        pace = read_pace(runner.clone / FOLDER / PACE, planned.recipe)
+        print("on Kaggle:", *planned.lines(pace).values(), sep="\n  ")
     print("isolated" if runner.isolated else "\n  ".join(["not isolated:", *verdict.not_isolated]))
 
 

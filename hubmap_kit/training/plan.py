@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import os
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import tensorflow as tf
 
-from ..competition import ORGANS
-from ..config import WHOLE, WORKING_UM, PrepareConfig, TrainConfig
-from ..files import read_object
+from ..competition import ORGANS, TEST_IMAGES
+from ..config import WHOLE, WORKING_UM, PrepareConfig, TrainConfig, scale_factors
+from ..kaggle.hours import Hours, Pace
 from ..machine import free_memory
 from ..models.cost import Cost, cost
+from ..prediction.ensemble import AUGMENTATIONS
 from ..preparation.splits import split_sizes
 from ..tiles import grid
 from ..words import percent
 
-# The competition: 351 training images of 3000 px a side with pixels of 0.4 um, and about 550 hidden test images.
-IMAGES, SIDE_UM, TEST_IMAGES = 351, 3000 * WORKING_UM, 550
+# The competition: 351 training images of 3000 px a side with pixels of 0.4 um.
+IMAGES, SIDE_UM = 351, 3000 * WORKING_UM
 # A training step computes about three times as much as a prediction: forward, and gradients of inputs and of weights.
 TRAINING = 3
 FREE_SHARE = 0.75  # share of a device's memory that a step may take; its libraries and work space need the rest
@@ -44,6 +41,7 @@ class Machine:
         mixed: Whether ``--precision auto`` means mixed precision there.
         session_h: Longest session, in h; None for no limit.
         week_h: Hours that Kaggle gives a week; None for no limit.
+        shape: The ``machine_shape`` of a kernel's metadata that asks for it.
     """
 
     name: str
@@ -54,6 +52,7 @@ class Machine:
     mixed: bool = True
     session_h: float | None = None
     week_h: float | None = None
+    shape: str | None = None
 
     @property
     def flops_per_s(self) -> float:
@@ -63,9 +62,9 @@ class Machine:
 
 # A T4 has 65 TFLOPS in float16 and 16 GB (NVIDIA's data sheet), a TPU v5e chip 197 in bfloat16 and 16 GB (Google's).
 KAGGLE = (
-    Machine("2 x T4", 2, 65, 0.15, 15_000_000_000, session_h=12, week_h=30),
+    Machine("2 x T4", 2, 65, 0.15, 15_000_000_000, session_h=12, week_h=30, shape="NvidiaTeslaT4"),
     Machine("1 x T4", 1, 65, 0.15, 15_000_000_000, session_h=12, week_h=30),
-    Machine("TPU v5e-8", 8, 197, 0.1, 16_000_000_000, session_h=9, week_h=20),
+    Machine("TPU v5e-8", 8, 197, 0.1, 16_000_000_000, session_h=9, week_h=20, shape="TpuV5E8"),
 )
 
 
@@ -101,11 +100,18 @@ class Plan:
             machine: Where it is trained.
             seconds_per_step: As measured there; None estimates it from the operations and the machine's efficiency.
         """
-        flops = self.cost.flops / machine.flops_per_s
-        step_s = seconds_per_step or TRAINING * self.batch * flops
-        return (self.steps * step_s + self.scored_tiles * flops + self.scored_images * IMAGE_S) / 3600
+        step_s = seconds_per_step or self.step_s(machine)
+        return self.steps * step_s / 3600 + self.scoring_h(machine)
 
-    def prediction_h(self, machine: Machine, views: int = 4) -> float:
+    def step_s(self, machine: Machine) -> float:
+        """Estimated time of a step, in s."""
+        return TRAINING * self.batch * self.cost.flops / machine.flops_per_s
+
+    def scoring_h(self, machine: Machine) -> float:
+        """Estimated hours of one training's validations and scores."""
+        return (self.scored_tiles * self.cost.flops / machine.flops_per_s + self.scored_images * IMAGE_S) / 3600
+
+    def prediction_h(self, machine: Machine, views: float = 4) -> float:
         """Hours to predict the competition's hidden images with all folds and `views` of each tile; 4 are flips."""
         tiles = TEST_IMAGES * self.test_tiles * self.folds * views
         return (tiles * self.cost.flops / machine.flops_per_s + TEST_IMAGES * IMAGE_S) / 3600
@@ -170,53 +176,32 @@ def this_computer() -> Machine:
     return Machine("this computer's CPU", 1, tflops, 0.5, free_memory() or 0, mixed=False)
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How long a step took on Kaggle.
+def kernel_hours(
+    planned: Plan, *, recipe: str, machine_shape: str, limit_h: float | None, tta: str, scales: str
+) -> Hours:
+    """The hours of both kernels on the machine that the training kernel asks for.
 
-    Attributes:
-        seconds_per_step: Time of a step of the recipe, in s.
-        devices: What it was measured on, such as ``2 x Tesla T4``.
-        kernel: The kernel that measured it, and its version.
+    Args:
+        planned: The plan of the training kernel's settings.
+        recipe: Its recipe.
+        machine_shape: Of its metadata.
+        limit_h: Its time limit; None for the longest session.
+        tta: Test-time augmentation of the inference kernel.
+        scales: Its factors of size.
     """
-
-    seconds_per_step: float
-    devices: str
-    kernel: str
-
-    def is_of(self, machine: Machine) -> bool:
-        """Whether it was measured on such a machine."""
-        return (
-            self.devices.startswith(f"{machine.devices} x") and machine.name.split()[-1].split("-")[0] in self.devices
-        )
-
-
-def read_pace(path: Path, recipe: str) -> Pace | None:
-    """The pace of a recipe in a ``pace.json``, as `hubmap-kit push` records it.
-
-    Returns:
-        None if there is no such file, or if another recipe was measured.
-
-    Raises:
-        ValueError: It is damaged; the text names it.
-    """
-    if not os.path.lexists(path):
-        return None
-    return read_object(path, lambda values: _pace(values, recipe), "delete it")
-
-
-def _pace(values: dict[str, Any], recipe: str) -> Pace | None:
-    """The pace in a JSON object, if it is of this recipe."""
-    step_s = values.get("seconds_per_step")
-    if isinstance(step_s, bool) or not isinstance(step_s, int | float) or not 0 < step_s < math.inf:
-        raise ValueError("it needs seconds_per_step, a number above 0")
-    if values.get("recipe") != recipe:
-        return None
-    devices = values.get("devices") or ["?"]
-    if not isinstance(devices, list):
-        raise TypeError("devices must be a list of names")
-    return Pace(
-        step_s, " ".join(map(str, devices)), f"{values.get('kernel', '?')}, version {values.get('version', '?')}"
+    machine = next((each for each in KAGGLE if each.shape == machine_shape), KAGGLE[0])
+    assert machine.session_h
+    assert machine.week_h
+    views = len(AUGMENTATIONS[tta]) * sum(factor**2 for factor in scale_factors(scales))
+    return Hours(
+        machine=machine.name,
+        recipe=recipe,
+        steps=planned.folds * planned.steps,
+        step_s=planned.step_s(machine),
+        scoring_h=planned.folds * planned.scoring_h(machine),
+        prediction_h=planned.prediction_h(machine, views),
+        session_h=min(limit_h or machine.session_h, machine.session_h),
+        week_h=machine.week_h,
     )
 
 
@@ -224,7 +209,7 @@ def table(planned: Plan, machines: Sequence[Machine], pace: Pace | None) -> pd.D
     """The plan, with one row per machine."""
     rows = []
     for machine in machines:
-        step_s = pace.seconds_per_step if pace and pace.is_of(machine) else None
+        step_s = pace.seconds_per_step if pace and pace.is_of(machine.name) else None
         one_h = planned.training_h(machine, step_s)
         most, hours = planned.most_batch(machine), planned.folds * one_h
         rows.append(
@@ -252,6 +237,6 @@ def sources(machines: Sequence[Machine], pace: Pace | None) -> str:
         f"  {IMAGE_S:g} s an image to read it and make its mask; {percent(FREE_SHARE)} of the memory for a step;",
         f"  prediction of {TEST_IMAGES} images of {SIDE_UM:g} um by all trainings, 4 views of each tile (TTA flips)",
     ]
-    if pace:
+    if pace and pace.seconds_per_step:
         lines.append(f"measured: {pace.seconds_per_step:.3g} s a step on {pace.devices}, by {pace.kernel}")
     return "\n".join(lines)

@@ -117,6 +117,9 @@ def test_dry_run(place):
     text = place.run("push", "--dry-run")
     for shown in (
         "PUT  ",
+        f"hubmap-infer: version 1, a private kernel of {place.kaggle.user}: infer.py\n  NvidiaTeslaT4, no internet;",
+        f"    dataset {place.kaggle.user}/hubmap-weights\n",
+        f"hubmap-kit: version 1, a private dataset of {place.kaggle.user}",
         "other-1-py3-none-any.whl",
         "POST datasets.DatasetApiService/CreateDataset {",
         "POST kernels.KernelsApiService/SaveKernel {",
@@ -128,6 +131,7 @@ def test_dry_run(place):
         assert shown in text
     assert not WRITES & set(place.calls())
     assert not (place.clone / "records" / "state.json").exists()
+    assert max(len(line) for line in text.splitlines() if str(place.clone) not in line) <= 100
 
 
 def test_records_of_two_users(tmp_path):

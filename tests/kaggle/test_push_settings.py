@@ -56,7 +56,7 @@ def test_settings_are_changed(place):
     assert (train["EPOCHS"], train["BATCH_SIZE"]) == (3, 8)
     assert (infer["TTA"], infer["BATCH_SIZE"], infer["THRESHOLD"]) == ("none", None, "0.5,lung=0.3")
     tried = json.loads((place.clone / "dist" / TRIED).read_text())
-    assert tried["hubmap-train"] == {"EPOCHS": 3, "BATCH_SIZE": 8}
+    assert tried["train"] == {"EPOCHS": 3, "BATCH_SIZE": 8}
     rows = {row["name"].rpartition("/")[2]: row["settings"] for row in place.rows("pushes.csv")}
     assert rows["hubmap-train"] == "EPOCHS=3 BATCH_SIZE=8"
     assert rows["hubmap-infer"] == "TTA='none' THRESHOLD='0.5,lung=0.3'"
@@ -110,7 +110,8 @@ def test_settings_that_do_not_work(place):
 
 def test_dry_run_with_settings(place):
     """A dry run shows the changes and tries nothing."""
-    text = place.run("push", "--dry-run", "--set", "EPOCHS=3")
+    text = push_with(place, "--dry-run", "--set", "EPOCHS=3")
+    assert not (place.clone / "dist" / TRIED).exists()
     assert "hubmap-train: changed EPOCHS = 3" in text
     assert not WRITES & set(place.calls())
 
@@ -119,7 +120,8 @@ def test_settings_need_no_more_than_a_push():
     """Changed settings are checked with what the session push installs: no SciPy, no OpenCV, no TensorFlow."""
     code = (
         "import sys; from pathlib import Path; from hubmap_kit.commands import push\n"
-        "push._changes(['EPOCHS=3', 'AUGMENT=flip', 'LOSS=bce', 'TTA=none'], ['train', 'infer'], Path(sys.argv[1]))\n"
+        "changes = ['EPOCHS=3', 'AUGMENT=flip', 'LOSS=bce', 'TTA=none']\n"
+        "push.changed_settings(changes, ['train', 'infer'], Path(sys.argv[1]))\n"
         "bad = {'scipy', 'cv2', 'sklearn', 'matplotlib', 'tifffile', 'tensorflow', 'keras'} & set(sys.modules)\n"
         "assert not bad, bad"
     )

@@ -11,9 +11,9 @@ import pytest
 import tifffile
 
 from hubmap_kit import rle
-from hubmap_kit.competition import ORGANS, SOURCES, image_path
+from hubmap_kit.competition import ORGANS, SOURCES, TEST_IMAGES, image_path
 from hubmap_kit.images import read_image
-from hubmap_kit.rehearsal.hidden_set import CORRUPT, FORMS, HIDDEN, IMAGES, HiddenImage, write_hidden
+from hubmap_kit.rehearsal.hidden_set import CORRUPT, FORMS, HIDDEN, HiddenImage, write_hidden
 from hubmap_kit.tables import read_images, read_sample_submission
 
 SHAPE = (293, 211)
@@ -41,7 +41,7 @@ def test_every_kind_is_there():
 
 def test_they_stand_for_kaggles():
     """Together they stand for all of Kaggle's images; the first, which pays for the compilation, stands for one."""
-    assert sum(image.stands_for for image in HIDDEN) == IMAGES == 550
+    assert sum(image.stands_for for image in HIDDEN) == TEST_IMAGES == 550
     assert HIDDEN[0].stands_for == 1, "the first image pays for the compilation"
     assert next(image.stands_for for image in HIDDEN if image.form == CORRUPT) == 0
 

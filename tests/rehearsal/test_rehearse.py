@@ -25,6 +25,7 @@ from hubmap_kit.cli import main
 from hubmap_kit.competition import SLUG
 from hubmap_kit.images import read_image
 from hubmap_kit.kaggle.clone import image_versions
+from hubmap_kit.kaggle.hours import Hours
 from hubmap_kit.kaggle.manifest import MANIFEST
 from hubmap_kit.kaggle.verdict import Verdict
 from hubmap_kit.metrics import mean_dice
@@ -143,8 +144,11 @@ def test_verdict(rehearsed):
     assert verdict.options["train"] == 10
     assert datetime.fromisoformat(verdict.finished_at).utcoffset() == timedelta(0)
     assert mean_dice(pd.read_csv(out / SCORES)) == pytest.approx(verdict.mean_dice)
+    assert verdict.hours
+    assert Hours(**verdict.hours).training(None) in rehearsed.text
     for part in (
         "valid submissions",
+        "on Kaggle:",
         "peak memory: smoke ",
         "of 9 h, with the network trained here on this machine",
         "bootstrap: ",
@@ -180,7 +184,9 @@ def test_extrapolation(rehearsed):
 
 @pytest.fixture
 def built(rehearsed, monkeypatch) -> None:
-    """A bundle that is there at once."""
+    """A bundle that is there at once, and hours without a network."""
+    hours = Hours(**Verdict.read(rehearsed.out).hours or {})
+    monkeypatch.setattr(rehearsal, "estimate", lambda clone, changes: hours)
     kit = rehearsed.out / "input" / "hubmap-kit"
     monkeypatch.setattr(rehearsal, "build_bundle", lambda clone, out, extras: shutil.copytree(kit, out))
 

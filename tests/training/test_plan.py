@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +13,11 @@ from hubmap_kit.cli import main
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.models.cost import Cost, cost
 from hubmap_kit.models.network_config import NetworkConfig
-from hubmap_kit.training.plan import KAGGLE, Machine, Pace, Plan, plan, read_pace
+from hubmap_kit.training.plan import KAGGLE, Machine, Plan, plan
 
 PLAIN = NetworkConfig("unet", None, 4, False, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 TWO, ONE = KAGGLE[:2]
+CLONE = Path(__file__).resolve().parents[2]
 
 
 def test_operations_and_memory_grow_with_the_patch():
@@ -72,28 +74,6 @@ def test_images_of_folds_and_of_the_split():
     assert plan(PrepareConfig(1024, 64), replace(config, steps_per_epoch=7), all_folds=False).steps == 21
 
 
-def test_a_measured_pace_is_of_its_recipe_and_machine(tmp_path):
-    """A pace counts only for its recipe and for the devices it was measured on; a damaged file is named."""
-    path = tmp_path / "pace.json"
-    assert read_pace(path, "default") is None
-    values = {"format": 1, "recipe": "default", "devices": ["2 x Tesla T4"], "seconds_per_step": 0.5}
-    path.write_text(json.dumps(values))
-    pace = read_pace(path, "default")
-    assert pace == Pace(0.5, "2 x Tesla T4", "?, version ?")
-    assert [pace.is_of(machine) for machine in KAGGLE] == [True, False, False]
-    assert read_pace(path, "cpu") is None
-    for damaged in ("[]", "{", '{"seconds_per_step": "fast"}', '{"seconds_per_step": 0}', '{"seconds_per_step": true}'):
-        path.write_text(damaged)
-        with pytest.raises(ValueError, match=r"pace\.json.*; delete it"):
-            read_pace(path, "default")
-
-
-def test_a_folder_is_no_pace(tmp_path):
-    """A folder in the place of the file is named, and not taken for a pace that was never measured."""
-    with pytest.raises(ValueError, match=r"cannot be read: Is a directory"):
-        read_pace(tmp_path, "default")
-
-
 def test_the_command(tmp_path, capsys, monkeypatch):
     """The command prints a row for each machine, and says what is estimated."""
     flags = ["--model", "unet", "--filters", "4", "--input-size", "64"]
@@ -104,6 +84,35 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["plan", "default", *flags, "--json"]) == 0
     machines = json.loads(capsys.readouterr().out)["plans"]["unet"]["machines"]
     assert [row["on"] for row in machines[:3]] == ["2 x T4", "1 x T4", "TPU v5e-8"]
+
+
+def test_the_kernels(capsys, monkeypatch):
+    """For the kernels, the command reads their settings, changes some, and adds up the hours of both."""
+    monkeypatch.chdir(CLONE)
+    small = ["--set=MODEL=unet", "--set=INPUT_SIZE=64", "--set=EPOCHS=3", "--set=STEPS_PER_EPOCH=7"]
+    assert main(["plan", "kernel", *small, "--json"]) == 0
+    flips = json.loads(capsys.readouterr().out)["hours"]
+    assert (flips["machine"], flips["recipe"], flips["steps"], flips["session_h"]) == ("2 x T4", "default", 105, 11)
+    assert main(["plan", "kernel", *small, "--set=TTA=none", "--set=FOLD=0", "--set=TIME_LIMIT=None", "--json"]) == 0
+    none = json.loads(capsys.readouterr().out)["hours"]
+    assert (none["steps"], none["session_h"]) == (21, 12)
+    assert none["prediction_h"] < flips["prediction_h"]
+    assert none["step_s"] == flips["step_s"]
+
+
+def test_flags_of_recipe_and_kernels(capsys, monkeypatch):
+    """The settings of the kernels are not changed by flags of a recipe, nor a recipe by --set."""
+    monkeypatch.chdir(CLONE)
+    for flags in (["--epochs", "3"], ["--folds", "2"], ["--all-folds"], ["--encoders", "all"]):
+        with pytest.raises(SystemExit):
+            main(["plan", "kernel", *flags])
+        assert "change settings with --set NAME=VALUE" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["plan", "default", "--set", "EPOCHS=3"])
+    assert "hubmap-kit plan kernel --set" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["plan", "kernel", "--set", "EPOCH=3"])
+    assert "did you mean EPOCHS?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
