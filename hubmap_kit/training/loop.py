@@ -7,7 +7,7 @@ lines, and validation is the competition's own score.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from ..files import replacing, write_json
 from ..kaggle.records import PACE
@@ -34,7 +33,7 @@ from .dataset import PatchSampler
 from .devices import Devices, peak_memory
 from .evaluation import Evaluator
 from .results import write_results
-from .step import Phase, average_weights, freeze_encoder, make_optimizer, make_step, phases, pretrained
+from .step import Phase, Step, average_weights, freeze_encoder, make_optimizer, phases, pretrained
 from .time_limit import TimeLimit, needed_s
 
 
@@ -53,6 +52,7 @@ class Training:
         checkpoint: The state to go on from; None once it is restored, or if the training began anew.
         history: One row for each epoch.
         earlier: How many of the epochs were done in earlier sessions.
+        parts: Number of parts in which each batch is done, see `Step`.
     """
 
     run: Path
@@ -65,6 +65,7 @@ class Training:
     checkpoint: checkpoints.Checkpoint | None
     history: list[dict[str, Any]]
     earlier: int
+    parts: int = 1
 
     @classmethod
     def begin(
@@ -124,6 +125,7 @@ class Training:
             optimizer, step = self._begin_phase(phase, restore_optimizer=start > phase.first)
             for epoch in range(start, phase.stop):
                 self._do_epoch(epoch, phase, optimizer, step)
+                self.parts = step.parts
                 if self._has_stalled():
                     print(f"no better validation Dice for {self.config.train.patience} epochs: stopping", flush=True)
                     break
@@ -167,9 +169,7 @@ class Training:
             done.write(self.run)
             (self.run / CHECKPOINT).unlink(missing_ok=True)
 
-    def _begin_phase(
-        self, phase: Phase, *, restore_optimizer: bool
-    ) -> tuple[keras.optimizers.Optimizer, Callable[..., tf.Tensor]]:
+    def _begin_phase(self, phase: Phase, *, restore_optimizer: bool) -> tuple[keras.optimizers.Optimizer, Step]:
         """Freeze the encoder or not, and make the phase's optimizer and step."""
         settings = self.config.train
         freeze_encoder(self.encoder, phase.frozen)
@@ -179,11 +179,9 @@ class Training:
         if self.checkpoint:
             self.checkpoint.restore(self.model, optimizer if restore_optimizer else None)
             self.checkpoint = None
-        return optimizer, make_step(self.model, optimizer, settings, self.devices, self.evaluator.loss)
+        return optimizer, Step(self.model, optimizer, settings, self.devices, self.evaluator.loss, self.parts)
 
-    def _do_epoch(
-        self, epoch: int, phase: Phase, optimizer: keras.optimizers.Optimizer, step: Callable[..., tf.Tensor]
-    ) -> None:
+    def _do_epoch(self, epoch: int, phase: Phase, optimizer: keras.optimizers.Optimizer, step: Step) -> None:
         """Train an epoch, validate, and keep weights, history and checkpoint."""
         settings, validation = self.config.train, self.config.splits["validation"]
         row = train_epoch(epoch, phase, step, self.sampler, self.devices)
@@ -249,16 +247,14 @@ def _weights_bytes(model: keras.Model) -> int:
     return sum(np.asarray(weight).nbytes + 2**12 for weight in model.weights) + 2**16
 
 
-def train_epoch(
-    epoch: int, phase: Phase, step: Callable[..., tf.Tensor], sampler: PatchSampler, devices: Devices
-) -> dict[str, Any]:
+def train_epoch(epoch: int, phase: Phase, step: Step, sampler: PatchSampler, devices: Devices) -> dict[str, Any]:
     """Train an epoch.
 
     Returns:
         The first columns of its row of ``history.csv``.
 
     Raises:
-        ValueError: The loss is not a number.
+        ValueError: The loss is not a number, or the memory is too small for one patch.
     """
     begin = time.monotonic()
     batches = track(sampler.batches(epoch, devices), sampler.steps, f"epoch {epoch + 1}", unit="step", lines=False)
