@@ -76,6 +76,8 @@ def run(arguments: Namespace) -> Ending:
     else:
         geometry = from_flags(PrepareConfig, arguments)
         config = from_flags(TrainConfig, arguments, lambda **given: recipe(name, **given))
+    if arguments.encoders is not None and config.model == "unet":
+        raise UsageError("--encoders: the plain U-Net has no encoder; leave it out, or leave out --model unet")
     encoders = _encoders(arguments.encoders) if arguments.encoders is not None else [config.encoder]
     if all_folds and not geometry.folds:
         raise UsageError("--all-folds needs folds; give their number with --folds")

@@ -33,7 +33,8 @@ PACE_KEYS: dict[str, Any] = {
     "seconds_per_step": float,
     "seconds_per_fold": float,
     "seconds_per_image": float,
-    "peak_memory_bytes": int,
+    "peak_memory_bytes": int,  # of the process
+    "peak_gpu_memory_bytes": int,  # of the fullest GPU, where there is one
 }
 SETTINGS = "settings"  # one more column, which files of earlier versions do not have: what --set changed
 

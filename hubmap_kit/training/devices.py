@@ -83,6 +83,12 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def gpu_peak_memory() -> int | None:
+    """The most memory that TensorFlow has held on a GPU so far, in bytes, of the fullest one; None without a GPU."""
+    names = [gpu.name.rpartition("/device:")[2] for gpu in tf.config.list_logical_devices("GPU")]
+    return max((int(tf.config.experimental.get_memory_info(name)["peak"]) for name in names), default=None)
+
+
 def _sum_over_replicas(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
     def add(value: tf.Tensor) -> tf.Tensor:
         # The reduction needs a value that lies on the replica's device; an argument of the function lies on none.

@@ -30,7 +30,7 @@ from ..run import CHECKPOINT, HISTORY, WEIGHTS, RunConfig
 from ..words import count, duration
 from . import checkpoints
 from .dataset import PatchSampler
-from .devices import Devices, peak_memory
+from .devices import Devices, gpu_peak_memory, peak_memory
 from .evaluation import Evaluator
 from .results import write_results
 from .step import Phase, Step, average_weights, freeze_encoder, make_optimizer, phases, pretrained
@@ -145,8 +145,11 @@ class Training:
             "recipe": self.config.recipe,
             "devices": [self.devices.text],
             "seconds_per_step": step_s / self.sampler.steps,
-            "peak_memory_bytes": peak_memory(),
         }
+        if (gpu_bytes := gpu_peak_memory()) is None:
+            pace["peak_memory_bytes"] = peak_memory()
+        else:
+            pace["peak_gpu_memory_bytes"] = gpu_bytes
         if not self.earlier and (len(rows) == self.config.train.epochs or self._has_stalled()):
             pace["seconds_per_fold"] = sum(row["seconds"] + row.get("validation_seconds", 0.0) for row in rows)
         write_json(folder / PACE, pace)

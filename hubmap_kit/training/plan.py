@@ -104,8 +104,9 @@ class Plan:
         return self.steps * step_s / 3600 + self.scoring_h(machine)
 
     def step_s(self, machine: Machine) -> float:
-        """Estimated time of a step, in s."""
-        return TRAINING * self.batch * self.cost.flops / machine.flops_per_s
+        """Estimated time of a step, in s; a step in parts computes each output twice."""
+        times = TRAINING + (self.parts(machine) > 1)
+        return times * self.batch * self.cost.flops / machine.flops_per_s
 
     def scoring_h(self, machine: Machine) -> float:
         """Estimated hours of one training's validations and scores."""
@@ -121,6 +122,14 @@ class Plan:
         room = FREE_SHARE * machine.memory_bytes - self.cost.step_bytes(0)
         held = self.cost.held_bytes * (1 if machine.mixed else 2)
         return machine.devices * max(0, int(room // held))
+
+    def parts(self, machine: Machine) -> int:
+        """Number of parts in which a batch is done there, see `Step`; 0 if not even one patch fits the memory."""
+        most = self.most_batch(machine) // machine.devices
+        share, parts = -(-self.batch // machine.devices), 1
+        while most and -(-share // parts) > most:
+            parts = min(2 * parts, share)
+        return parts if most else 0
 
 
 def plan(geometry: PrepareConfig, config: TrainConfig, *, all_folds: bool) -> Plan:
@@ -211,12 +220,12 @@ def table(planned: Plan, machines: Sequence[Machine], pace: Pace | None) -> pd.D
     for machine in machines:
         step_s = pace.seconds_per_step if pace and pace.is_of(machine.name) else None
         one_h = planned.training_h(machine, step_s)
-        most, hours = planned.most_batch(machine), planned.folds * one_h
+        parts, hours = planned.parts(machine), planned.folds * one_h
         rows.append(
             {
                 "on": machine.name,
-                "largest batch": most,
-                f"batch of {planned.batch}": "fits" if planned.batch <= most else "too large",
+                "largest batch": planned.most_batch(machine),
+                f"batch of {planned.batch}": "fits" if parts == 1 else f"in {parts} parts" if parts else "too large",
                 "a training, h": round(one_h, 2),
                 "all trainings, h": round(hours, 2),
                 "longest session, h": machine.session_h or "-",

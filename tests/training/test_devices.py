@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from hubmap_kit.run import RunConfig
-from hubmap_kit.training.devices import Devices, open_devices, peak_memory
+from hubmap_kit.training.devices import Devices, gpu_peak_memory, open_devices, peak_memory
 
 # Trains a small network with every part that depends on the whole batch: BatchNormalization, Dice, the average.
 TRAIN = """
@@ -142,6 +143,16 @@ def test_bad_cluster(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=r"TF_CONFIG is .*must be of the form"):
         open_devices("workers")
+
+
+def test_peak_memory_of_the_fullest_gpu(monkeypatch):
+    """The memory is that of the GPU that held most; a computer without a GPU has none."""
+    names, peaks = ["/device:GPU:0", "/job:worker/replica:0/task:0/device:GPU:1"], {"GPU:0": 5, "GPU:1": 7}
+    monkeypatch.setattr("tensorflow.config.list_logical_devices", lambda _: [SimpleNamespace(name=n) for n in names])
+    monkeypatch.setattr("tensorflow.config.experimental.get_memory_info", lambda name: {"peak": peaks[name]})
+    assert gpu_peak_memory() == 7
+    names.clear()
+    assert gpu_peak_memory() is None
 
 
 @pytest.mark.slow

@@ -61,6 +61,15 @@ def test_the_largest_batch_fits_and_one_more_does_not(planned):
     assert planned.most_batch(replace(ONE, mixed=False)) < planned.most_batch(ONE)
 
 
+def test_a_batch_that_does_not_fit_is_done_in_parts(planned):
+    """A device's share of the batch is halved until it fits, and its step takes a third longer."""
+    assert [planned.parts(machine) for machine in (TWO, ONE)] == [1, 1]
+    large = replace(planned, batch=24)  # a T4 holds 11 patches
+    assert [large.parts(machine) for machine in (TWO, ONE)] == [2, 4]
+    assert large.step_s(ONE) == pytest.approx(4 * planned.step_s(ONE))
+    assert planned.parts(Machine("small", 1, 1, 1, 10**9)) == 0
+
+
 def test_images_of_folds_and_of_the_split():
     """Folds train on all images but a fold's; without folds the split of the competition is 221, 65 and 65."""
     config = TrainConfig(model="unet", filters=4, epochs=3, batch_size=16)
@@ -121,6 +130,7 @@ def test_flags_of_recipe_and_kernels(capsys, monkeypatch):
         (["--all-folds"], "give their number with --folds"),
         (["--encoders", "efficientnetb9"], "there is no encoder efficientnetb9; did you mean efficientnetb"),
         (["--encoders", ""], "there is no encoder"),
+        (["--encoders", "all", "--model", "unet"], "the plain U-Net has no encoder"),
         (["--pace", "none.json"], "--pace none.json: there is no such file"),
     ],
 )
