@@ -24,6 +24,7 @@ _TAIL = 30  # lines of the log that are shown when a kernel fails
 # Settings of the training kernel for a trial: one step without a download, and one small patch on one fold.
 ONE_STEP: dict[str, Any] = {"EPOCHS": 1, "STEPS_PER_EPOCH": 1, "BATCH_SIZE": 1, "ENCODER_WEIGHTS": "none"}
 SMALL: dict[str, Any] = {"FOLDS": 2, "FOLD": 0, "INPUT_SIZE": 256}
+FEW, FEW_PX = 10, 256  # training images of the drawn competition for a trial, and their side
 REMEDIES = {
     ("train", "memory"): "choose a smaller ENCODER, INPUT_SIZE or PATCH_SIZE in kernels/train/train.py",
     ("train", "time"): "choose fewer EPOCHS or STEPS_PER_EPOCH in kernels/train/train.py",

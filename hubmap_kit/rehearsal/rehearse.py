@@ -47,7 +47,7 @@ from ..submission import problems_path, read_problems, read_timings, score
 from ..tables import read_images
 from . import isolation
 from .hidden_set import CORRUPT, HIDDEN, HiddenImage, write_hidden
-from .kernels import ONE_STEP, REMEDIES, SMALL, Failure, KernelRunner, Limits
+from .kernels import FEW, FEW_PX, ONE_STEP, REMEDIES, SMALL, Failure, KernelRunner, Limits
 
 LEAST_DICE = 0.75  # mean Dice on the drawn hidden set from which the network counts as trained
 
@@ -173,7 +173,7 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
         attached = {SLUG: competition, KIT: kit, WEIGHTS: weights}
         members = trained = list(runs)
         if not runs:
-            smoke = runner.train("smoke", changes["smoke"], attached, "flat")
+            smoke = runner.train("smoke", changes["smoke"], attached | {SLUG: data or _few_images(out)}, "flat")
             trained = [runner.train("train", changes["train"], attached, "nested")]
             members = [smoke, *trained]
         with runner.step("weights"):
@@ -216,6 +216,14 @@ def rehearse(out: Path, clone: Path, options: Options = Options(), shortcuts: Sh
     known_dice = None if math.isnan(dice) else dice
     replace(verdict, passed=passed, mean_dice=known_dice, finished_at=now()).write(out)
     return passed
+
+
+def _few_images(out: Path) -> Path:
+    """Draw ten small images for the smoke step, which scores every image with the large network."""
+    folder = out / "input" / "few"
+    write_demo(folder, train=FEW, test=1, size=FEW_PX, seed=0)
+    (folder / TRUTH).unlink()
+    return folder
 
 
 def _hours(clone: Path) -> dict[str, Any] | None:

@@ -15,9 +15,8 @@ from ..kaggle.names import KIT, WEIGHTS
 from ..kaggle.verdict import REHEARSAL, Verdict
 from ..kaggle.weights import build_weights, unpack
 from . import isolation
-from .kernels import ONE_STEP, SMALL, KernelRunner, Limits
+from .kernels import FEW, FEW_PX, ONE_STEP, SMALL, KernelRunner, Limits
 
-TRAIN_IMAGES, SIZE = 10, 256  # of the drawn competition, side in px
 LIMITS = Limits(time_s=240)  # four times what it takes
 # Values that are tried instead of those of the kernel files, unless they are changed.
 SMALLER: dict[str, dict[str, Any]] = {"train": SMALL, "infer": {}}
@@ -46,7 +45,7 @@ def smoke(clone: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
         out = Path(folder)
         (out / "input").mkdir()
         demo, kit, weights = (out / "input" / name for name in ("demo", KIT, WEIGHTS))
-        write_demo(demo, train=TRAIN_IMAGES, test=1, size=SIZE, seed=0)
+        write_demo(demo, train=FEW, test=1, size=FEW_PX, seed=0)
         _copy_bundle(clone, kit)
         attached = {SLUG: demo, KIT: kit, WEIGHTS: weights}
         runner = KernelRunner(out, clone, LIMITS, isolated=isolation.obstacle() is None)

@@ -112,7 +112,7 @@ def test_rerun(rehearsed):
     rerun = [call.environment.get("KAGGLE_IS_COMPETITION_RERUN") for call in rehearsed.calls]
     assert rerun == [None, None, None, "1"]
     data = [(call.inputs.get(SLUG) or call.inputs[f"competitions/{SLUG}"]).name for call in rehearsed.calls]
-    assert data == ["demo", "demo", "demo", "hidden"]
+    assert data == ["few", "demo", "demo", "hidden"]
     assert all(call.environment["KAGGLE_KERNEL_RUN_TYPE"] == "Batch" for call in rehearsed.calls)
 
 
