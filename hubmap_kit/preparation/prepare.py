@@ -184,10 +184,12 @@ def summary(store: PatchStore) -> str:
     counts = counts.reindex(columns=[s for s in ("train", "validation", "test") if s in counts])
     counts.loc["all"] = counts.sum()
     kept = int((store.patches["mask_share"] >= MIN_MASK_SHARE).sum())
+    few = store.few([i for i, stored in store.images.items() if stored.split == "train"])
     contexts = {str(organ): store.config.contexts_um()[str(organ)] for organ in counts.index if organ != "all"}
     return (
         f"{counts.rename_axis(None).rename_axis(None, axis=1).to_string()}\n"
         f"{count(len(store.patches), 'patch')} seen at {store.config.input_size} px, "
         f"{kept} with at least {MIN_MASK_SHARE:.0%} mask\n"
+        f"{few}{few and chr(10)}"
         f"side of a patch: {', '.join(f'{organ} {um:.4g} um' for organ, um in contexts.items())}"
     )

@@ -73,6 +73,7 @@ COLUMNS += ["network_um", "height", "width", "split", "fold", RLE]
 PATCH_COLUMNS = [ID, "y", "x", "mask_share"]
 SMALLEST_UM = 1e-6  # lower bound of a length in a store's table
 SPLITS = ("train", "validation", "test")
+FEW_IMAGES = 10  # an organ or source with fewer images to train on is named
 MIN_MASK_SHARE = 0.05  # share of mask from which a patch of the grid counts as foreground
 SOFT_FOREGROUND = 128  # of 255: the least value of a soft mask that stands for a probability of at least 0.5
 MEMORY_SHARE = 0.25  # share of the free memory that training images may take; the network needs the rest
@@ -202,6 +203,21 @@ class PatchStore:
     def config(self) -> PrepareConfig:
         """Settings it was made with."""
         return self.info.config
+
+    def few(self, ids: Sequence[int]) -> str:
+        """A line on organs and sources with fewer than `FEW_IMAGES` images to train on; empty if there are none.
+
+        Args:
+            ids: Images to train on.
+        """
+        counts = {
+            str(getattr(stored.image, what)): 0 for what in ("organ", "source") for stored in self.images.values()
+        }
+        for i in ids:
+            for what in ("organ", "source"):
+                counts[str(getattr(self.images[i].image, what))] += 1
+        few = [f"{name} {number}" for name, number in counts.items() if number < FEW_IMAGES]
+        return f"fewer than {FEW_IMAGES} images to train on: {', '.join(few)}; expect worse masks there" if few else ""
 
     @classmethod
     def open(cls, folder: Path) -> PatchStore:

@@ -116,6 +116,8 @@ def _train_one(
         checkpoints.check_finished(run, store.config, config, ids)
         print(f"{run} is finished already")
         return True
+    if few := store.few(ids["train"]):
+        print(few, flush=True)
     keras.utils.set_random_seed(config.seed)
     sampler = PatchSampler(store, ids["train"], config, devices.replicas)
     training = Training.begin(store, run, _describe_run(store, config, recipe, ids, sampler), sampler, devices, resume)

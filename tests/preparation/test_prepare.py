@@ -399,6 +399,19 @@ def test_values_by_organ():
     assert organ_values("lung=2", organ_values("3,liver=4", 1)) == organ_values("3,liver=4,lung=2", 1)
 
 
+def test_organs_and_sources_with_few_images_are_named(demo, tmp_path):
+    """A line counts the images of each organ and source that has fewer than ten to train on, none included."""
+    opened = prepare(demo, tmp_path, PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2))
+    train = [i for i, stored in opened.images.items() if stored.split == "train"]
+    assert opened.few(train) in summary(opened).splitlines()
+    assert "kidney 0" in opened.few(train)
+    (i,) = [i for i in train if opened.images[i].image.organ == "lung"][:1]
+    many = opened.few([i] * 10)
+    assert "lung" not in many
+    assert opened.images[i].image.source not in many
+    assert "fewer than 10 images to train on: " in many
+
+
 def test_organs_without_a_training_image_are_named(demo, tmp_path):
     """A network that never sees an organ fails on it; whoever prepares so is warned, and nobody else."""
     few = prepare(demo, tmp_path / "few", PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2))

@@ -264,7 +264,9 @@ def test_full_memory_halves_the_batch(store: Path, tmp_path, hold, monkeypatch, 
     monkeypatch.setattr(loop, "phases", lambda _: [Phase(0, 1, 1e-3, False), Phase(1, 2, 1e-3, False)])
     hold(2)
     train(store, tmp_path / "run", recipe("fast", filters=2, batch_size=8, epochs=2, steps_per_epoch=2))
-    lines = [line for line in capsys.readouterr().out.splitlines() if "memory is full" in line]
+    printed = capsys.readouterr().out
+    assert "fewer than 10 images to train on" in printed
+    lines = [line for line in printed.splitlines() if "memory is full" in line]
     assert lines == [f"the memory is full: each batch of 8 is done in {n} parts of {8 // n}" for n in (2, 4)]
     assert Run.open(tmp_path / "run").config.finished
 
