@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,17 +102,21 @@ class Records:
     def keep_pace(self, kernel: str, version: int) -> bool:
         """Put the pace that a version measured into ``pace.json``; returns whether it measured one.
 
-        Values that it did not measure are kept from the other kernel. A damaged file is ignored, because its values
-        only improve an estimate.
+        The time of an image is that of the submission's timings. Values that it did not measure are kept from the other
+        kernel. A damaged file is ignored, because its values only improve an estimate.
         """
-        for path in (self.output(kernel, version) / place / PACE for place in (".", "run")):
-            measured = self._pace(path)
-            if measured:
-                known = self._pace(self.folder / PACE)
-                about = {"format": 1, "kernel": kernel, "version": version}
-                write_json(self.folder / PACE, known | measured | about)
-                return True
-        return False
+        from ..submission import read_timings  # here, because it imports NumPy, which --help does without
+
+        output = self.output(kernel, version)
+        measured = self._pace(output / PACE) or self._pace(output / "run" / PACE)
+        with suppress(ValueError):
+            if seconds := [timing.seconds for timing in read_timings(output / SUBMISSION)]:
+                measured["seconds_per_image"] = sum(seconds) / len(seconds)
+        if measured:
+            known = self._pace(self.folder / PACE)
+            about = {"format": 1, "kernel": kernel, "version": version}
+            write_json(self.folder / PACE, known | measured | about)
+        return bool(measured)
 
     @staticmethod
     def _pace(path: Path) -> dict[str, Any]:

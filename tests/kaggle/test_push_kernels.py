@@ -240,8 +240,11 @@ def test_pace_comes_back(place):
 
     def run(ref: str, body: dict[str, Any]) -> KernelResult:
         result = run_kernels(ref, body)
-        pace = train if ref.endswith("train") else {"format": 1, "seconds_per_image": 7.5, "devices": "T4"}
-        result.output["run/pace.json" if ref.endswith("train") else "pace.json"] = json.dumps(pace).encode()
+        if ref.endswith("train"):
+            result.output["run/pace.json"] = json.dumps(train).encode()
+        else:
+            columns = b"id,seconds,networks,scales,tta,overlap\n"
+            result.output["submission.csv.timings.csv"] = columns + b"1,6.5,1,4,flips,0.25\n2,8.5,1,4,flips,0.25\n"
         return result
 
     place.kaggle.on_kernel_run = run
