@@ -83,7 +83,8 @@ def decode_runs(runs: _Runs, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """
     height, width = _checked_shape(shape)
     edges = runs.ravel()
-    lengths = np.diff(edges, prepend=0, append=height * width)
+    lengths = np.append(edges, height * width)
+    lengths[1:] -= edges
     values = np.zeros(len(lengths), np.uint8)
     values[1::2] = 1
     return np.repeat(values, lengths).reshape(width, height).T

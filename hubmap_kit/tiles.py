@@ -141,8 +141,8 @@ def predict_tiled(
     height, width = image.shape[:2]
     padded = pad_to_tile(image, tile_size)
     corners = grid((padded.shape[0], padded.shape[1]), tile_size, overlap)
-    stitcher = Stitcher((height, width), tile_size, overlap)
-    result, done = np.empty((height, width), np.float32), 0
+    result = np.empty((height, width), np.float32)
+    stitcher = Stitcher((height, width), tile_size, overlap, result)
     batch = np.empty((batch_size, tile_size, tile_size, 3), np.uint8)
     for first in range(0, len(corners), batch_size):
         chunk = corners[first : first + batch_size]
@@ -151,9 +151,7 @@ def predict_tiled(
         batch[len(chunk) :] = batch[0]
         tiles = check_prediction(predict(batch), batch)
         for tile in tiles[: len(chunk)]:
-            rows = stitcher.add(tile)
-            result[done : done + len(rows)] = rows
-            done += len(rows)
+            stitcher.add(tile)
     return result
 
 
@@ -186,13 +184,16 @@ class Stitcher:
         True
     """
 
-    def __init__(self, shape: tuple[int, int], tile: int, overlap: float) -> None:
+    def __init__(
+        self, shape: tuple[int, int], tile: int, overlap: float, out: npt.NDArray[np.float32] | None = None
+    ) -> None:
         """Begin an image.
 
         Args:
             shape: ``(height, width)`` in px.
             tile: Side of a tile in px. A smaller image is predicted as mirrored up to it, see `pad_to_tile`.
             overlap: Least overlap of neighbouring tiles, a fraction in [0, 1).
+            out: Array of this shape, float32, that the rows are written to. None for a new array at each return.
         """
         self._shape = shape
         padded = max(shape[0], tile), max(shape[1], tile)
@@ -204,6 +205,7 @@ class Stitcher:
         self._weighted = np.empty((_ROWS_AT_ONCE, tile), np.float32)
         self._total = np.zeros((tile, padded[1]), np.float32)
         self._row = self._column = 0
+        self._out = out
 
     @property
     def finished(self) -> bool:
@@ -244,7 +246,7 @@ class Stitcher:
     def _finish(self, first: int, count: int) -> npt.NDArray[np.float32]:
         """The blended rows ``[first, first + count)`` of the image, the first ones of the total: ``(count, width)``."""
         width = self._shape[1]
-        rows = np.empty((count, width), np.float32)
+        rows = np.empty((count, width), np.float32) if self._out is None else self._out[first : first + count]
         for top in range(0, count, _ROWS_AT_ONCE):
             piece = rows[top : top + _ROWS_AT_ONCE]
             cover_y = self._cover_y[first + top : first + top + len(piece), None]
