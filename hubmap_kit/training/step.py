@@ -158,7 +158,7 @@ class Step:
             with tf.GradientTape() as tape:
                 value, scaled = loss_of(model(images, training=True), *truth)
             gradients = tape.gradient(scaled, variables)
-            with tf.control_dependencies(gradients):  # a step that fails has not changed a weight
+            with tf.control_dependencies([tf.group(*gradients)]):  # a step that fails has not changed a weight
                 optimizer.apply([tf.identity(gradient) for gradient in gradients], variables)
             return value
 
