@@ -124,12 +124,15 @@ class Plan:
         return machine.devices * max(0, int(room // held))
 
     def parts(self, machine: Machine) -> int:
-        """Number of parts in which a batch is done there, see `Step`; 0 if not even one patch fits the memory."""
+        """Number of parts in which a batch is done there, see `Step`; 0 if it cannot be done.
+
+        Only a single device does a batch in parts, and each part has at least one patch.
+        """
         most = self.most_batch(machine) // machine.devices
         share, parts = -(-self.batch // machine.devices), 1
         while most and -(-share // parts) > most:
             parts = min(2 * parts, share)
-        return parts if most else 0
+        return parts if most and (parts == 1 or machine.devices == 1) else 0
 
 
 def plan(geometry: PrepareConfig, config: TrainConfig, *, all_folds: bool) -> Plan:

@@ -108,12 +108,12 @@ class Step:
     average and checkpoint do not notice.
 
     A loss of the whole batch, such as Dice, needs the outputs of all parts. A step in parts therefore computes all
-    outputs first, and then the gradients part by part, with the same dropout: a third more time, and the gradients of
-    the whole batch, whatever the loss. Only BatchNormalization differs: it normalises each part with the part's own
-    statistics, and its moving statistics move once for each part. They may also have moved in a step that failed;
-    weights have not.
+    outputs first, and then the gradients part by part, with the same dropout: a third more operations, and the
+    gradients of the whole batch, whatever the loss. Only BatchNormalization differs: it normalises each part with
+    the part's own statistics, and its moving statistics move once for each part. They may also have moved in a step
+    that failed; weights have not.
 
-    With several workers the error stays, because all of them would have to change at the same step.
+    With several devices the error stays: a step that fails on one device can leave the others waiting for it.
 
     Attributes:
         parts: Number of parts in which each batch is done.
@@ -201,7 +201,7 @@ class Step:
         """Train on a batch, the fields of a `Batch` for each device.
 
         Raises:
-            MemoryError: The memory is full, and there are several workers.
+            MemoryError: The memory is full, and there are several devices.
             ValueError: The memory is too small for one patch at a time.
         """
         while True:
@@ -214,7 +214,7 @@ class Step:
 
     def _halve(self, images: tf.Tensor, error: MemoryError) -> None:
         """Double the parts; raises if that cannot help."""
-        if self._devices.workers > 1:
+        if self._devices.replicas > 1:
             raise error
         patches, side_px, *_ = self._shape(images)
         if self.parts == patches:

@@ -284,11 +284,11 @@ def test_too_little_memory_for_a_patch(rng, hold, capsys):
 
 
 @pytest.mark.slow
-def test_several_workers_do_not_halve(rng, hold):
-    """With several workers full memory stays an error, because the others would not know."""
+def test_several_devices_do_not_halve(rng, hold, monkeypatch):
+    """With several devices full memory stays an error, because the others would wait."""
     hold(0)
     _, _, step = stepper(tiny())
-    step._devices = Devices(ONE.strategy, workers=2)
+    monkeypatch.setattr(Devices, "replicas", 2)
     with pytest.raises(MemoryError):
         step(*batch(rng))
     assert step.parts == 1
