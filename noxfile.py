@@ -75,8 +75,9 @@ def faults(session: nox.Session) -> None:
 
 
 def oldest() -> list[str]:
-    """The project's requirements at the oldest versions that their bounds allow."""
-    lines: list[str] = PROJECT["dependencies"]
+    """The requirements of the project, its cluster and Kaggle's client, at the oldest versions that are allowed."""
+    extras = PROJECT["optional-dependencies"]
+    lines: list[str] = [*PROJECT["dependencies"], *extras["cluster"], *extras["kaggle"]]
     found = [re.match(r"([\w.-]+)>=([\w.]+)", line) for line in lines]
     return [f"{bound[1]}=={bound[2]}.*" for bound in found if bound]
 

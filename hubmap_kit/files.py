@@ -123,13 +123,24 @@ def is_free(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir()))
 
 
-def replace_folder(folder: Path, new: Path) -> None:
-    """Replace `folder` by `new`. A process that is killed meanwhile leaves a whole folder, or none."""
-    old = folder.with_name(f".{os.getpid()}.part.{folder.name}")
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder to fill, and put it in the place of `folder` at the end.
+
+    A process that is killed meanwhile leaves a whole folder or none; the next `hubmap_kit.claim.claim` of `folder`
+    removes what else it left. After an exception `folder` is as it was.
+    """
+    folder = folder.resolve()  # what a link leads to is replaced, not the link
+    part = folder.with_name(f".{os.getpid()}.part.{folder.name}")
+    new, old = part / "new", part / "old"
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(new, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def is_special(path: Path) -> bool:

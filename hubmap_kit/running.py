@@ -32,6 +32,10 @@ def run(name: str, argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     begin = time.monotonic()
     try:
+        if hasattr(command, "IN_CLONE") and arguments.out is None:
+            from .kaggle.clone import find_clone
+
+            arguments.out = find_clone() / command.IN_CLONE
         with messages(quiet=arguments.quiet), claimed(getattr(command, "WRITES", {}), arguments):
             ending = command.run(arguments)
     except UsageError as error:

@@ -86,6 +86,20 @@ def test_a_target_that_another_command_writes_is_refused(demo, tmp_path, capsys)
         assert sorted(path.name for path in (tmp_path / "patches").iterdir()) == [".lock"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no locks of this kind")
+@pytest.mark.parametrize(
+    ("command", "place"), [("rehearse", "rehearsal"), ("bundle", "dist/hubmap-kit"), ("data", "data")]
+)
+def test_the_place_in_the_clone_is_claimed_when_no_other_is_named(tmp_path, monkeypatch, capsys, command, place):
+    """A second rehearsal, bundle or download in the same clone is refused, also without an argument."""
+    for part in ("hubmap_kit", "kernels", "datasets", "pyproject.toml"):
+        (tmp_path / part).mkdir()
+    monkeypatch.chdir(tmp_path)
+    with claim(tmp_path / place, f"hubmap-kit {command}", folder=True):
+        assert status_of([command]) == 1
+    assert f"{place} is being written by process" in capsys.readouterr().err
+
+
 def test_what_a_link_leads_to_is_written(tmp_path):
     """The link stays."""
     (tmp_path / "disk").mkdir()

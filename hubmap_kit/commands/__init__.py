@@ -7,7 +7,8 @@ To add a command ``count``, add its line to `STAGES` and write ``commands/count.
 - ``run(arguments)``, which does the work and returns an `hubmap_kit.terminal.Ending`,
 - if Ctrl-C leaves something to go on from, ``STOPPED``, which says so; ``{command}`` in it is the command as typed,
 - if it writes something, ``WRITES``: ``folder`` or ``file`` by the name of the argument, see
-  `hubmap_kit.commands.targets`.
+  `hubmap_kit.commands.targets`,
+- if its ``OUT`` may be left out, ``IN_CLONE``: where the output then is, in the clone that the command is run in.
 
 What ``run`` prints is a message and goes to stderr; the ending holds the result. The module is imported only when the
 command is asked for, so import inside ``run`` what takes long. A wrong value raises `hubmap_kit.config.UsageError`, bad

@@ -5,10 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from ..kaggle.names import KIT
 from ..terminal import Ending, Parser
 from ..words import count
 
 EXAMPLE = "hubmap-kit bundle"
+IN_CLONE = f"dist/{KIT}"
+WRITES = {"out": "folder"}
 
 
 def add_flags(parser: Parser) -> None:
@@ -22,10 +25,8 @@ def run(arguments: Namespace) -> Ending:
     from ..kaggle.bundle import build_bundle
     from ..kaggle.clone import find_clone
     from ..kaggle.manifest import Manifest
-    from ..kaggle.names import KIT
 
-    clone = find_clone()
-    out = build_bundle(clone, arguments.out or clone / "dist" / KIT)
+    out = build_bundle(find_clone(), arguments.out)
     size = sum(path.stat().st_size for path in out.iterdir())
     manifest = Manifest.read(out)
     state = " with uncommitted changes" if manifest.dirty else ""

@@ -8,6 +8,8 @@ from pathlib import Path
 from ..terminal import Ending, Parser
 
 EXAMPLE = "hubmap-kit data data"
+IN_CLONE = "data"
+WRITES = {"out": "folder"}
 STOPPED = "what was downloaded is kept; go on with: {command}"
 
 
@@ -18,16 +20,13 @@ def add_flags(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> Ending:
     """Download."""
-    from ..claim import claim
-    from ..kaggle.clone import find_clone
     from ..kaggle.connection import Connection
     from ..kaggle.data import fetch
 
-    out = (arguments.out or find_clone() / "data").resolve()
-    with claim(out, "hubmap-kit data", folder=True):
-        fetch(Connection.connect(), out)
+    out = arguments.out.resolve()
+    fetch(Connection.connect(), out)
     return Ending(
         f"{out}: the competition's data",
-        next=("prepare", arguments.out or out, "patches"),
+        next=("prepare", arguments.out, "patches"),
         values={"folder": str(out)},
     )

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..config import LARGEST_SEED
+from ..kaggle.verdict import REHEARSAL
 from ..terminal import Ending, Parser, add_run_flag, number_between, whole_between
 
 EXAMPLE = """\
 hubmap-kit rehearse
 hubmap-kit rehearse --data data --run run
 """
+IN_CLONE = REHEARSAL
 WRITES = {"out": "folder"}
 
 
@@ -80,7 +82,6 @@ def run(arguments: argparse.Namespace) -> Ending:
     import pandas as pd
 
     from ..kaggle.clone import find_clone
-    from ..kaggle.verdict import REHEARSAL
     from ..metrics import mean_dice, score_text
     from ..rehearsal.kernels import Failure, Limits
     from ..rehearsal.rehearse import Options, rehearse
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace) -> Ending:
         settings=arguments.settings,
         limits=limits,
     )
-    out = arguments.out or clone / REHEARSAL
+    out = arguments.out
     passed, scores = rehearse(out, clone, options), out / SCORES
     result, values = "", {}
     if scores.is_file():

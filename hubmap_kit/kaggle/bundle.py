@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import is_free, replace_folder, sha256_of
+from ..files import is_free, replacing_folder, sha256_of
 from .clone import DATASET_METADATA, commit_of, image_versions
 from .manifest import LIBRARY, MANIFEST, BundledWheel, Manifest
 from .names import KIT
@@ -112,10 +112,7 @@ def build_bundle(clone: Path, out: Path, *, cache: Path | None = None, extras: b
     commit, dirty, epoch = commit_of(clone)
     cache = cache or clone / "dist" / "wheels"
     python = image_versions(clone)["python"]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".hubmap-kit-") as folder:
-        part = Path(folder, "bundle")
-        part.mkdir()
+    with replacing_folder(out) as part:
         own = _build_wheel(clone, part, epoch, _fetch(SETUPTOOLS, cache, python))
         wheels = [BundledWheel(own.name, LIBRARY, sha256_of(own))]
         for wheel in WHEELS if extras else ():
@@ -123,7 +120,6 @@ def build_bundle(clone: Path, out: Path, *, cache: Path | None = None, extras: b
             wheels.append(BundledWheel(wheel.file, wheel.module, wheel.sha256))
         shutil.copyfile(metadata, part / DATASET_METADATA)
         Manifest(own.name.split("-")[1], commit, dirty, tuple(wheels)).write(part)
-        replace_folder(out, part)
     return out
 
 

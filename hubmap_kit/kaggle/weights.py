@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import is_free, read_json, replace_folder, sha256_of, write_json
+from ..files import is_free, read_json, replacing_folder, sha256_of, write_json
 from ..run import CONFIG, HISTORY, RESULTS, RESULTS_TABLE, SCORES, WEIGHTS, Run, expand
 from .clone import DATASET_METADATA
 from .names import WEIGHTS as WEIGHTS_DATASET
@@ -49,14 +48,10 @@ def build_weights(runs: Sequence[Path], out: Path, clone: Path) -> Path:
     opened = {name: Run.open(run) for name, run in named}
     if len(opened) < len(named):
         raise ValueError(f"two of the runs {', '.join(map(str, runs))} have the same name; rename one folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{WEIGHTS_DATASET}-") as folder:
-        part = Path(folder, "weights")
-        part.mkdir()
+    with replacing_folder(out) as part:
         entries = [_pack(name, run, part / f"{name}.zip") for name, run in sorted(opened.items())]
         write_json(part / MANIFEST, {"name": WEIGHTS_DATASET, "runs": entries})
         shutil.copyfile(clone / "datasets" / WEIGHTS_DATASET / DATASET_METADATA, part / DATASET_METADATA)
-        replace_folder(out, part)
     return out
 
 
