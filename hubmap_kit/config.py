@@ -482,7 +482,8 @@ class TrainConfig:
     )
     tune: bool = setting(
         True,
-        "choose a threshold and a least region size for each organ on the validation images when the training ends",
+        "choose a least region size for each organ on the training masks, and both that and a threshold on the "
+        "validation images when the training ends",
         group="validation",
     )
     overlap: float = setting(

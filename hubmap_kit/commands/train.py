@@ -130,7 +130,7 @@ def _ending(folder: Path) -> Ending:
     table = (folder / RESULTS).read_text(encoding="utf-8").rstrip("\n")
     if (folder / FOLDS).is_file():
         folds = FoldsConfig.read(folder).folds
-        text = _thresholds_text(RunConfig.read(folder / "fold0"))  # each fold has those of all
+        text = _rule_text(RunConfig.read(folder / "fold0"))  # each fold has those of all
         return Ending(
             f"{folder}: {count(folds, 'fold')}{_page(folder)}", f"{table}\n{text}", next=_next(folder), values=values
         )
@@ -142,7 +142,7 @@ def _ending(folder: Path) -> Ending:
     kept = "" if math.isnan(dice) else f", kept epoch {epoch} (validation Dice {dice:.4f})"
     return Ending(
         f"{folder}: {count(len(rows), 'epoch')}{kept}{_page(folder)}",
-        f"{table}\n{_thresholds_text(config)}",
+        f"{table}\n{_rule_text(config)}",
         next=_next(folder),
         values={
             **values,
@@ -174,20 +174,14 @@ def _next(folder: Path) -> tuple[object, ...]:
     return ("predict", shown, folder, "--out", "submission.csv")
 
 
-def _thresholds_text(config: RunConfig) -> str:
-    """Which thresholds and least regions were chosen on the validation images."""
-    rule, plain = config.rule, config.train.threshold
-    chosen = [
-        f"{organ} {rule.of(organ)[0]:.2f}" + (f" from {rule.of(organ)[1]:.0f} um2" if rule.of(organ)[1] else "")
-        for organ in rule.thresholds
-        if rule.of(organ) != (plain, 0.0)
+def _rule_text(config: RunConfig) -> str:
+    """The threshold and the least region of each organ, and where they come from."""
+    rule = config.rule
+    organs = [
+        f"{organ} {threshold:.2f}" + (f", regions from {area:.0f} um2" if area else "")
+        for organ, (threshold, area) in ((organ, rule.of(organ)) for organ in rule.thresholds)
     ]
-    if not config.train.tune or not config.splits.get("validation"):
-        return f"threshold: {plain} for all organs, none was chosen"
-    if chosen:
-        return (
-            f"thresholds chosen on the validation images, so their Dice is a little too high: {', '.join(chosen)}; "
-            f"others {plain}"
-        )
-    least = "an organ with at least 5 validation images and a clear gain"
-    return f"threshold: {plain} for all organs; another one is chosen for {least}"
+    text = f"threshold: {'; '.join(organs)}"
+    if config.train.tune and config.splits.get("validation"):
+        text += "\nchosen on the validation images where the gain is clear, so their Dice is a little too high"
+    return text

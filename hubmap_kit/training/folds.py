@@ -23,7 +23,7 @@ from ..images.scaling import resize
 from ..metrics import score_text
 from ..preparation.store import PatchStore
 from ..run import MAPS, OUT_OF_FOLD, OUT_OF_FOLD_SCORES, RESULTS, SWEEP, FoldsConfig, Run, read_map, read_table
-from .thresholds import choose
+from .thresholds import choose, first_rule
 
 
 def join_folds(store: PatchStore, runs: Path) -> None:
@@ -38,7 +38,8 @@ def join_folds(store: PatchStore, runs: Path) -> None:
     if opened[0].config.train.tune:
         columns = ["id", "organ", "threshold", "min_region_um2", "dice"]
         sweep = pd.concat([read_table(run.folder / SWEEP, columns) for run in opened], ignore_index=True)
-        rule = choose(sweep, rule)
+        images = [stored.image for stored in store.images.values() if stored.fold >= 0]
+        rule = choose(sweep, first_rule(images, opened[0].config.train))
         for run in opened:
             replace(run.config, rule=rule).write(run.folder)
     masks, scores = [], []

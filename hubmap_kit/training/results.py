@@ -37,9 +37,13 @@ def write_results(
         validation = evaluator.score(ids["validation"], maps=run / MAPS, tries=True)
         scores["validation"] = validation.scores
         if tune:
-            rule = choose(validation.sweep, evaluator.member.rule)
+            before, rule = evaluator.member.rule, choose(validation.sweep, evaluator.member.rule)
             evaluator = replace(evaluator, member=replace(evaluator.member, rule=rule))
-            scores["validation"] = validation.scores.assign(dice=dice_at(validation.sweep, rule))
+            # A pair that was chosen was tried; one that stayed, such as --threshold 0.37, may not have been.
+            table, sweep = validation.scores, validation.sweep
+            for organ in table["organ"].unique():
+                if rule.of(organ) != before.of(organ):
+                    table.loc[table["organ"] == organ, "dice"] = dice_at(sweep[sweep["organ"] == organ], rule)
         if writes:
             with replacing(run / SWEEP) as part:
                 validation.sweep.to_csv(part, index=False, float_format="%.6f")

@@ -1,11 +1,14 @@
-"""The threshold and the least region size of each organ, chosen on images that the network was not trained on.
+"""The threshold and the least region size of each organ.
 
-`sweep` computes an image's Dice for every pair of a threshold and a least region size. `choose` takes the best pair of
-each organ from a table of them; with the tables of several folds together it chooses on all images.
+`first_rule` takes the region sizes to begin with from the true masks of the training images. `sweep` computes the
+Dice of an image that the network was not trained on, for every pair of a threshold and a least region size. `choose`
+takes the best pair of each organ from a table of them; with the tables of several folds together it chooses on all
+images.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,15 +17,45 @@ import pandas as pd
 from scipy.ndimage import correlate1d
 
 from .. import rle
+from ..config import TrainConfig
 from ..masks import MaskBuilder, MaskRule
+from ..regions import Regions, area_px
+from ..tables import Image
 
 THRESHOLDS = tuple(percent / 100 for percent in range(10, 95, 5))
 # The units are larger: a crypt has some 5000 um², an alveolus 8000, a glomerulus 25 000.
 REGION_UM2 = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)
 PAIR = ["threshold", "min_region_um2"]
+LEAST_KEPT = 0.998  # least mean Dice of true masks without their small regions
 LEAST_IMAGES = 5  # least number of images of an organ on which to choose
 LEAST_GAIN = 2.0  # in standard errors
 NEAR = 1e-3  # mean Dice values that differ by less count as equal
+
+
+def first_rule(images: Sequence[Image], config: TrainConfig) -> MaskRule:
+    """The rule before validation: the settings' threshold, and least region sizes that spare nearly all units.
+
+    A region that is smaller than the annotated units is seldom one of them. So the true masks are scored without their
+    small regions, and the largest size of `REGION_UM2` that keeps the mean Dice of an organ at `LEAST_KEPT` is taken.
+
+    Args:
+        images: Training images, with their true masks.
+        config: Settings; without ``tune`` no region is dropped.
+
+    Returns:
+        The rule for the organs of `images`.
+    """
+    kept = defaultdict(list)
+    for image in images if config.tune else ():
+        if image.rle:  # an empty mask has no unit to spare
+            truth = rle.parse(image.rle, image.shape)
+            regions = Regions(truth, image.shape)
+            sizes = [area_px(area, image.pixel_size_um) for area in REGION_UM2]
+            kept[image.organ].append([rle.dice_of_runs(regions.at_least(size), truth) for size in sizes])
+    spared = {organ: np.mean(rows, axis=0) >= LEAST_KEPT for organ, rows in kept.items()}
+    least_um2 = {organ: max(np.array(REGION_UM2)[these].tolist()) for organ, these in spared.items()}
+    organs = sorted({image.organ for image in images})
+    return MaskRule.uniform(config.threshold, organs=organs).override(min_region_um2=least_um2)
 
 
 def sweep(probability: np.ndarray, truth: np.ndarray, pixel_size_um: float) -> np.ndarray:

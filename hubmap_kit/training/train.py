@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from ..config import TrainConfig
 from ..kaggle.clone import own_commit
-from ..masks import MaskRule
 from ..preparation.store import SPLITS, PatchStore
 from ..reports.report import write_report
 from ..run import FOLDS, REPORT, FoldsConfig, RunConfig, check_place, is_finished
@@ -23,6 +22,7 @@ from .dataset import PatchSampler
 from .devices import is_first_worker, open_devices
 from .folds import join_folds
 from .loop import Training
+from .thresholds import first_rule
 from .time_limit import TimeLimit
 
 PAGE_MB = 10.0  # size of the page about a training
@@ -137,7 +137,7 @@ def _describe_run(
         prepare=store.config,
         train=config,
         network=config.network(),
-        rule=MaskRule.uniform(config.threshold, organs=next(iter(sampler.looks.values()))),
+        rule=first_rule([store.images[i].image for i in ids["train"]], config),
         looks={
             method: {organ: look.values for organ, look in looks.items()} for method, looks in sampler.looks.items()
         },

@@ -9,14 +9,13 @@ import pytest
 
 from hubmap_kit.cli import main
 from hubmap_kit.config import PrepareConfig
-from hubmap_kit.masks import MaskRule
 from hubmap_kit.preparation.prepare import prepare
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import recipe
 from hubmap_kit.run import FoldsConfig, Run, expand
 from hubmap_kit.submission import score
 from hubmap_kit.tables import read_images, table_of
-from hubmap_kit.training.thresholds import choose
+from hubmap_kit.training.thresholds import choose, first_rule
 from hubmap_kit.training.train import train
 
 TINY = recipe("fast", filters=2, batch_size=4, epochs=1, steps_per_epoch=2)
@@ -51,11 +50,12 @@ def test_each_image_is_predicted_by_the_fold_that_did_not_see_it(folded, runs):
 
 
 @pytest.mark.slow
-def test_thresholds_are_chosen_on_all_folds(runs):
-    """Every fold's run has the thresholds that the sweeps of all folds together choose."""
+def test_thresholds_are_chosen_on_all_folds(folded, runs):
+    """Every fold's run has the thresholds that the masks and sweeps of all folds together choose."""
     opened = [Run.open(run) for run in expand([runs])]
     sweep = pd.concat([pd.read_csv(run.folder / "sweep.csv") for run in opened])
-    chosen = choose(sweep, MaskRule.uniform(0.5))
+    images = [stored.image for stored in PatchStore.open(folded).images.values()]
+    chosen = choose(sweep, first_rule(images, TINY))
     assert FoldsConfig.read(runs) == FoldsConfig(2, finished=True, rule=chosen)
     assert [run.config.rule for run in opened] == [chosen] * 2
 

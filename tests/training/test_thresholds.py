@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,20 @@ from scipy import ndimage
 
 from hubmap_kit import rle
 from hubmap_kit.competition import ORGANS
+from hubmap_kit.config import TrainConfig
 from hubmap_kit.masks import MaskRule
-from hubmap_kit.training.thresholds import LEAST_IMAGES, REGION_UM2, THRESHOLDS, choose, dice_at, sweep, sweep_table
+from hubmap_kit.tables import Image
+from hubmap_kit.training.thresholds import (
+    LEAST_IMAGES,
+    LEAST_KEPT,
+    REGION_UM2,
+    THRESHOLDS,
+    choose,
+    dice_at,
+    first_rule,
+    sweep,
+    sweep_table,
+)
 
 SHAPE = (len(THRESHOLDS), len(REGION_UM2))
 DEFAULTS = MaskRule.uniform(0.45, 12.0)
@@ -49,6 +63,49 @@ def test_sweep_of_flat_maps(value):
     full, empty = (rle.mask_to_runs(np.full(flat.shape, on)) for on in (True, False))
     assert (sweep(flat, full, 10.0) == value).all()
     assert (sweep(flat, empty, 10.0) == 1 - value).all()
+
+
+def annotated(organ: str, *sides: int, pixel_size_um: float = 2.0) -> Image:
+    """An image whose true mask has squares of these sides in px, apart from each other."""
+    mask, x = np.zeros((100, 1000), np.uint8), 0
+    for side in sides:
+        mask[:side, x : x + side] = 1
+        x += side + 1
+    return Image(1, organ, "HPA", mask.shape, pixel_size_um, None, Path("1.tiff"), 2, rle.encode(mask))
+
+
+def least_regions(*images: Image) -> dict[str, float]:
+    """The least region sizes to begin with."""
+    return dict(first_rule(images, TrainConfig()).min_region_um2)
+
+
+def test_least_regions_spare_the_units():
+    """The largest size is taken that nearly keeps the true masks; crumbs beside the units do not matter."""
+    kidney = [annotated("kidney", 90, 23, 1), annotated("kidney", 40)]  # 2116 um2 and more, and a crumb of 4 um2
+    lung = [annotated("lung", 90, 90), annotated("lung", 10)]  # one image has 400 um2 only
+    assert least_regions(*kidney, *lung) == {"kidney": 2000.0, "lung": 250.0}
+
+
+def test_least_regions_drop_what_hardly_counts():
+    """A small unit in a large mask is given up as long as the mean Dice stays above the bound."""
+    side = 90
+    for small in (3, 20):
+        dice = 2 * side**2 / (2 * side**2 + small**2)
+        found = least_regions(annotated("spleen", side, small))["spleen"]
+        assert (found > 4 * small**2) == (dice >= LEAST_KEPT)
+
+
+def test_least_regions_without_masks():
+    """Images without a unit say nothing about its size."""
+    empty = replace(annotated("lung", 1), rle="")
+    assert least_regions(empty) == {"lung": 0.0}
+    assert least_regions(*[empty] * 9, annotated("lung", 10)) == {"lung": 250.0}
+
+
+def test_without_tuning_no_region_is_dropped():
+    """With tune off, the rule is the threshold alone."""
+    rule = first_rule([annotated("lung", 90)], TrainConfig(tune=False, threshold=0.3))
+    assert rule == MaskRule.uniform(0.3, organs=["lung"])
 
 
 def peak(at: float, size: float, *, height: float = 0.9) -> np.ndarray:

@@ -12,15 +12,17 @@ import pandas as pd
 import pytest
 from builders import TINY, TINY_FLAGS
 
+from hubmap_kit import rle
 from hubmap_kit.config import TrainConfig
 from hubmap_kit.files import has_type, read_json
+from hubmap_kit.images.scaling import resize
 from hubmap_kit.kaggle.records import PACE_KEYS
 from hubmap_kit.masks import MaskRule
 from hubmap_kit.preparation.store import PatchStore
 from hubmap_kit.recipes import RECIPES, recipe
-from hubmap_kit.run import MAPS, REPORT, SWEEP, TEST_MAPS, Run
+from hubmap_kit.run import MAPS, REPORT, SWEEP, TEST_MAPS, Run, read_map
 from hubmap_kit.training import train as training
-from hubmap_kit.training.thresholds import choose, dice_at
+from hubmap_kit.training.thresholds import choose, first_rule
 
 
 @pytest.mark.slow
@@ -77,17 +79,34 @@ def test_a_page_that_fails_does_not_fail_the_training(store, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_thresholds_are_those_of_the_validation_images(trained):
+def test_thresholds_are_those_of_the_validation_images(store, trained):
     """A run's thresholds and least region sizes are those that its own sweep chooses; its scores use them."""
     run = Run.open(trained)
     sweep = pd.read_csv(trained / SWEEP)
     assert set(sweep["id"]) == set(run.config.splits["validation"])
-    assert run.config.rule == choose(sweep, MaskRule.uniform(0.5))
+    images = [PatchStore.open(store).images[i].image for i in run.config.splits["train"]]
+    begun = first_rule(images, TINY)
+    assert any(begun.min_region_um2.values())
+    assert run.config.rule == choose(sweep, begun)
     scores = pd.read_csv(trained / "scores.csv")
     validation = scores[scores["split"] == "validation"].set_index("id")["dice"]
-    expected = list(dice_at(sweep, run.config.rule))
-    assert list(validation[run.config.splits["validation"]]) == pytest.approx(expected, abs=1e-5)
+    for image_id, dice in validation.items():
+        image = PatchStore.open(store).images[image_id].image
+        large = resize(read_map(trained / MAPS / f"{image_id}.png"), image.shape)
+        found = run.config.rule.runs(large, image.organ, image.pixel_size_um)
+        # The map was rounded to 8 bits.
+        assert rle.dice_of_runs(found, rle.parse(image.rle, image.shape)) == pytest.approx(dice, abs=0.01)
     assert {path.stem for path in (trained / MAPS).iterdir()} == {str(i) for i in validation.index}
+
+
+@pytest.mark.slow
+def test_a_threshold_that_the_sweep_does_not_try(store, tmp_path):
+    """With tune on, a training with such a threshold ends, and its scores use what it kept."""
+    training.train(store, tmp_path / "run", replace(TINY, epochs=1, steps_per_epoch=1, threshold=0.37))
+    run = Run.open(tmp_path / "run")
+    assert 0.37 in run.config.rule.thresholds.values()
+    scores = pd.read_csv(tmp_path / "run" / "scores.csv")
+    assert scores["dice"].notna().all()
 
 
 @pytest.mark.slow
