@@ -318,7 +318,7 @@ def read_names(folder: Path) -> dict[int, str]:
         DataError: Every problem of the file, each with its row.
     """
     path = folder / NAMES
-    if not path.is_file():
+    if not path.exists():
         return {}
     cells = read_cells(path, (ID, NAME))
     if problems := check_ids(path.name, cells[ID]):

@@ -187,6 +187,14 @@ def test_names_of_images(tmp_path):
         read_images(folder, "test")
 
 
+def test_a_folder_in_the_place_of_the_names_is_an_error(tmp_path):
+    """A folder named names.csv is not taken for a missing file."""
+    folder = folder_with(tmp_path, GOOD)
+    (folder / "names.csv").mkdir()
+    with pytest.raises(DataError, match=r"names\.csv: cannot be read"):
+        read_images(folder, "test")
+
+
 def test_a_folder_that_is_no_competition_folder(tmp_path):
     """The error says how such a folder is made of one's own images."""
     with pytest.raises(DataError, match=r"train\.csv: there is no such file .*hubmap-kit import makes one"):
