@@ -243,7 +243,7 @@ CASES = [Case(*line) for line in [
     ("targets", "a folder that is not empty", nothing, "demo P", 1, "not an empty folder"),
     ("targets", "a folder below a file", nothing, "demo S.csv/new", 1, "is a file, and a folder"),
     ("targets", "a page that ends in .csv", nothing, "review S.csv --data D --out page.csv", 2, ".html"),
-    ("targets", "a bundle where a file is", nothing, "bundle S.csv", 1, "is not in a clone of"),
+    ("targets", "a bundle where a file is", nothing, "bundle S.csv", 2, "name a folder"),
     ("import", "no images in the folder", remove("I/*"), IMPORT, 1, "I: holds no file"),
     ("import", "a mask of another size", content("M/a.png", png(7, 5)), IMPORT, 1, "is 7 x 5 px"),
     ("import", "an image without a mask", content("I/b.png", png(9, 9)), IMPORT, 1, "has no mask M/b.png"),
