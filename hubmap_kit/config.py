@@ -507,6 +507,15 @@ class TrainConfig:
         """Share of patches that each augmentation is done to, by name, in the order in which they are done."""
         return named_shares(self.augment, STEPS, "augmentation")
 
+    def step_text(self, input_size: int) -> str:
+        """What a training step does: two trainings with the same text take the same time for it on the same machine.
+
+        Args:
+            input_size: Side of the patches, in px.
+        """
+        network = f"unet of {self.filters}" if self.model == "unet" else f"{self.encoder}, {self.decoder_filters}"
+        return f"{network} filters, batch of {self.batch_size}, {input_size} px"
+
     def network(self) -> NetworkConfig:
         """Layout of the network that is trained."""
         auxiliary = self.auxiliary > 0

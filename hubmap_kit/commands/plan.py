@@ -85,27 +85,31 @@ def run(arguments: Namespace) -> Ending:
     from ..kaggle.hours import read_pace
     from ..training.plan import KAGGLE, kernel_hours, plan, sources, table, this_computer
 
-    pace = read_pace(arguments.pace, name)
-    if pace is None and arguments.pace != RECORDED:
-        raise UsageError(f"--pace {arguments.pace}: there is no such file, or it is of another recipe than {name}")
+    configs = [dataclasses.replace(config, encoder=encoder) for encoder in encoders]
+    paces = [read_pace(arguments.pace, each.step_text(geometry.input_size)) for each in configs]
+    if not any(paces) and arguments.pace != RECORDED:
+        raise UsageError(
+            f"--pace {arguments.pace}: there is no such file, or it is of another step than "
+            + " and ".join(each.step_text(geometry.input_size) for each in configs)
+        )
     machines = [*KAGGLE, this_computer()]
     parts, plans, values = [], {}, {}
-    for encoder in encoders:
-        planned = plan(geometry, dataclasses.replace(config, encoder=encoder), all_folds=all_folds)
+    for each, pace in zip(configs, paces, strict=True):
+        planned = plan(geometry, each, all_folds=all_folds)
         rows = table(planned, machines, pace)
-        network, cost = (config.model if config.model == "unet" else encoder), planned.cost
+        network, cost = (each.model if each.model == "unet" else each.encoder), planned.cost
         parts.append(
             f"{network}: {cost.parameters / 1e6:.1f} million parameters; a patch of {geometry.input_size} px takes "
             f"{cost.flops / 1e9:.3g} GFLOP to predict, and {size_text(cost.held_bytes)} to train on\n"
             + rows.to_string(index=False)
         )
         plans[network] = dataclasses.asdict(planned) | {"machines": rows.to_dict("records")}
-    result = "\n\n".join([*parts, sources(machines, pace)])
+    result = "\n\n".join([*parts, sources(machines, next(filter(None, paces), None))])
     if of_kernels:
         train, infer = of_kernels
         hours = kernel_hours(
             planned,
-            recipe=name,
+            step=config.step_text(geometry.input_size),
             machine_shape=machine_shape,
             limit_h=train.TIME_LIMIT,
             tta=infer.TTA,

@@ -176,7 +176,7 @@ def hours_of(clone: Path, changes: Mapping[str, Mapping[str, Any]]) -> dict[str,
             if known is None:
                 raise ValueError("a rehearsal of this commit estimates them; run: nox -s rehearse")
             hours = Hours.from_json(known)
-        return hours.lines(read_pace(clone / FOLDER / PACE, hours.recipe))
+        return hours.lines(read_pace(clone / FOLDER / PACE, hours.step))
     except ValueError as error:
         unknown = f"hours on Kaggle unknown: {error}"
         return {part.slug: unknown for part in PARTS if part.name in ("train", "infer")}

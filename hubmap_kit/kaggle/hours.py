@@ -26,7 +26,7 @@ class Pace:
     """Times that kernels measured on Kaggle; None for what was not measured.
 
     Attributes:
-        seconds_per_step: Time of a training step of the recipe, in s.
+        seconds_per_step: Time of a training step, in s.
         seconds_per_image: Time to predict an image, in s.
         devices: What the step was measured on, such as ``2 x Tesla T4``.
         kernel: The kernel that measured the step, and its version.
@@ -44,29 +44,33 @@ class Pace:
         return self.devices.startswith(f"{number or chips} x") and name in self.devices
 
 
-def read_pace(path: Path, recipe: str) -> Pace | None:
-    """The pace of a recipe in a ``pace.json``, as `hubmap-kit push` records it.
+def read_pace(path: Path, step: str) -> Pace | None:
+    """The pace of a training step in a ``pace.json``, as `hubmap-kit push` records it.
+
+    Args:
+        path: The file.
+        step: What a step does, see `hubmap_kit.config.TrainConfig.step_text`.
 
     Returns:
-        None if there is no such file, or if another recipe was measured.
+        None if there is no such file, or if another step was measured.
 
     Raises:
         ValueError: It is damaged; the text names it.
     """
     if not os.path.lexists(path):
         return None
-    return read_object(path, lambda values: _pace(values, recipe), "delete it")
+    return read_object(path, lambda values: _pace(values, step), "delete it")
 
 
-def _pace(values: dict[str, Any], recipe: str) -> Pace | None:
-    """The pace in a JSON object, if it is of this recipe."""
+def _pace(values: dict[str, Any], step: str) -> Pace | None:
+    """The pace in a JSON object, if it is of this step."""
     times = [values.get(f"seconds_per_{what}") for what in ("step", "image")]
     if times == [None, None]:
         raise ValueError("it needs seconds_per_step or seconds_per_image")
     for time_s in times:
         if time_s is not None and not (has_type(time_s, float) and 0 < time_s < math.inf):
             raise ValueError("seconds_per_step and seconds_per_image must be numbers above 0")
-    if values.get("recipe") != recipe:
+    if values.get("step") != step:
         return None
     devices = values.get("devices") or ["?"]
     if not isinstance(devices, list):
@@ -81,7 +85,7 @@ class Hours:
 
     Attributes:
         machine: Kaggle's machine, such as ``2 x T4``.
-        recipe: The training's recipe.
+        step: What a step does, see `hubmap_kit.config.TrainConfig.step_text`.
         steps: Steps of all trainings together.
         step_s: Estimated time of a step, in s.
         scoring_h: Estimated hours of validations and scores.
@@ -91,7 +95,7 @@ class Hours:
     """
 
     machine: str
-    recipe: str
+    step: str
     steps: int
     step_s: float
     scoring_h: float

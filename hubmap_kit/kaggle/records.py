@@ -28,7 +28,7 @@ PUSH_COLUMNS = ("time", "commit", "name", "version", "sources", "runs", "local_s
 PACE = "pace.json"  # in the records, and in a kernel's output
 # Values that a kernel may measure, and their types; a value that it did not measure is left out.
 PACE_KEYS: dict[str, Any] = {
-    "recipe": str,
+    "step": str,
     "devices": list[str],
     "seconds_per_step": float,
     "seconds_per_fold": float,

@@ -322,7 +322,7 @@ def _print_measures(runner: KernelRunner, verdict: Verdict, images: pd.DataFrame
         print(f"warning: that is too long here; Kaggle's GPUs are faster, or {REMEDIES['infer', 'time']}")
     if verdict.hours:
         planned = Hours.from_json(verdict.hours)
-        pace = read_pace(runner.clone / FOLDER / PACE, planned.recipe)
+        pace = read_pace(runner.clone / FOLDER / PACE, planned.step)
         print("on Kaggle:", *planned.lines(pace).values(), sep="\n  ")
     print("isolated" if runner.isolated else "\n  ".join(["not isolated:", *verdict.not_isolated]))
 

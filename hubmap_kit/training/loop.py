@@ -142,7 +142,7 @@ class Training:
         step_s = float(np.median([row["seconds"] for row in rows if row["frozen"] == rows[-1]["frozen"]]))
         pace = {
             "format": 1,
-            "recipe": self.config.recipe,
+            "step": self.config.train.step_text(self.config.prepare.input_size),
             "devices": [self.devices.text],
             "seconds_per_step": step_s / self.sampler.steps,
         }

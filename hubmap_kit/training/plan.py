@@ -189,13 +189,13 @@ def this_computer() -> Machine:
 
 
 def kernel_hours(
-    planned: Plan, *, recipe: str, machine_shape: str, limit_h: float | None, tta: str, scales: str
+    planned: Plan, *, step: str, machine_shape: str, limit_h: float | None, tta: str, scales: str
 ) -> Hours:
     """The hours of both kernels on the machine that the training kernel asks for.
 
     Args:
         planned: The plan of the training kernel's settings.
-        recipe: Its recipe.
+        step: What its step does, see `hubmap_kit.config.TrainConfig.step_text`.
         machine_shape: Of its metadata.
         limit_h: Its time limit; None for the longest session.
         tta: Test-time augmentation of the inference kernel.
@@ -207,7 +207,7 @@ def kernel_hours(
     views = len(AUGMENTATIONS[tta]) * sum(factor**2 for factor in scale_factors(scales))
     return Hours(
         machine=machine.name,
-        recipe=recipe,
+        step=step,
         steps=planned.folds * planned.steps,
         step_s=planned.step_s(machine),
         scoring_h=planned.folds * planned.scoring_h(machine),

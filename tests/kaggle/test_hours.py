@@ -15,9 +15,10 @@ from kaggle_workplace import pretend_rehearsal
 from hubmap_kit.kaggle import hours
 from hubmap_kit.kaggle.hours import Hours, Pace, estimate, read_pace
 
+STEP = "efficientnetv2s, 256 filters, batch of 8, 768 px"
 HOURS = Hours(
     machine="2 x T4",
-    recipe="default",
+    step=STEP,
     steps=27_000,
     step_s=0.2,
     scoring_h=1.5,
@@ -74,21 +75,21 @@ def test_a_pace_is_of_its_machine(machine, devices, same):
 def test_a_pace_is_of_its_recipe(tmp_path):
     """A pace counts only for its recipe; a damaged file is named."""
     path = tmp_path / "pace.json"
-    assert read_pace(path, "default") is None
-    values = {"format": 1, "recipe": "default", "devices": ["2 x Tesla T4"], "seconds_per_step": 0.5}
+    assert read_pace(path, STEP) is None
+    values = {"format": 1, "step": STEP, "devices": ["2 x Tesla T4"], "seconds_per_step": 0.5}
     path.write_text(json.dumps(values))
-    assert read_pace(path, "default") == Pace(0.5, None, "2 x Tesla T4", "?, version ?")
-    assert read_pace(path, "cpu") is None
+    assert read_pace(path, STEP) == Pace(0.5, None, "2 x Tesla T4", "?, version ?")
+    assert read_pace(path, STEP.replace("8", "4")) is None
     for damaged in ("[]", "{", '{"seconds_per_step": "fast"}', '{"seconds_per_step": 0}', '{"seconds_per_step": true}'):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=r"pace\.json.*; delete it"):
-            read_pace(path, "default")
+            read_pace(path, STEP)
 
 
 def test_a_folder_is_no_pace(tmp_path):
     """A folder in the place of the file is named, and not taken for a pace that was never measured."""
     with pytest.raises(ValueError, match=r"cannot be read: Is a directory"):
-        read_pace(tmp_path, "default")
+        read_pace(tmp_path, STEP)
 
 
 def test_estimate(tmp_path, monkeypatch):
@@ -120,7 +121,7 @@ def test_push_shows_hours(place):
     assert TRAINING in (text := place.run("push", "kit", "train"))
     assert text.index(TRAINING) < text.index("hubmap-train: version 1, https")
     (place.clone / "records" / "pace.json").write_text(
-        json.dumps({"format": 1, "recipe": "default", "devices": ["2 x Tesla T4"], "seconds_per_step": 0.4})
+        json.dumps({"format": 1, "step": STEP, "devices": ["2 x Tesla T4"], "seconds_per_step": 0.4})
     )
     text = place.run("push", "--dry-run")
     assert TRAINING not in text

@@ -101,7 +101,12 @@ def test_the_kernels(capsys, monkeypatch):
     small = ["--set=MODEL=unet", "--set=INPUT_SIZE=64", "--set=EPOCHS=3", "--set=STEPS_PER_EPOCH=7"]
     assert main(["plan", "kernel", *small, "--json"]) == 0
     flips = json.loads(capsys.readouterr().out)["hours"]
-    assert (flips["machine"], flips["recipe"], flips["steps"], flips["session_h"]) == ("2 x T4", "default", 105, 11)
+    assert (flips["machine"], flips["step"], flips["steps"], flips["session_h"]) == (
+        "2 x T4",
+        "unet of 64 filters, batch of 8, 64 px",
+        105,
+        11,
+    )
     assert main(["plan", "kernel", *small, "--set=TTA=none", "--set=FOLD=0", "--set=TIME_LIMIT=None", "--json"]) == 0
     none = json.loads(capsys.readouterr().out)["hours"]
     assert (none["steps"], none["session_h"]) == (21, 12)

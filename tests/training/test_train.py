@@ -53,7 +53,7 @@ def test_run_folder_holds_what_its_page_shows(trained, demo):
     assert config.peak_memory_bytes > 2e8  # TensorFlow alone
     pace = read_json(trained / "pace.json")
     assert all(has_type(pace[key], kind) for key, kind in PACE_KEYS.items() if key != "seconds_per_image")
-    assert pace["recipe"] == config.recipe
+    assert pace["step"] == config.train.step_text(config.prepare.input_size)
     assert pace["devices"] == [config.devices]
     assert 0 < 3 * 2 * pace["seconds_per_step"] < 2 * pace["seconds_per_fold"]
     assert {path.stem for path in (trained / TEST_MAPS).iterdir()} == {str(i) for i in config.splits["test"]}
