@@ -130,6 +130,9 @@ def tagged(play, tmp_path):
         lines = more.pop("on_line", lambda line: None)
 
         def on_line(line: str) -> None:
+            until = time.monotonic() + 2  # a program has no command line for a moment after it was started
+            while not seen and not is_left(tag) and time.monotonic() < until:
+                time.sleep(0.1)
             seen.append(is_left(tag))
             lines(line)
 
