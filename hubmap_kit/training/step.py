@@ -224,12 +224,8 @@ class Step:
                 "--decoder-filters (--filters of the plain U-Net)"
             ) from error
         self.parts = min(2 * self.parts, patches)
-        replicas = self._devices.replicas
-        size = f"{'at most ' * bool(patches % self.parts)}{-(-patches // self.parts) * replicas}"
-        print(
-            f"the memory is full: each batch of {patches * replicas} is done in {self.parts} parts of {size}",
-            flush=True,
-        )
+        size = f"{'at most ' * bool(patches % self.parts)}{-(-patches // self.parts)}"
+        print(f"the memory is full: each batch of {patches} is done in {self.parts} parts of {size}", flush=True)
 
     def _shape(self, images: tf.Tensor) -> tuple[int, ...]:
         """Shape of the images of one device."""

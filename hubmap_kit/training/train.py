@@ -74,10 +74,10 @@ def train(
     folds = store.config.folds
     if not folds:
         raise ValueError(f"{patches} has no folds; prepare it with --folds 5, or train without --all-folds")
-    if (run / FOLDS).is_file() and (before := FoldsConfig.read(run).folds) != folds:
-        raise ValueError(f"{run} was begun with {before} folds, and {patches} has {folds}; name another folder")
     if not (run / FOLDS).is_file():
         FoldsConfig(folds).write(run)
+    elif (before := FoldsConfig.read(run).folds) != folds:
+        raise ValueError(f"{run} was begun with {before} folds, and {patches} has {folds}; name another folder")
     for fold in range(folds):
         if limit.left_s < 0:
             print(f"stopped before fold {fold}: the time limit is over; {run} is kept, go on with --resume")
