@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config import STRIDE, WHOLE, PrepareConfig, TrainConfig, organ_text
+from ..recipes import STRONG
 
 BASE = "base"
 
@@ -24,6 +25,7 @@ class Row:
         geometry: Function from the base's settings of the patches to the row's.
         keeps_pixels: Whether the batch size is changed so that a training step has as many pixels as the base's.
         train: Settings of the training that differ from the base's.
+        augment: Augmentations and the least share of patches that each is done to; 0 leaves one out.
         predict: Settings of the prediction that differ; such a row is predicted with the base's runs.
         special: How a row is scored that is neither a training nor a prediction with other settings: ``thresholds``,
             ``ensemble`` or ``pseudo``. Empty for all other rows.
@@ -33,12 +35,22 @@ class Row:
     geometry: Callable[[PrepareConfig], PrepareConfig] = _as_it_is
     keeps_pixels: bool = False
     train: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, float] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
     special: str = ""
 
+    def training(self, config: TrainConfig) -> TrainConfig:
+        """The row's settings of the training, for a base with these."""
+        given = config.augment_shares()
+        shares = given | {name: share and max(share, given.get(name, 0.0)) for name, share in self.augment.items()}
+        shares = {name: share for name, share in shares.items() if share}
+        if shares != given:
+            config = replace(config, augment=",".join(f"{name}={share}" for name, share in shares.items()))
+        return replace(config, **self.train)
+
     def changes(self, geometry: PrepareConfig, config: TrainConfig) -> bool:
         """Whether the row differs from a base of these settings."""
-        trained = self.geometry(geometry) != geometry or replace(config, **self.train) != config
+        trained = self.geometry(geometry) != geometry or self.training(config) != config
         return trained or bool(self.predict or self.special)
 
 
@@ -68,7 +80,8 @@ def _context(factor: float) -> Callable[[PrepareConfig], PrepareConfig]:
     return change
 
 
-PLAIN_GEOMETRY = "flip,turn,scale"
+MILD = TrainConfig().augment
+OPTICS = ("brightness", "blur", "noise", "jpeg")
 ROWS: dict[str, Row] = {
     BASE: Row("the recipe as given"),
     "finer": Row("pixels 3/4 the size, same context", geometry=_seen_at(4 / 3)),
@@ -77,34 +90,36 @@ ROWS: dict[str, Row] = {
     "context-large": Row("twice the context, pixels of the same size", geometry=_context(2), keeps_pixels=True),
     "no-scale": Row("no random scale", train={"scale_range": 1.0}),
     "scale-more": Row("random scale to a factor of 2", train={"scale_range": 2.0}),
-    "no-stain": Row("no stain augmentation", train={"augment": PLAIN_GEOMETRY}),
-    "stain-only": Row("stain augmentation without coarsening", train={"augment": f"{PLAIN_GEOMETRY},stain=0.75"}),
+    "no-stain": Row("no stain augmentation, no coarsening", augment={"stain": 0, "coarse": 0}),
+    "no-coarse": Row("no coarsening", augment={"coarse": 0}),
+    "stain-more": Row(
+        "stain mixing on all patches, HED and colour on a third", augment={"stain": 1, "hed": 0.33, "colour": 0.33}
+    ),
     "hed": Row(
         "HED, colour and brightness in place of stain mixing",
-        train={"augment": f"{PLAIN_GEOMETRY},hed=0.75,colour=0.5,brightness=0.5,coarse=0.25"},
+        augment={"stain": 0, "hed": 0.75, "colour": 0.5, "brightness": 0.5},
     ),
-    "reinhard": Row(
-        "stain transfer (Reinhard) on a third of the patches as well",
-        train={"augment": f"{PLAIN_GEOMETRY},reinhard=0.33,stain=0.75,coarse=0.25"},
-    ),
-    "macenko": Row(
-        "stain transfer (Macenko) on a third of the patches as well",
-        train={"augment": f"{PLAIN_GEOMETRY},macenko=0.33,stain=0.75,coarse=0.25"},
-    ),
-    "everything": Row(
-        "elastic, brightness, blur, noise, JPEG and cut-out as well",
-        train={
-            "augment": f"{PLAIN_GEOMETRY},elastic=0.3,stain=0.75,brightness=0.3,coarse=0.25,blur=0.2,noise=0.2,"
-            "jpeg=0.2,cutout=0.2"
-        },
-    ),
-    "cutmix": Row("cutmix on half of the patches", train={"cutmix": 0.5}),
+    "reinhard": Row("stain transfer (Reinhard) on a third of the patches as well", augment={"reinhard": 0.33}),
+    "macenko": Row("stain transfer (Macenko) on a third of the patches as well", augment={"macenko": 0.33}),
+    "mild": Row("flips, turns, scale, stain mixing and coarsening alone", train={"augment": MILD, "cutmix": 0.0}),
+    "strong": Row("the augmentation and cutmix of the recipe default", train={"augment": STRONG, "cutmix": 0.3}),
+    "elastic": Row("elastic deformation as well", augment={"elastic": 0.3}),
+    "no-elastic": Row("no elastic deformation", augment={"elastic": 0}),
+    "optics": Row("brightness, blur, noise and JPEG as well", augment=dict.fromkeys(OPTICS, 0.2)),
+    "no-optics": Row("no brightness, blur, noise and JPEG", augment=dict.fromkeys(OPTICS, 0)),
+    "cutout": Row("cut-out and cutmix as well", train={"cutmix": 0.3}, augment={"cutout": 0.2}),
+    "no-cutout": Row("no cut-out and no cutmix", train={"cutmix": 0.0}, augment={"cutout": 0}),
     "bce": Row("cross-entropy alone", train={"loss": "bce"}),
     "lovasz": Row("BCE and Lovász", train={"loss": "bce+lovasz"}),
     "focal": Row("focal loss and Dice", train={"loss": "focal+dice"}),
     "tversky": Row("BCE and Tversky", train={"loss": "bce+tversky"}),
     "auxiliary": Row("heads for organ and pixel size", train={"auxiliary": 0.1}),
+    "weight-decay": Row("weight decay of 0.05", train={"weight_decay": 0.05}),
+    "dropout": Row("dropout of 0.2 in the decoder", train={"decoder_dropout": 0.2}),
+    "smoothing": Row("label smoothing of 0.1", train={"label_smoothing": 0.1}),
+    "encoder-rate": Row("a third of the learning rate for the encoder", train={"encoder_rate": 0.33}),
     "ema": Row("moving average of the weights", train={"ema": 0.98}),
+    "ema-long": Row("a moving average five times as long", train={"ema": 0.996}),
     "no-ema": Row("no moving average of the weights", train={"ema": 0.0}),
     "decoder-256": Row("decoder twice as wide", train={"decoder_filters": 256}),
     "random-weights": Row("no pretrained encoder", train={"encoder_weights": "none"}),

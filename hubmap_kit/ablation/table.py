@@ -64,9 +64,11 @@ def ablation(
         seeds: Number of trainings for each row.
 
     Returns:
-        The table of all rows in `out`: columns ``row``, ``dice``, ``spread``, ``gain``, ``gain_spread``, one column for
-        each organ, ``seeds``, ``about``. ``dice`` is the mean over seeds, ``gain`` its difference to the base with the
-        same seeds, and the spreads are standard deviations over seeds.
+        The table of all rows in `out`: columns ``row``, ``dice``, ``spread``, ``gain``, ``error``, one column for each
+        organ, ``seeds``, ``about``. ``dice`` is the mean over seeds and ``spread`` its standard deviation over seeds.
+        ``gain`` is the difference to the base with the same seeds, and ``error`` the standard error of that: the
+        differences of each image are averaged over seeds, and their spread over images is divided by the root of the
+        number of images. It does not tell how much other seeds would differ.
 
     Raises:
         DataError: Bad tables, or images that cannot be read.
@@ -175,16 +177,24 @@ class _Work:
     def table(self) -> pd.DataFrame:
         """The table of the rows that are done, see `ablation`."""
         seeds = range(self.seeds)
-        base = {seed: mean_dice(pd.read_csv(path)) for seed in seeds if (path := self._target(BASE, seed)).is_file()}
+        base = {seed: pd.read_csv(path) for seed in seeds if (path := self._target(BASE, seed)).is_file()}
         lines = []
         for name, row in ROWS.items():
             scores = {s: pd.read_csv(path) for s in base if (path := self._target(name, s)).is_file()}
             if not scores:
                 continue
             dice = pd.Series({seed: mean_dice(table) for seed, table in scores.items()})
-            gain = dice - pd.Series(base)[dice.index]
-            line = {"row": name, "dice": dice.mean(), "spread": dice.std(ddof=0)}
-            line |= {"gain": gain.mean(), "gain_spread": gain.std(ddof=0)}
+            gains = pd.concat(
+                table.set_index("id")["dice"] - base[s].set_index("id")["dice"] for s, table in scores.items()
+            )
+            gain = gains.groupby(level=0).mean()
+            line = {
+                "row": name,
+                "dice": dice.mean(),
+                "spread": dice.std(ddof=0),
+                "gain": gain.mean(),
+                "error": gain.sem(),
+            }
             organs = dice_by_organ(pd.concat(scores.values()))
             lines.append(line | organs | {"seeds": len(scores), "about": row.about})
         return pd.DataFrame(lines)
@@ -218,7 +228,7 @@ class _Work:
         if is_finished(run):
             return run
         row, store = ROWS[name], self._store(name)
-        config = replace(self.config, seed=seed, **row.train)
+        config = replace(row.training(self.config), seed=seed)
         if row.keeps_pixels:
             larger = (row.geometry(self.geometry).input_size / self.geometry.input_size) ** 2
             config = replace(config, batch_size=max(1, round(config.batch_size / larger)))
@@ -282,13 +292,18 @@ class _Work:
 def _write_table(out: Path, table: pd.DataFrame) -> None:
     with replacing(out / "ablation.csv") as part:
         table.to_csv(part, index=False, float_format="%.5f")
-    unknown = {"spread", "gain_spread"} if (table["seeds"] == 1).all() else set()  # of one training
+    unknown = {"spread"} if (table["seeds"] == 1).all() else set()  # of one training
     shown = [str(column) for column in table if column not in {"about", *unknown}]
     lines = ["| " + " | ".join(["change", *shown]) + " |", "|---" * (len(shown) + 1) + "|"]
     for _, row in table.iterrows():
-        cells = [f"{value:+.4f}" if name == "gain" else _cell(value) for name, value in row[shown].items()]
+        cells = [_gain(value, row["error"]) if name == "gain" else _cell(value) for name, value in row[shown].items()]
         lines.append("| " + " | ".join([row["about"], *cells]) + " |")
     write_text(out / "ablation.md", "\n".join(lines) + "\n")
+
+
+def _gain(gain: float, error: float) -> str:
+    """A gain; one below its standard error is called none."""
+    return f"none ({gain:+.4f})" if abs(gain) < error else f"{gain:+.4f}"
 
 
 def _cell(value: Any) -> str:
@@ -296,6 +311,7 @@ def _cell(value: Any) -> str:
 
 
 def _line(table: pd.DataFrame, name: str) -> str:
-    row = table.set_index("row").loc[name]
+    row: Any = table.set_index("row").loc[name]
     spread = f" ± {row['spread']:.4f}" if row["seeds"] > 1 else ""  # of one training none is known
-    return f"{name}: mean Dice {row['dice']:.4f}{spread}, {row['gain']:+.4f} against the base"
+    gain = "" if name == BASE else f", gain {_gain(row['gain'], row['error'])} ± {row['error']:.4f}"
+    return f"{name}: mean Dice {row['dice']:.4f}{spread}{gain}"

@@ -8,6 +8,7 @@ import pytest
 
 from hubmap_kit.ablation.rows import BASE, ROWS, plan
 from hubmap_kit.config import PredictConfig, PrepareConfig, TrainConfig
+from hubmap_kit.recipes import STRONG, recipe
 
 GEOMETRIES = [
     PrepareConfig(folds=2),
@@ -46,9 +47,36 @@ def test_changes_are_settings(name):
     row = ROWS[name]
     for geometry in (PrepareConfig(input_size=32), PrepareConfig(context="whole")):
         assert row.geometry(geometry).input_size % 32 == 0
-    replace(TrainConfig(), **row.train)
+    for base in (TrainConfig(), recipe("default")):
+        row.training(base).augment_shares()
     replace(PredictConfig(), **row.predict)
-    assert bool(row.train) + bool(row.predict) + bool(row.special) <= 1
+    assert bool(row.train or row.augment) + bool(row.predict) + bool(row.special) <= 1
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "augment", "cutmix"),
+    [
+        ("flip,stain=0.75,coarse=0.25", "no-stain", {"flip": 1}, 0),
+        ("flip,stain=0.75", "hed", {"flip": 1, "hed": 0.75, "colour": 0.5, "brightness": 0.5}, 0),
+        ("flip,cutout=0.2", "no-cutout", {"flip": 1}, 0),
+        ("flip", "cutout", {"flip": 1, "cutout": 0.2}, 0.3),
+        ("brightness=0.3", "optics", {"brightness": 0.3, "blur": 0.2, "noise": 0.2, "jpeg": 0.2}, 0),
+        ("noise", "no-optics", {}, 0),
+    ],
+)
+def test_augmentations_are_changed_and_kept(base, name, augment, cutmix):
+    """A row adds augmentations to the base's or leaves some out, lowers the share of none, and keeps the others."""
+    changed = ROWS[name].training(TrainConfig(augment=base))
+    assert (changed.augment_shares(), changed.cutmix) == (augment, cutmix)
+
+
+def test_a_strong_base_is_not_made_stronger():
+    """Rows that add what the base has are left out, those that leave it out are done; and the other way round."""
+    geometry, with_it, without = PrepareConfig(folds=2), {"strong", "optics", "elastic", "cutout"}, {"mild"}
+    without |= {"no-optics", "no-elastic", "no-cutout"}
+    strong = plan(geometry, TrainConfig(augment=STRONG, cutmix=0.3), [*with_it, *without])
+    assert {BASE, *without} == set(strong)
+    assert {BASE, *with_it} == set(plan(geometry, TrainConfig(), [*with_it, *without]))
 
 
 def test_rows_come_in_the_tables_order():
@@ -62,7 +90,7 @@ def test_rows_come_in_the_tables_order():
 def test_rows_that_change_nothing_are_left_out():
     """A row whose settings the base has already is not trained again."""
     geometry, config = PrepareConfig(folds=2), TrainConfig(ema=0.98, loss="bce", decoder_filters=256)
-    left_out = {"ema", "bce", "decoder-256"}
+    left_out = {"ema", "bce", "decoder-256", "mild", "no-optics", "no-elastic", "no-cutout"}
     assert plan(geometry, config, None) == [name for name in ROWS if name not in left_out]
     whole = plan(PrepareConfig(folds=2, context="whole"), config, None)
     assert set(ROWS) - set(whole) == left_out | {"context-small", "context-large"}

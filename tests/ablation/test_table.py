@@ -76,16 +76,18 @@ def test_table(done):
     """There is a row for each change in the order of `ROWS`, as a CSV and as Markdown, the base first."""
     table = pd.read_csv(done / "out" / "ablation.csv")
     assert list(table["row"]) == DONE
-    shown = ["row", "dice", "spread", "gain", "gain_spread", *sorted(ORGANS), "seeds"]
+    shown = ["row", "dice", "spread", "gain", "error", *sorted(ORGANS), "seeds"]
     assert list(table.columns) == [*shown, "about"]
     assert list(table["about"]) == [ROWS[name].about for name in DONE]
     lines = [line.strip("|").split("|") for line in (done / "out" / "ablation.md").read_text().splitlines()]
     with_one_seed = [name for name in shown if "spread" not in name]  # one seed has no spread to show
     assert [cell.strip() for cell in lines[0]] == ["change", *with_one_seed]
     assert [line[1].strip() for line in lines[2:]] == DONE
-    gains = [float(line[3]) for line in lines[2:]]
+    written = [line[3].strip() for line in lines[2:]]
+    gains = [float(text.removeprefix("none (").removesuffix(")")) for text in written]
     assert gains == pytest.approx(list(table["gain"]), abs=1e-4)
-    assert [line[3].strip()[0] in "+-" for line in lines[2:]] == [True] * len(DONE)
+    assert ["none" in text for text in written] == list(table["gain"].abs() < table["error"])
+    assert all(sign in text for text, sign in zip(written, np.where(table["gain"] < 0, "-", "+"), strict=True))
 
 
 @pytest.mark.slow
@@ -157,22 +159,33 @@ def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
 
 
 def test_gain_is_against_the_base_with_the_same_seeds(demo, tmp_path, write_scores, capsys):
-    """Dice and gain are means over seeds, the spreads their standard deviations; a seed without the row is left out."""
+    """Dice and gain are means over seeds, the error is over images; a seed without the row is left out."""
     for seed, dice in enumerate([(0.5, 0.7), (0.1, 0.3), (0.9, 0.9)]):
         write_scores("base", seed, dice)
-    for seed, dice in enumerate([(0.6, 0.8), (0.4, 0.6)]):
+    for seed, dice in enumerate([(0.6, 0.9), (0.4, 0.5)]):
         write_scores("bce", seed, dice)
     table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["bce"], seeds=2).set_index("row")
     assert table["dice"].to_dict() == pytest.approx({"base": 0.4, "bce": 0.6})
-    assert table["spread"].to_dict() == pytest.approx({"base": 0.2, "bce": 0.1})
+    assert table["spread"].to_dict() == pytest.approx({"base": 0.2, "bce": 0.15})
     assert table["gain"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.2})
-    assert table["gain_spread"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.1})
+    # Both images gain 0.2 in the mean of the seeds: (0.1 + 0.3) / 2 and (0.2 + 0.2) / 2.
+    assert table["error"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.0})
     assert table["lung"].to_dict() == pytest.approx({"base": 0.3, "bce": 0.5})
     assert list(table["seeds"]) == [2, 2]
-    assert "bce: mean Dice 0.6000 ± 0.1000, +0.2000 against the base" in capsys.readouterr().out
+    assert "bce: mean Dice 0.6000 ± 0.1500, gain +0.2000 ± 0.0000\n" in capsys.readouterr().out
     table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=[], seeds=3).set_index("row")
     assert list(table["seeds"]) == [3, 2]
     assert table["gain"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.2})
+
+
+@pytest.mark.parametrize(("dice", "gain"), [((0.62, 0.66), "none (+0.0400)"), ((0.6, 0.75), "+0.0750")])
+def test_a_gain_below_its_error_is_none(demo, tmp_path, write_scores, capsys, dice, gain):
+    """The error is the standard error of the images' differences: here half of the difference of two."""
+    write_scores("base", 0, (0.5, 0.7))
+    write_scores("bce", 0, dice)
+    ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["bce"], seeds=1)
+    assert f"gain {gain} ± {abs(dice[0] - 0.5 - dice[1] + 0.7) / 2:.4f}\n" in capsys.readouterr().out
+    assert f"| {gain} |" in (tmp_path / "out" / "ablation.md").read_text()
 
 
 def test_an_interrupted_ablation_goes_on(demo, tmp_path, trained, write_scores):
