@@ -368,7 +368,8 @@ def changed(kind: type[Settings], given: Mapping[str, Any], changes: Mapping[str
     if given.keys() != hints.keys():
         differing = ", ".join(sorted(given.keys() ^ hints.keys()))
         raise ValueError(
-            f"the kernel and the dataset hubmap-kit are of different commits: only one has {differing}; push both"
+            f"the kernel and the dataset hubmap-kit are of different commits: only one has {differing}; "
+            "take both from one commit, and push both"
         )
     if unknown := sorted(changes.keys() - hints.keys()):
         raise ValueError(f"{where} names {', '.join(unknown)}; the settings are {', '.join(sorted(hints))}")

@@ -50,6 +50,12 @@ def git(clone: Path, *arguments: str) -> str:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with one commit whose rehearsal has passed; its bundle has two small files."""
     clone = tmp_path_factory.mktemp("template") / "clone"
+    write_clone(clone)
+    return clone
+
+
+def write_clone(clone: Path) -> None:
+    """Write a clone with one commit whose rehearsal has passed, into a new folder or an empty one."""
     for name in ("kernels", "datasets", "notebooks"):
         shutil.copytree(CLONE / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     (clone / "hubmap_kit").mkdir()  # empty, because a push takes the library from the bundle
@@ -60,7 +66,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(clone, "add", ".")
     git(clone, "commit", "--quiet", "--message", "all")
     pretend_rehearsal(clone)
-    return clone
 
 
 def pretend_rehearsal(clone: Path, **changes: Any) -> None:

@@ -359,7 +359,7 @@ def test_changes_that_are_not_json():
 def test_kernel_and_library_of_different_commits():
     """A kernel file with other settings than the library knows is refused, with the settings in which they differ."""
     kind, given = settings_of("infer")
-    with pytest.raises(ValueError, match="of different commits: only one has OLDER; push both"):
+    with pytest.raises(ValueError, match="of different commits: only one has OLDER; take both from one commit"):
         apply_changes(kind, given | {"OLDER": 1}, "{}")
 
 

@@ -28,6 +28,7 @@ from ..config import WHOLE, PredictConfig, PrepareConfig, TrainConfig
 from ..files import is_free, read_json, replacing, sha256_of, write_json, write_text
 from ..masks import MaskRule
 from ..metrics import dice_by_organ, mean_dice
+from ..models.hardware import start_tensorflow
 from ..prediction.predict import predict_images
 from ..preparation.prepare import prepare
 from ..preparation.store import STORE, PatchStore
@@ -35,7 +36,6 @@ from ..run import MAPS, SWEEP, TEST_MAPS, Run, is_finished, read_prepare, read_t
 from ..tables import read_images, table_of
 from ..training.pseudo_labels import pseudo_label
 from ..training.thresholds import choose, dice_at
-from ..training.train import train
 from ..words import duration
 from .rows import BASE, ROWS, plan
 
@@ -96,8 +96,15 @@ def ablation(
 def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainConfig) -> None:
     """Keep the settings that a folder was begun with, or refuse other ones.
 
-    Paths may differ, because the ablation may be continued on another computer.
+    Paths may differ, because the ablation may be continued on another computer. As long as the folder holds no
+    finished store, no run and no score, the settings may change.
     """
+    path = out / "ablation.json"
+    holds_work = any(next(out.glob(each), None) for each in (f"stores/*/{STORE}", "runs", "scores"))
+    if not (path.is_file() or holds_work or is_free(out)):
+        raise ValueError(f"{out} holds other files and no ablation; name an empty or new folder")
+    if not holds_work:
+        read_images(data, "train")
     facts = asdict(geometry) | asdict(config)
     del facts["seed"]  # a row is trained with several seeds; the split's seed is added below
     facts |= {"split seed": geometry.seed, "training images": sha256_of(table_path(data, "train"))}
@@ -105,10 +112,7 @@ def _check_begun(data: Path, out: Path, geometry: PrepareConfig, config: TrainCo
     for name in ("encoder_weights", "looks_from", "pseudo"):
         facts[name] = Path(facts[name]).name if facts[name] else None
     facts = json.loads(json.dumps(facts))
-    path = out / "ablation.json"
-    if not (path.is_file() or (out / "runs").is_dir() or (out / "scores").is_dir() or is_free(out)):
-        raise ValueError(f"{out} holds other files and no ablation; name an empty or new folder")
-    begun = _read_begun(path) if path.is_file() else facts
+    begun = _read_begun(path) if holds_work and path.is_file() else facts
     changed = sorted(name for name in facts.keys() | begun.keys() if facts.get(name) != begun.get(name))
     if changed:
         raise ValueError(f"{out} was begun with other {', '.join(changed)}; give the same, or name another folder")
@@ -236,6 +240,9 @@ class _Work:
             soft = self.out / "stores" / f"pseudo-seed{seed}"
             pseudo_label(self._unlabelled(), store, soft, [self._trained(BASE, seed)], PLAIN, overwrite=True)
             config = replace(config, pseudo=str(soft))
+        start_tensorflow()
+        from ..training.train import train
+
         train(store, run, config, recipe=f"ablation {name}", resume=run.exists(), page=False)
         for maps in (MAPS, TEST_MAPS):
             shutil.rmtree(run / maps, ignore_errors=True)

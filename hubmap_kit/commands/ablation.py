@@ -47,9 +47,6 @@ def run(arguments: Namespace) -> Ending:
         plan(geometry, config, rows)
     except ValueError as error:
         raise UsageError(error) from error
-    from ..models.hardware import start_tensorflow
-
-    start_tensorflow()
     from ..ablation.table import ablation
 
     table = ablation(arguments.data, arguments.out, geometry, config, rows=rows, seeds=arguments.seeds)

@@ -81,9 +81,7 @@ def run(arguments: Namespace) -> Ending:
     encoders = _encoders(arguments.encoders) if arguments.encoders is not None else [config.encoder]
     if all_folds and not geometry.folds:
         raise UsageError("--all-folds needs folds; give their number with --folds")
-    start_tensorflow()
     from ..kaggle.hours import read_pace
-    from ..training.plan import KAGGLE, kernel_hours, plan, sources, table, this_computer
 
     configs = [dataclasses.replace(config, encoder=encoder) for encoder in encoders]
     paces = [read_pace(arguments.pace, each.step_text(geometry.input_size)) for each in configs]
@@ -92,6 +90,9 @@ def run(arguments: Namespace) -> Ending:
             f"--pace {arguments.pace}: there is no such file, or it is of another step than "
             + " and ".join(each.step_text(geometry.input_size) for each in configs)
         )
+    start_tensorflow()
+    from ..training.plan import KAGGLE, kernel_hours, plan, sources, table, this_computer
+
     machines = [*KAGGLE, this_computer()]
     parts, plans, values = [], {}, {}
     for each, pace in zip(configs, paces, strict=True):
@@ -134,7 +135,7 @@ def _kernels(arguments: Namespace) -> tuple[tuple[TrainSettings, InferSettings],
     from ..kaggle.clone import find_clone
     from ..kaggle.metadata import KERNELS, kernel_metadata
     from ..kaggle.names import TRAIN
-    from ..kernels import InferSettings, TrainSettings
+    from ..kernels import InferSettings, TrainSettings, changed
     from .push import changed_settings, kernel_settings
 
     fields = [field.name for config in (PrepareConfig, TrainConfig) for field in dataclasses.fields(config)]
@@ -142,8 +143,8 @@ def _kernels(arguments: Namespace) -> tuple[tuple[TrainSettings, InferSettings],
         raise UsageError(f"with {KERNEL}, change settings with --set NAME=VALUE, not with flags of a recipe")
     clone, parts = find_clone(), ("train", "infer")
     changes, given = changed_settings(arguments.changes, parts, clone), kernel_settings(clone, parts)
-    train = TrainSettings(**given["train"] | changes.get("train", {}))
-    infer = InferSettings(**given["infer"] | changes.get("infer", {}))
+    train = changed(TrainSettings, given["train"], changes.get("train", {}), "--set")
+    infer = changed(InferSettings, given["infer"], changes.get("infer", {}), "--set")
     return (train, infer), kernel_metadata(clone / KERNELS[TRAIN], TRAIN)["machine_shape"]
 
 

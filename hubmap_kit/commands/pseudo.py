@@ -32,10 +32,7 @@ def add_flags(parser: Parser) -> None:
 def run(arguments: Namespace) -> Ending:
     """Predict the soft masks."""
     config = from_flags(PredictConfig, arguments)
-    from ..models.hardware import start_tensorflow
     from ..preparation.prepare import summary
-
-    start_tensorflow()
     from ..training.pseudo_labels import pseudo_label
 
     store, problems = pseudo_label(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from ..config import UsageError
 from ..terminal import Ending, Parser, add_page_flags
 
 EXAMPLE = "hubmap-kit report run --out report.html"
@@ -27,6 +28,8 @@ def run(arguments: Namespace) -> Ending:
     """Write the page."""
     from ..reports.report import write_report
 
+    if arguments.data and not arguments.data.is_dir():
+        raise UsageError(f"--data {arguments.data}: there is no such folder; name the one trained on, or leave it out")
     line = write_report(
         arguments.runs,
         arguments.out,

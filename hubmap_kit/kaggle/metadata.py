@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import check_types, has_type, read_json
+from ..files import check_types, has_type, read_object
 from .clone import DATASET_METADATA, KERNEL_METADATA
 from .names import INFER, KIT, NOTEBOOK, TRAIN, WEIGHTS
 
@@ -53,7 +54,7 @@ def kernel_metadata(folder: Path, slug: str, owner: str = OWNER) -> dict[str, An
 
     Raises:
         ValueError: A key is missing or of another type, it is another user's or another kernel's, it is public, it has
-            internet although it predicts, or its code does not lie in its folder.
+            internet although it predicts, or its code does not lie in its folder or is not Python.
     """
     path = folder / KERNEL_METADATA
     metadata = _read(path, slug, owner)
@@ -74,6 +75,11 @@ def kernel_metadata(folder: Path, slug: str, owner: str = OWNER) -> dict[str, An
     code = folder / name
     if name != Path(name).name or code.is_symlink() or not code.is_file():
         raise ValueError(f"{path}: code_file is {name!r}; it must be a file in {folder}, and no link")
+    if metadata["kernel_type"] == "script":
+        try:
+            ast.parse(code.read_bytes(), name)
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"{code} is not Python ({error}); correct it, or restore it from git") from error
     if any(each.is_symlink() for each in (path, folder, folder.parent)):
         raise ValueError(f"{path} is reached through a link; put the file itself there")
     return metadata
@@ -125,8 +131,8 @@ def check_files(folder: Path, manifest: str, named: Collection[str]) -> list[Pat
 
 def _read(path: Path, slug: str, owner: str) -> dict[str, Any]:
     """Read metadata, with the owner in place; raise ValueError if it is another one's or damaged."""
-    metadata = read_json(path)
-    if not isinstance(metadata, Mapping) or not isinstance(metadata.get("id"), str):
+    metadata = read_object(path, dict, "correct it, or restore it from git")
+    if not isinstance(metadata.get("id"), str):
         raise ValueError(f"{path} names no id; it must be a JSON object with the id {OWNER}/{slug}")
     if metadata["id"] not in (f"{OWNER}/{slug}", f"{owner}/{slug}"):
         raise ValueError(f"{path}: id is {metadata['id']!r}; it must be {OWNER}/{slug}, as the kit names it")

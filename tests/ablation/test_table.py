@@ -49,7 +49,7 @@ def trained(monkeypatch) -> list[tuple[Any, ...]]:
         calls.append((store.name, run.name, config, resume))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr("hubmap_kit.training.train.train", train)
     return calls
 
 
@@ -251,8 +251,7 @@ def test_thresholds_are_chosen_on_the_other_half(demo, tmp_path):
 def test_other_settings_are_refused(demo, tmp_path, write_scores):
     """A folder that was begun with other settings, groups or images is refused, by name, and is left as it is."""
     data, out = tmp_path / "data", tmp_path / "out"
-    data.mkdir()
-    shutil.copy(demo / "train.csv", data)
+    shutil.copytree(demo, data)
     for name in ("groups.csv", "same.csv", "other.csv"):
         (tmp_path / name).write_text("id,group\n" + "1,2\n" * (name == "other.csv"))
     geometry = replace(GEOMETRY, groups=str(tmp_path / "groups.csv"))
@@ -281,6 +280,17 @@ def test_other_settings_are_refused(demo, tmp_path, write_scores):
     with pytest.raises(ValueError, match="begun with other training images;"):
         again()
     assert (out / "ablation.json").read_text() == begun
+
+
+def test_settings_may_change_until_something_is_done(demo, tmp_path, trained):
+    """A first try that was refused does not keep its settings; a store that was prepared does."""
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="99 folds of"):
+        ablation(demo, out, replace(GEOMETRY, folds=99), CONFIG, rows=[], seeds=1)
+    with pytest.raises(KeyboardInterrupt):
+        ablation(demo, out, GEOMETRY, CONFIG, rows=[], seeds=1)
+    with pytest.raises(ValueError, match="begun with other folds;"):
+        ablation(demo, out, replace(GEOMETRY, folds=3), CONFIG, rows=[], seeds=1)
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -2,6 +2,7 @@
 
 To add a case, add a line to `CASES`. Its command runs in a folder with these names, which `make` makes:
 
+- the folder itself: a clone with one commit, whose rehearsal has passed; its ``hubmap_kit`` is empty;
 - ``D``: a competition folder of six training images and three test images;
 - ``P``: its patch store; ``R``: a run folder whose weights are an empty file;
 - ``S.csv``: a submission; ``T.csv``: the truth; ``I`` and ``M``: an image to import, and its mask;
@@ -37,7 +38,7 @@ def content(pattern: str, data: bytes | str) -> Fault:
 
     def do() -> None:
         path = first(pattern) if "*" in pattern else Path(pattern)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data.encode() if isinstance(data, str) else data)
         path.chmod(0o600)  # kaggle.json, which others must not read
 
@@ -150,6 +151,14 @@ PREPARE, TRAIN, PREDICT = (
 )
 EXPORT, IMPORT = "export S.csv --data D --out E", "import I new --masks M --organ liver --pixel-size 0.5"
 DATA = "data new"
+PSEUDO, ABLATION, REHEARSE = (
+    "pseudo D P new R",
+    "ablation D new --folds 2 --test-size 0 --input-size 64",
+    "rehearse new",
+)
+PUSH, SUBMIT, PLAN, BUNDLE = "push --dry-run", "submit --dry-run", "plan kernel", "bundle new"
+OF_TRAIN, OF_INFER = (f"kernels/{name}/kernel-metadata.json" for name in ("train", "infer"))
+VERDICT = "rehearsal/verdict.json"
 
 # fmt: off
 # kind, what is wrong, how, command, exit status, part of the first line on stderr
@@ -177,6 +186,12 @@ CASES = [Case(*line) for line in [
     ("tables", "a pixel size that is text", pixel_size("D/test.csv", "fine"), INSPECT, 1, "pixel_size is 'fine'"),
     ("tables", "a truth without sizes", rewrite("T.csv", "img_height", "height"), SCORE, 1, "column 'img_height' is missing"),
     ("tables", "groups that lack ids", content("G.csv", "id,group\n1,1\n"), PREPARE + " --groups G.csv", 1, "has no row for id"),
+    ("tables", "test.csv is missing", remove("D/test.csv"), PSEUDO, 1, "there is no such file"),
+    ("tables", "test.csv is empty", content("D/test.csv", b""), PSEUDO, 1, "the file is empty"),
+    ("tables", "train.csv is missing", remove("D/train.csv"), ABLATION, 1, "there is no such file"),
+    ("tables", "a pixel size of 0", pixel_size("D/train.csv", "0"), ABLATION, 1, "pixel_size is '0'"),
+    ("tables", "test.csv is missing", remove("D/test.csv"), REHEARSE + " --data D", 1, "there is no such file"),
+    ("tables", "train.csv is missing", remove("D/train.csv"), REHEARSE + " --data D", 1, "there is no such file"),
     ("images", "a file is missing", remove("D/train_images/*"), PREPARE, 1, "does not exist"),
     ("images", "a file is missing", remove("D/test_images/*"), INSPECT, 1, "does not exist"),
     ("images", "a file is empty", content("D/train_images/*", b""), PREPARE, 1, "cannot be read as TIFF"),
@@ -186,6 +201,9 @@ CASES = [Case(*line) for line in [
     ("images", "a file is cut", cut("D/test_images/*"), EXPORT, 1, "ends at byte"),
     ("images", "a file is a web page", content("D/train_images/*", "<!doctype html>"), PREPARE, 1, "cannot be read as TIFF"),
     ("images", "a file has another size than its row", resize("D/train_images/*"), PREPARE, 1, "is 9 x 9 px"),
+    ("images", "a file is missing", remove("D/train_images/*"), ABLATION, 1, "does not exist"),
+    ("images", "a file is cut", cut("D/train_images/*"), ABLATION, 1, "ends at byte"),
+    ("masks", "an odd number of numbers", rewrite("D/train.csv", r",(\d+ \d+) \d+ ", r",\1 "), ABLATION, 1, "an odd count of numbers"),
     ("masks", "an odd number of numbers", rewrite("D/train.csv", r",(\d+ \d+) \d+ ", r",\1 "), PREPARE, 1, "an odd count of numbers"),
     ("masks", "an odd number of numbers", mask("1 2 3"), VALIDATE, 1, "an odd count of numbers"),
     ("masks", "an odd number of numbers", mask("1 2 3"), SCORE, 1, "an odd count of numbers"),
@@ -214,6 +232,18 @@ CASES = [Case(*line) for line in [
     ("run folders", "a setting of another type", rewrite("R/config.json", r'"epochs": \d+', '"epochs": "many"'), REPORT, 1, "epochs is 'many'"),
     ("run folders", "the weights are missing", remove("R/model.weights.h5"), PREDICT, 1, "R is not a run folder"),
     ("run folders", "the weights are empty", nothing, PREDICT, 1, "cannot be loaded"),
+    ("run folders", "the weights are empty", nothing, PSEUDO, 1, "cannot be loaded"),
+    ("run folders", "config.json is cut", cut("R/config.json"), PSEUDO, 1, "is not valid JSON"),
+    ("run folders", "config.json is cut", cut("R/config.json"), REHEARSE + " --run R", 1, "is not valid JSON"),
+    ("run folders", "a folder that is no run", nothing, "pseudo D P new D", 1, "D is not a run folder"),
+    ("run folders", "a folder that is no run", nothing, "report D --out page.html", 1, "D is not a run folder"),
+    ("run folders", "a folder that is no run", nothing, REHEARSE + " --run D", 1, "D is not a run folder"),
+    ("run folders", "a folder that is no run", nothing, "push weights --run D --dry-run", 1, "D is not a run folder"),
+    ("run folders", "the weights are missing", remove("R/model.weights.h5"), "push weights --run R --dry-run", 1, "R is not a run folder"),
+    ("run folders", "ablation.json is cut", several(content("A/ablation.json", "{"), content("A/scores/base-seed0.csv", "")), "ablation D A --folds 2", 1, "is not valid JSON"),
+    ("run folders", "ablation.json is of other settings", several(content("A/ablation.json", "{}"), content("A/scores/base-seed0.csv", "")), "ablation D A --folds 2", 1, "was begun with other"),
+    ("patch stores", "store.json is missing", remove("P/store.json"), PSEUDO, 1, "P is not a finished patch"),
+    ("patch stores", "a folder that is no store", nothing, "pseudo D D new R", 1, "D is not a finished patch"),
     ("patch stores", "store.json is missing", remove("P/store.json"), TRAIN, 1, "P is not a finished patch"),
     ("patch stores", "store.json is cut", cut("P/store.json"), TRAIN, 1, "is not valid JSON"),
     ("patch stores", "store.json is of a newer kit", rewrite("P/store.json", r'"format": \d+', '"format": 99'), TRAIN, 1, "format 99"),
@@ -231,6 +261,36 @@ CASES = [Case(*line) for line in [
     ("flags", "an unknown choice", nothing, "train P new --recipe best", 2, "--recipe"),
     ("flags", "a share above 1", nothing, "train P new --overlap 2", 2, "--overlap"),
     ("flags", "a fold that the store has not", nothing, "train P new --fold 7 --recipe fast", 1, "P has no fold 7"),
+    ("flags", "a share above 1", nothing, PSEUDO + " --overlap 2", 2, "--overlap"),
+    ("flags", "a folder is missing", nothing, "pseudo D P new", 2, "RUN"),
+    ("flags", "an ablation without folds", nothing, "ablation D new", 2, "give --folds 2 or more"),
+    ("flags", "a fold that there is not", nothing, ABLATION + " --fold 7", 2, "give --folds 8 or more"),
+    ("flags", "more folds than images", nothing, "ablation D new --folds 99", 1, "99 folds of 5 images are too many"),
+    ("flags", "a row that there is not", nothing, ABLATION + " --rows best", 2, "there is no row 'best'"),
+    ("flags", "a number below its least", nothing, ABLATION + " --seeds 0", 2, "--seeds"),
+    ("flags", "settings that are no JSON", nothing, REHEARSE + " --settings {", 2, "--settings"),
+    ("flags", "a kernel that there is not", nothing, REHEARSE + ' --settings {"score":{}}', 1, "there is no score"),
+    ("flags", "a setting that there is not", nothing, REHEARSE + ' --settings {"train":{"EPOCH":2}}', 2, "--settings names EPOCH"),
+    ("flags", "a setting that there is not", nothing, "rehearse --smoke --settings " + '{"train":{"EPOCH":2}}', 2, "--settings names EPOCH"),
+    ("flags", "a setting of another type", nothing, REHEARSE + ' --settings {"train":{"EPOCHS":"many"}}', 2, "EPOCHS is 'many'"),
+    ("flags", "a setting out of bounds", nothing, REHEARSE + ' --settings {"infer":{"OVERLAP":2}}', 2, "overlap is 2"),
+    ("flags", "a number below its least", nothing, REHEARSE + " --memory-limit 0", 2, "--memory-limit"),
+    ("flags", "not a number", nothing, REHEARSE + " --time-limit nan", 2, "--time-limit"),
+    ("flags", "a part that there is not", nothing, "push everything", 2, "there is no part everything"),
+    ("flags", "a setting that there is not", nothing, PUSH + " --set EPOCH=2", 2, "did you mean EPOCHS?"),
+    ("flags", "a setting of another type", nothing, PUSH + " --set EPOCHS=many", 2, "EPOCHS is 'many'"),
+    ("flags", "runs for a part that is not pushed", nothing, "push train --run R --dry-run", 2, "--run"),
+    ("flags", "a number below its least", nothing, "push --poll 0", 2, "--poll"),
+    ("flags", "text instead of a number", nothing, "submit --version one", 2, "--version"),
+    ("flags", "an unknown choice", nothing, "plan best", 2, "there is no 'best'"),
+    ("flags", "an unknown encoder", nothing, "plan cpu --encoders best", 2, "there is no encoder best"),
+    ("flags", "all folds, of none", nothing, "plan cpu --all-folds", 2, "--all-folds needs folds"),
+    ("flags", "a flag of a recipe for the kernels", nothing, PLAN + " --epochs 2", 2, "--set NAME=VALUE"),
+    ("flags", "a setting out of bounds", nothing, PLAN + " --set EPOCHS=-2", 2, "epochs is -2"),
+    ("flags", "a file that there is not", nothing, "plan cpu --pace nowhere.json", 2, "there is no such file"),
+    ("flags", "a file that is cut", content("pace.json", "{"), "plan cpu --pace pace.json", 1, "is not valid JSON"),
+    ("flags", "an unknown shell", nothing, "completion powershell", 2, "there is no 'powershell'"),
+    ("flags", "an argument too many", nothing, "doctor now", 2, "one argument too many"),
     ("targets", "arguments swapped", nothing, "predict R D --out out.csv", 1, "there is no such file"),
     ("targets", "a folder that does not exist", nothing, "inspect nowhere --out page.html", 1, "there is no such folder"),
     ("targets", "an output that is an input", nothing, SCORE + " --per-image T.csv", 2, "--per-image"),
@@ -242,6 +302,15 @@ CASES = [Case(*line) for line in [
     ("targets", "a folder where a file is meant", nothing, "inspect D --out P", 2, "folder"),
     ("targets", "a folder that is not empty", nothing, "demo P", 1, "not an empty folder"),
     ("targets", "a folder below a file", nothing, "demo S.csv/new", 1, "is a file, and a folder"),
+    ("targets", "a folder that does not exist", nothing, "report R --out page.html --data nowhere", 2, "there is no such folder"),
+    ("targets", "a folder that does not exist", nothing, "ablation nowhere new --folds 2", 1, "there is no folder"),
+    ("targets", "an output that is an input", nothing, "pseudo D P P R", 2, "also an input"),
+    ("targets", "an output that is an input", nothing, "rehearse D --data D", 2, "also an input"),
+    ("targets", "a store among other files", nothing, "pseudo D P I R", 1, "holds other files"),
+    ("targets", "an ablation into a run", nothing, "ablation D R --folds 2", 1, "holds other files"),
+    ("targets", "a rehearsal into the data", nothing, "rehearse D", 1, "holds no rehearsal"),
+    ("targets", "a bundle into the data", nothing, "bundle D", 1, "holds no bundle"),
+    ("targets", "a file where a folder is meant", nothing, "data S.csv", 2, "name a folder"),
     ("targets", "a page that ends in .csv", nothing, "review S.csv --data D --out page.csv", 2, ".html"),
     ("targets", "a bundle where a file is", nothing, "bundle S.csv", 2, "name a folder"),
     ("import", "no images in the folder", remove("I/*"), IMPORT, 1, "I: holds no file"),
@@ -250,7 +319,42 @@ CASES = [Case(*line) for line in [
     ("import", "an image that is no image", content("I/a.png", b"PNG"), IMPORT, 1, "cannot be read"),
     ("import", "a pixel size of 0", nothing, "import I new --masks M --organ liver --pixel-size 0", 2, "--pixel-size"),
     ("import", "GeoJSON that is cut", content("J/a.geojson", '{"type":'), "import I new --geojson J --organ liver --pixel-size 1", 1, "is not JSON"),
-    ("Kaggle", "no credentials", nothing, DATA, 1, "no Kaggle credentials"),
+    *(
+        ("clones", "a folder that is no clone", remove("pyproject.toml"), command, 1, "is not in a clone")
+        for command in (REHEARSE, BUNDLE, PUSH, SUBMIT, PLAN)
+    ),
+    *(
+        ("clones", "a kernel's metadata is cut", cut(OF_TRAIN), command, 1, "is not valid JSON")
+        for command in (REHEARSE, PUSH, PLAN)
+    ),
+    *(
+        ("clones", "a kernel is cut", cut("kernels/train/train.py", 0.9), command, 1, "is not Python")
+        for command in (REHEARSE, PUSH, PLAN)
+    ),
+    ("clones", "a kernel that lacks settings", rewrite("kernels/train/train.py", r"\nEPOCHS = ", "\nMOST = "), PLAN, 1, "only one has EPOCHS"),
+    ("clones", "a kernel's metadata is missing", remove(OF_INFER), REHEARSE, 1, "cannot be read"),
+    ("clones", "a kernel's metadata is a list", content(OF_INFER, "[]"), PUSH, 1, "it is no JSON object"),
+    ("clones", "an inference kernel with internet", rewrite(OF_INFER, r'("enable_internet": )false', r"\1true"), PUSH, 1, "enable_internet is true"),
+    ("clones", "a kernel's code is missing", remove("kernels/infer/infer.py"), PUSH, 1, "code_file is 'infer.py'"),
+    ("clones", "a dataset's metadata is cut", cut("datasets/hubmap-kit/dataset-metadata.json"), PUSH, 1, "is not valid JSON"),
+    ("clones", "a dataset's metadata is missing", remove("datasets/hubmap-kit/dataset-metadata.json"), BUNDLE, 1, "it has no datasets"),
+    ("clones", "the versions in Kaggle's image are missing", remove("kernels/kaggle-image.txt"), BUNDLE, 1, "cannot be read"),
+    ("clones", "verdict.json is cut", cut(VERDICT), PUSH, 1, "is not valid JSON"),
+    ("clones", "verdict.json is of a newer kit", rewrite(VERDICT, r'"format": \d+', '"format": 99'), PUSH, 1, "format 99"),
+    ("clones", "no rehearsal: a dry run says so", remove(VERDICT), PUSH, 0, ""),
+    ("clones", "a bundle with a further file", content("rehearsal/kit/other.whl", "x"), PUSH, 1, "does not name it"),
+    ("clones", "a bundle whose manifest is cut", cut("rehearsal/kit/hubmap-kit.json"), PUSH, 1, "is not valid JSON"),
+    *(
+        ("clones", "pushes.csv is no table", content("records/pushes.csv", b"\0\1"), command, 1, "has no column")
+        for command in (PUSH, SUBMIT)
+    ),
+    ("clones", "nothing was pushed", nothing, SUBMIT, 1, "has run yet"),
+    *(
+        ("Kaggle", "no credentials", nothing, command, 1, "no Kaggle credentials")
+        for command in (DATA, "push", "submit")
+    ),
+    ("Kaggle", "kaggle.json is cut", content("home/.kaggle/kaggle.json", '{"username": "a", "key'), PUSH, 1, "is no JSON"),
+    ("Kaggle", "kaggle.json is empty", content("home/.kaggle/kaggle.json", ""), SUBMIT, 1, "is empty"),
     ("Kaggle", "kaggle.json is cut", content("home/.kaggle/kaggle.json", '{"username": "a", "key'), DATA, 1, ""),
     ("Kaggle", "kaggle.json is empty", content("home/.kaggle/kaggle.json", ""), DATA, 1, ""),
     ("Kaggle", "kaggle.json holds a list", content("home/.kaggle/kaggle.json", "[1]"), DATA, 1, ""),
@@ -277,7 +381,7 @@ INJECTED = [
 def injected(shell: str, command: str, made: Path, folder: Path) -> tuple[int, str]:
     """Run a command with a fault around it: its exit status, and its first error or other message."""
     shutil.copytree(made, folder)
-    script = shell.format(f"{sys.executable} -m hubmap_kit {command}")
+    script = shell.format(f"{sys.executable} -P -m hubmap_kit {command}")
     environment = os.environ | {"HOME": str(folder / "home")}
     run = ["bash", "-o", "pipefail", "-c", script]
     done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -294,7 +398,9 @@ def first_error(text: str) -> str:
 def make(folder: Path) -> None:
     """Make the files that commands run on; see the head of this module."""
     from builders import write_run
+    from kaggle_workplace import write_clone
 
+    write_clone(folder)  # first, as it commits what is there
     with working_in(folder), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         assert main(["demo", "D", "--train", "6", "--test", "3", "--size", "128"]) == 0
         assert main(["prepare", "D", "P", "--input-size", "64", "--test-size", "1", "--val-size", "1"]) == 0
