@@ -69,7 +69,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(default=False, reuse_venv=True)
 def faults(session: nox.Session) -> None:
-    """Try bad input and faults on every command, and write docs/robustness.md: nox -s faults -- [--kills]."""
+    """Try bad input and faults on every command, and write docs/robustness.md: nox -s faults -- [--kills [COMMAND ...]]."""
     session.install("--quiet", "-e", ".", "hypothesis>=6.100", "pytest>=8")
     session.run("python", "tests/faults/table.py", *session.posargs, env={"PYTHONPATH": "tests"})
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
+CLONE = Path(__file__).resolve().parents[2]
 # Of `builders.TINY_FLAGS`; with few threads, sums come in the same order every time.
 TINY = "--filters 2 --batch-size 4 --steps-per-epoch 2"
+ONE_ROW = "--folds 2 --test-size 0 --input-size 64 --rows flips --seeds 1"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 
@@ -50,15 +53,21 @@ COMMANDS = {
     "report": Killed("report trained --out new.html", "new.html", 3),
     "predict": Killed("predict D trained --out new.csv", "new.csv", 3),
     "pseudo": Killed("pseudo D P new trained", "new", 4),
+    "ablation": Killed(f"ablation D new {ONE_ROW} --recipe fast --epochs 2 {TINY}", "new", 3),
+    "bundle": Killed("bundle new", "new", 6),
 }
+REHEARSE, REHEARSALS = (
+    "rehearse new --train 5 --size 128",
+    4,
+)  # killed before the end of its first kernel, which takes long
 STATED_TIME = rb"20\d\d-\d\d-\d\d \d\d:\d\d UTC"
-TENSORFLOW = ("train", "report", "predict", "pseudo")  # they train, or need a trained run
+TENSORFLOW = ("train", "report", "predict", "pseudo", "ablation")  # they train, or need a trained run
 
 
 def start(command: str, folder: Path) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, so that its children can be killed with it."""
     with (folder / "log").open("wb") as log:
-        words = [sys.executable, "-m", "hubmap_kit", *command.split()]
+        words = [sys.executable, "-P", "-m", "hubmap_kit", *command.split()]
         environment = os.environ | ENVIRONMENT | {"HOME": str(folder / "home")}
         return subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=environment)
 
@@ -129,3 +138,63 @@ def kill_and_compare(name: str, made: Path, place: Path, seed: int) -> int:
 def add_run(made: Path) -> None:
     """Train the run that commands in `TENSORFLOW` need."""
     finish(COMMANDS["train"].command.replace(" new ", " trained "), made)
+
+
+def add_library(made: Path) -> None:
+    """Give the clone the library and the wheels that are bundled with it; what is not in ``dist`` is downloaded."""
+    without_cache = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CLONE / "hubmap_kit", made / "hubmap_kit", ignore=without_cache, dirs_exist_ok=True)
+    if (wheels := CLONE / "dist" / "wheels").is_dir():
+        shutil.copytree(wheels, made / "dist" / "wheels")
+    finish("bundle kit", made)
+    shutil.rmtree(made / "kit")
+
+
+def kill_rehearsals(made: Path, place: Path, seed: int) -> int:
+    """Kill rehearsals before the end of their first kernel, and let each begin again; the number of kills.
+
+    The first is killed while the kernel runs. Only the rehearsal is killed: what it started has to end by itself.
+
+    Args:
+        made: Folder by `catalogue.make`, with the library.
+        place: An empty folder to work in.
+        seed: Of the moments.
+
+    Raises:
+        AssertionError: A process goes on, a verdict is half-written, or the second rehearsal is refused.
+    """
+    rng, longest_s = np.random.default_rng(seed), 0.0
+    for number in range(REHEARSALS):
+        shutil.copytree(made, folder := place / f"killed{number}")
+        process, begin = start(REHEARSE, folder), time.monotonic()
+        if number:
+            time.sleep(longest_s * rng.uniform(0.1, 1))
+        else:
+            wait_for("== smoke", process, folder)
+            time.sleep(4)
+            longest_s = time.monotonic() - begin
+        end(process, signal.SIGKILL)
+        assert not (folder / "new" / "verdict.json").exists(), folder
+        process = start(REHEARSE, folder)
+        wait_for("== bundle:", process, folder)
+        end(process, signal.SIGTERM)
+        assert "Traceback" not in (text := (folder / "log").read_text()), text
+    return REHEARSALS
+
+
+def wait_for(text: str, process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait until a command has printed a text."""
+    begin = time.monotonic()
+    while text not in (printed := (folder / "log").read_text()):
+        assert process.poll() is None, printed
+        assert time.monotonic() - begin < 300, printed
+        time.sleep(0.1)
+
+
+def end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a command a signal, and check that all that it started ends too."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    process.wait(timeout=60)
+    _, left = psutil.wait_procs(children, timeout=120)  # the estimate of the hours goes on to its end
+    assert not left, left

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/robustness.md: ``nox -s faults -- [--kills]``.
+"""Writes the tables of docs/robustness.md: ``nox -s faults -- [--kills [COMMAND ...]]``.
 
 Runs the catalogue of bad input and faults, with ``--kills`` the kills too, and puts what came of each into the page.
 What takes longer is recorded in ``docs/robustness.json``: kills here, and what ``nox -s fuzz`` left in ``dist/fuzz``.
@@ -28,7 +28,8 @@ VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "opencv-python-headless", 
 def main() -> None:
     """Run what is asked for, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", action="store_true", help="kill the commands too, which takes some minutes")
+    every = (*kills.COMMANDS, "rehearse")
+    parser.add_argument("--kills", nargs="*", metavar="COMMAND", help="kill these commands too, or all; takes minutes")
     options = parser.parse_args()
     record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     with tempfile.TemporaryDirectory() as name:
@@ -36,9 +37,12 @@ def main() -> None:
         (made := place / "made").mkdir()
         catalogue.make(made)
         answers = list(answered(made, place))
-        if options.kills:
+        if options.kills is not None:
             kills.add_run(made)
-            record["kills"] = {each: killed(each, made, place) for each in kills.COMMANDS}
+            kills.add_library(made)
+        for name in options.kills or (every if options.kills is not None else ()):
+            record.setdefault("kills", {})[name] = killed(name, made, place)
+            RECORD.write_text(json.dumps(record, indent=2) + "\n")  # at once, as one that fails later ends this
     if FUZZED.exists():
         record["fuzzing"] = json.loads(FUZZED.read_text())
     record["python"] = platform.python_version()
@@ -74,6 +78,8 @@ def without(folder: Path, said: str) -> str:
 def killed(name: str, made: Path, place: Path) -> int:
     """Kill a command, and compare: the number of kills that met it."""
     (folder := place / name).mkdir()
+    if name == "rehearse":
+        return kills.kill_rehearsals(made, folder, seed=18)
     return kills.kill_and_compare(name, made, folder, seed=18)
 
 
@@ -87,7 +93,9 @@ def page(answers: list[Answer], record: dict[str, Any]) -> Iterator[str]:
         label = kind if "fault" in kind else f"bad input: {kind}"
         yield f"| {label} | {number} | {', '.join(f'{n} {came[status]}' for status, n in sorted(states.items()))} |"
     for name, met in record.get("kills", {}).items():
-        yield f"| kills of `{name}` | {met} | run again, the files are those of an undisturbed run |"
+        same = "run again, the files are those of an undisturbed run"
+        came = "nothing that it started goes on, and the next one begins" if name == "rehearse" else same
+        yield f"| kills of `{name}` | {met} | {came} |"
     for target in record.get("fuzzing", {}).get("targets", []):
         what = f"{target['executions']:,} executions in {target['seconds']} s"
         yield f"| fuzzing: {target['target']} | {what} | {target['findings']} findings left |"
