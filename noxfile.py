@@ -6,6 +6,7 @@ outside the clone, except that ``push`` and ``submit`` change what is on Kaggle.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -17,10 +18,23 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "tests"]
 
-# A user's settings for pip must not make it install elsewhere than into a session's environment.
-os.environ["PIP_USER"] = os.environ["PIP_REQUIRE_VIRTUALENV"] = "0"
-for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"):
-    os.environ.pop(name, None)
+# A user's settings for pip that must not make it install elsewhere than into a session's environment.
+ELSEWHERE = ("target", "prefix", "root", "user", "require-virtualenv")
+for name in ELSEWHERE:
+    os.environ.pop(f"PIP_{name.upper().replace('-', '_')}", None)
+
+
+def install(session: nox.Session, *arguments: str) -> None:
+    """Install into a session's environment, with a user's settings for pip (index, proxy, certificate) but `ELSEWHERE`.
+
+    Pip has no way to undo one setting of a configuration file, so all others are given in the environment.
+    """
+    listed = session.run_install("python", "-m", "pip", "config", "list", silent=True, log=False) or ""
+    found = re.findall(r"^(?:global|install|:env:)\.([\w-]+)=(.+)$", str(listed), re.MULTILINE)
+    kept = {name: ast.literal_eval(value) for name, value in found if name not in (*ELSEWHERE, "config-file")}
+    environment = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in kept.items()}
+    session.install(*arguments, env={**environment, "PIP_CONFIG_FILE": os.devnull})
+
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
@@ -38,7 +52,7 @@ def declared(*names: str) -> list[str]:
 def lint(session: nox.Session) -> None:
     """Check style, formatting, spelling, types and requirements; TensorFlow is not needed."""
     extras = PROJECT["optional-dependencies"]
-    session.install(*extras["lint"], *extras["cluster"], *extras["notebooks"], *declared(*TYPED))
+    install(session, *extras["lint"], *extras["cluster"], *extras["notebooks"], *declared(*TYPED))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")
@@ -53,7 +67,7 @@ def tests(session: nox.Session) -> None:
     Without arguments all tests run, and coverage is measured.
     """
     shutil.rmtree("build", ignore_errors=True)  # else the wheel would still hold modules that were deleted
-    session.install(".[tests]")
+    install(session, ".[tests]")
     arguments = session.posargs or ["--cov"]
     session.run("python", "-P", "-m", "pytest", "--numprocesses=logical", "--dist=worksteal", *arguments)
 
@@ -61,16 +75,22 @@ def tests(session: nox.Session) -> None:
 @nox.session(default=False, reuse_venv=True)
 def fuzz(session: nox.Session) -> None:
     """Fuzz the RLE parser, the tables and the TIFF reader: nox -s fuzz -- [--seconds 60] [--target rle|tables|tiff]."""
-    session.install(
-        "--quiet", "atheris>=3", *declared("imagecodecs", "numpy", "opencv-python-headless", "pandas", "tifffile")
+    install(
+        session,
+        "--quiet",
+        "atheris>=3",
+        *declared("imagecodecs", "numpy", "opencv-python-headless", "pandas", "tifffile"),
     )
     session.run("python", "tests/fuzz/fuzz.py", *session.posargs, env={"PYTHONPATH": "."})
 
 
 @nox.session(default=False, reuse_venv=True)
 def faults(session: nox.Session) -> None:
-    """Try bad input and faults on every command, and write docs/robustness.md: nox -s faults -- [--kills [COMMAND ...]]."""
-    session.install("--quiet", "-e", ".", "hypothesis>=6.100", "pytest>=8")
+    """Try bad input and faults on every command: nox -s faults -- [--kills [COMMAND ...]].
+
+    It writes docs/robustness.md.
+    """
+    install(session, "--quiet", "-e", ".[kaggle]", "hypothesis>=6.100", "psutil>=5.9", "pytest>=8")
     session.run("python", "tests/faults/table.py", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
@@ -93,7 +113,7 @@ def compatibility(session: nox.Session, versions: str) -> None:
     if versions == "oldest" and session.python != "3.11":
         session.skip("the oldest versions are tried with Python 3.11")
     shutil.rmtree("build", ignore_errors=True)
-    session.install(".[tests]", *(oldest() if versions == "oldest" else ("--upgrade",)))
+    install(session, ".[tests]", *(oldest() if versions == "oldest" else ("--upgrade",)))
     session.run("python", "-m", "pip", "freeze")
     try:
         flags = ["-m", "not slow", "--no-cov", "-W", "default"]  # old versions warn of much that is fine
@@ -105,7 +125,7 @@ def compatibility(session: nox.Session, versions: str) -> None:
 @nox.session(default=False)
 def rehearse(session: nox.Session) -> None:
     """Rehearse the competition offline with the kernels that Kaggle will run: nox -s rehearse -- [--run RUN ...]."""
-    session.install("-r", "kernels/kaggle-image.txt")
+    install(session, "-r", "kernels/kaggle-image.txt")
     session.run("python", "-m", "hubmap_kit", "rehearse", *session.posargs)
 
 
@@ -117,7 +137,7 @@ def bundle(session: nox.Session) -> None:
 
 def kaggle(session: nox.Session, command: str) -> None:
     """Run a command that talks to Kaggle, with the official client; its environment is kept between runs."""
-    session.install("--quiet", *declared("numpy", "pandas", "tqdm"), *PROJECT["optional-dependencies"]["kaggle"])
+    install(session, "--quiet", *declared("numpy", "pandas", "tqdm"), *PROJECT["optional-dependencies"]["kaggle"])
     session.run("python", "-m", "hubmap_kit", command, *session.posargs)
 
 
@@ -143,8 +163,8 @@ def data(session: nox.Session) -> None:
 def validate(session: nox.Session) -> None:
     """Check a submission: nox -s validate -- submission.csv [--data DATA]; DATA is data, where nox -s data puts it."""
     shutil.rmtree("build", ignore_errors=True)
-    session.install(*declared("numpy", "pandas"))
-    session.install("--no-deps", ".")
+    install(session, *declared("numpy", "pandas"))
+    install(session, "--no-deps", ".")
     given = any(argument.startswith("--data") for argument in session.posargs)
     if not given and not Path("data").is_dir():
         session.error("there is no folder data: nox -s data downloads it; or name another with --data DATA")
@@ -154,7 +174,7 @@ def validate(session: nox.Session) -> None:
 @nox.session(default=False, reuse_venv=True)
 def docs(session: nox.Session) -> None:
     """Build the pages of docs/ in dist/docs, offline; every warning is an error."""
-    session.install("--quiet", *declared("numpy", "pandas"), *PROJECT["optional-dependencies"]["docs"])
+    install(session, "--quiet", *declared("numpy", "pandas"), *PROJECT["optional-dependencies"]["docs"])
     session.run("python", "-m", "sphinx", "-q", "-W", "--keep-going", "docs", "dist/docs", *session.posargs)
     session.log("the pages: dist/docs/index.html")
 
@@ -163,7 +183,7 @@ def docs(session: nox.Session) -> None:
 def pictures(session: nox.Session) -> None:
     """Draw the pictures of README and docs anew, from a demo, in ten minutes; needs Chromium."""
     shutil.rmtree("build", ignore_errors=True)
-    session.install("--quiet", ".", "playwright>=1.50")
+    install(session, "--quiet", ".", "playwright>=1.50")
     session.run("python", "-P", "docs/pictures/draw.py", *session.posargs)
 
 
@@ -172,7 +192,7 @@ def notebooks(session: nox.Session) -> None:
     """Make the notebooks from their scripts, and run them on a small demo in dist/notebooks, which takes a minute."""
     shutil.rmtree("build", ignore_errors=True)
     shutil.rmtree("dist/notebooks", ignore_errors=True)
-    session.install("--quiet", ".[notebooks]")
+    install(session, "--quiet", ".[notebooks]")
     session.run("python", "notebooks/make.py", "--run", "dist/notebooks")
 
 
@@ -180,5 +200,5 @@ def notebooks(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the kit against its peers: nox -s bench -- [--quick] [--only NAME ...]; results in dist/bench."""
     shutil.rmtree("build", ignore_errors=True)
-    session.install("--quiet", ".[bench]")
+    install(session, "--quiet", ".[bench]")
     session.run("python", "-m", "bench", *session.posargs)

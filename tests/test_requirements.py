@@ -1,10 +1,17 @@
-"""The requirements in pyproject.toml: none with a known hole, and each that a message names is one of them."""
+"""The requirements: none with a known hole, and each that a message names is one of them; how nox installs them."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import runpy
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +69,47 @@ def test_packages_that_messages_name_exist():
     assert {"imagecodecs", "dask", "distributed", "shtab", "[kaggle]"} <= {name for _, name in named}
     for file, name in named:
         assert name in known or name.strip("[]") in EXTRAS, f"{file} tells to install {name}"
+
+
+@pytest.fixture(scope="module")
+def noxfile() -> dict[str, Any]:
+    pytest.importorskip("nox")
+    with contextlib.chdir(CLONE):
+        return runpy.run_path("noxfile.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["target", "prefix", "root", "user"])
+def test_sessions_install_into_their_environment(
+    setting: str, noxfile: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's settings for pip do not make a session install elsewhere, and its package index is still used."""
+    text = (CLONE / "noxfile.py").read_text(encoding="utf-8")
+    assert text.count("session.install(") == 1, "every session calls install"
+    wheel, place = tmp_path / "thing_for_test-1-py3-none-any.whl", tmp_path / "environment"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("thing_for_test.py", "")
+        about = "thing_for_test-1.dist-info"
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: thing-for-test\nVersion: 1\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
+    value = "true" if setting == "user" else tmp_path / "elsewhere"
+    # The wheel is found only by the settings that are kept.
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nno-index = true\nfind-links = {tmp_path}\n[install]\n{setting} = {value}\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+
+    class Session:
+        def run_install(self, python: str, *arguments: str, **options: bool) -> str:
+            return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True).stdout
+
+        def install(self, *arguments: str, env: dict[str, str]) -> None:
+            command = [sys.executable, "-m", "pip", "--python", str(place), "install", *arguments]
+            subprocess.run(command, env=os.environ | env, check=True)
+
+    noxfile["install"](Session(), "thing-for-test")
+    assert list(place.rglob("thing_for_test.py"))
+    assert not (tmp_path / "elsewhere").exists()

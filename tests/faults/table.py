@@ -32,8 +32,8 @@ def main() -> None:
     parser.add_argument("--kills", nargs="*", metavar="COMMAND", help="kill these commands too, or all; takes minutes")
     options = parser.parse_args()
     record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
         (made := place / "made").mkdir()
         catalogue.make(made)
         answers = list(answered(made, place))
@@ -94,8 +94,8 @@ def page(answers: list[Answer], record: dict[str, Any]) -> Iterator[str]:
         yield f"| {label} | {number} | {', '.join(f'{n} {came[status]}' for status, n in sorted(states.items()))} |"
     for name, met in record.get("kills", {}).items():
         same = "run again, the files are those of an undisturbed run"
-        came = "nothing that it started goes on, and the next one begins" if name == "rehearse" else same
-        yield f"| kills of `{name}` | {met} | {came} |"
+        ended = "nothing that it started goes on, and the next one begins"
+        yield f"| kills of `{name}` | {met} | {ended if name == 'rehearse' else same} |"
     for target in record.get("fuzzing", {}).get("targets", []):
         what = f"{target['executions']:,} executions in {target['seconds']} s"
         yield f"| fuzzing: {target['target']} | {what} | {target['findings']} findings left |"
