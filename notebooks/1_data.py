@@ -15,14 +15,14 @@
 # on the patches, the [third](3_results.ipynb) shows the results and writes `submission.csv`. All work is done by the
 # library [hubmap-kit](REPOSITORY); a notebook only calls it and shows the results.
 #
-# **To try it without an account**, set `DEMO = True` below: a small competition with drawn tissue takes the place of
-# the real one.
+# **To try it without an account**, set `DEMO = True` below: a small competition with synthetic tissue replaces the real
+# one.
 
 # %% [markdown]
 # ## Settings
 #
-# There are no others. The environment variable `HUBMAP_NOTEBOOK`, a JSON object such as `{"DEMO": true, "PATCH_SIZE":
-# 512}`, changes some of them without an edit.
+# The environment variable `HUBMAP_NOTEBOOK`, a JSON object such as `{"DEMO": true, "PATCH_SIZE": 512}`, changes some of
+# them without an edit.
 
 # %%
 PACKAGE = "hubmap-kit[kaggle] @ git+REPOSITORY"  # for pip, if the library is not installed; also the path of a wheel
@@ -63,6 +63,7 @@ work = notebook.begin(globals())
 from hubmap_kit import rle
 from hubmap_kit.config import PrepareConfig, TrainConfig
 from hubmap_kit.preparation.prepare import prepare, summary
+from hubmap_kit.recipes import recipe
 from hubmap_kit.reports import figures
 from hubmap_kit.reports.inspect import write_inspection
 from hubmap_kit.tables import read_images, table_of
@@ -70,8 +71,8 @@ from hubmap_kit.tables import read_images, table_of
 # %% [markdown]
 # ## The data
 #
-# On Kaggle, attach the competition. Elsewhere it is downloaded, with credentials looked for where Kaggle's own client
-# looks: `KAGGLE_API_TOKEN`, `~/.kaggle/access_token`, `kaggle.json`. On Colab the secrets (the key on the left) come
+# On Kaggle, attach the competition. Elsewhere it is downloaded, with the credentials of Kaggle's own client:
+# `KAGGLE_API_TOKEN`, `~/.kaggle/access_token` or `kaggle.json`. On Colab, the secrets (the key on the left) are tried
 # next; if there are none, you are asked to upload a file. No value is shown.
 
 # %%
@@ -80,8 +81,8 @@ train, test = read_images(data, "train"), read_images(data, "test")
 print(f"{data}: {len(train)} training images, {len(test)} test images")
 
 # %% [markdown]
-# Each image has an organ, a source and a pixel size. Compare the sources: training images are from HPA, most of the
-# hidden test images from HuBMAP, with other pixel sizes and other stains.
+# Each image has an organ, a source and a pixel size. Compare the sources: training images are from HPA, the hidden test
+# images that decide the final score from HuBMAP, with other pixel sizes and other stains.
 
 # %%
 table_of(train + test).drop(columns="rle").head(10)
@@ -94,8 +95,8 @@ table_of(train + test).groupby(["data_source", "organ"]).agg(
 # %% [markdown]
 # ## Masks
 #
-# A mask is written as run lengths: pairs of a start and a length, column by column, counted from 1. It is decoded to
-# an array of 0 and 1, and encoded back to the same text.
+# A mask is written as run lengths (RLE): pairs of a start and a length, column by column, counted from 1. Here it is
+# decoded to an array of 0 and 1, and encoded back to the same text.
 
 # %%
 image = train[0]
@@ -119,8 +120,8 @@ figures.show_images(list({image.organ: image for image in train}.values()))
 figures.show_images(test[:10])
 
 # %% [markdown]
-# All images on one page, with what is unusual about each, pairs that look alike, and how train and test differ. Look at
-# its first lines, then at the images that have flags.
+# A page with all images: what is unusual about each, which look alike, and how train and test differ. Read its first
+# lines, then look at the images that have flags.
 
 # %%
 page = work / "data.html"
@@ -130,8 +131,8 @@ notebook.Frame(page)
 # %% [markdown]
 # ## Split and patches
 #
-# The split keeps the share of each organ. Each image is brought to the network's pixel size and stored once with its
-# mask. The table of patches says where each patch lies and how much of it is mask. If you run this again, it does only
+# The split keeps the share of each organ. Each image is resampled to the network's pixel size and stored once with its
+# mask. The table of patches says where each patch is and how much of it is mask. If you run this again, it does only
 # what is missing.
 
 # %%
@@ -140,8 +141,8 @@ store = prepare(data, work / "patches", geometry)
 print(summary(store))
 
 # %% [markdown]
-# The grid on the image with most mask. Patches with a solid frame hold at least 5 % mask; recipes that train on the
-# grid, as the second notebook does, use only these.
+# The grid of patches on the image with most mask. Patches with a solid frame hold at least 5 % mask. The second notebook
+# trains on these only.
 
 # %%
 chosen = int(store.patches.groupby("id")["mask_share"].mean().idxmax())
@@ -156,11 +157,11 @@ figures.show_patches(store, chosen)
 figures.show_augmented(store, chosen, TrainConfig(augment="flip,quarter").augment_shares())
 
 # %% [markdown]
-# The augmentations of the recipe `default`: the patch is also turned by any angle, scaled, and given another stain.
-# In our ablation the change of stain helped most against the shift between the sources.
+# The augmentations of the recipe `default`: some patches are also turned by any angle, scaled, bent, given another
+# stain, or degraded. In our ablation the change of stain helped most against the shift between the sources.
 
 # %%
-figures.show_augmented(store, chosen, TrainConfig().augment_shares())
+figures.show_augmented(store, chosen, recipe("default").augment_shares())
 
 # %% [markdown]
 # ## What is stored

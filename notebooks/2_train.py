@@ -18,12 +18,12 @@
 # notebook](1_data.ipynb). It makes the patches itself if they are missing. The [third notebook](3_results.ipynb)
 # shows the results.
 #
-# **To try it without an account**, set `DEMO = True`. Take a GPU for anything else.
+# **To try it without an account**, set `DEMO = True`. Use a GPU for anything else.
 
 # %% [markdown]
 # ## Settings
 #
-# Unchanged, they are the recipe `seed`: the design that most notebooks of this competition start from. The
+# These are the settings of the recipe `seed`, the design that most notebooks of this competition start from. The
 # environment variable `HUBMAP_NOTEBOOK`, a JSON object such as `{"DEMO": true, "MODEL": "unet"}`, changes some of them
 # without an edit.
 
@@ -131,7 +131,7 @@ for phase in phases(config):
 #
 # Each line is an epoch. The Dice is that of whole validation images at full resolution, as the competition scores
 # them, not of patches. The weights of the best epoch are kept. If the session ends early, run this cell again: the
-# training goes on after its last epoch. For a training with other settings name another folder in `RUN`.
+# training goes on after its last epoch. To train with other settings, name another folder in `RUN`.
 
 # %%
 from hubmap_kit.training.train import train
@@ -142,7 +142,7 @@ finished = train(store.folder, run, config, recipe="seed", resume=True)
 # %% [markdown]
 # ## Curves
 #
-# A growing gap between the two losses means overfitting. Where the encoder is unfrozen, the curves make a step.
+# A growing gap between the two losses means overfitting. The curves jump where the encoder is unfrozen.
 
 # %%
 figures.show_curves(run)

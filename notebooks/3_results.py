@@ -129,8 +129,8 @@ figures.show_predictions(shown, predicted, {image.id: image.rle for image in sho
 # %% [markdown]
 # ## Submission
 #
-# All test images are predicted and written to `submission.csv`. It is then checked by the rules of Kaggle's scorer and
-# by further ones. Every problem is listed below, with its row and what to do.
+# This predicts all test images, writes `submission.csv`, and checks it by the rules of Kaggle's scorer and further ones.
+# Below is every problem, with its row and what to do.
 
 # %%
 answer = work / "submission.csv"
@@ -146,8 +146,8 @@ figures.show_images(read_images(data, "test")[:10], {int(image_id): text for ima
 # %% [markdown]
 # ## Score
 #
-# The demo has the truth of its test images. Compare the sources: the competition's hidden images are from HuBMAP. Only
-# Kaggle has their truth.
+# The demo has the true masks of its test images. Compare the sources: the competition's final score is on HuBMAP images
+# only. Only Kaggle has their true masks.
 
 # %%
 truth = data / "test_truth.csv"
@@ -180,11 +180,11 @@ notebook.Frame(page)
 #
 # What helped on tissue in a stain that was not trained on, [as measured](REPOSITORY/blob/main/docs/ablation.md):
 #
-# - **Stain augmentation**: 0.05 Dice, and 0.15 where the stain is new. The recipe `default` has it, `seed` has not.
+# - **Stain augmentation**: 0.05 Dice, and 0.15 where the stain is new. The recipe `default` has it, `seed` does not.
 #   Keep the pretrained encoder: without it the Dice was 0.37 lower.
 # - **Test-time augmentation**: flips bring 0.012, `TTA = "d4"` 0.015 for twice the time.
 # - **An ensemble**: two seeds bring 0.009; folds are the usual way to get more.
 # - Three scales, and training on the network's own confident masks: 0.005 each.
 #
-# Half or twice the context, heavier augmentation and a wider decoder made it worse. To submit:
-# [a first submission](REPOSITORY/blob/main/docs/first-submission.md).
+# Half or twice the context and a wider decoder made it worse. Strong augmentation, as in the recipe `default`, needs a
+# long training. To submit: [a first submission](REPOSITORY/blob/main/docs/first-submission.md).
