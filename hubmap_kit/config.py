@@ -482,8 +482,8 @@ class TrainConfig:
     )
     tune: bool = setting(
         True,
-        "choose a least region size for each organ on the training masks, and both that and a threshold on the "
-        "validation images when the training ends",
+        "choose the least region of each organ on the training masks, and when the training ends, choose the threshold "
+        "and the least region on the validation images",
         group="validation",
     )
     overlap: float = setting(

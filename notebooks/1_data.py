@@ -141,8 +141,8 @@ store = prepare(data, work / "patches", geometry)
 print(summary(store))
 
 # %% [markdown]
-# The grid of patches on the image with most mask. Patches with a solid frame hold at least 5 % mask. The second notebook
-# trains on these only.
+# The grid of patches on the image with most mask. Patches with a solid frame hold at least 5 % mask. The second
+# notebook trains on these only.
 
 # %%
 chosen = int(store.patches.groupby("id")["mask_share"].mean().idxmax())

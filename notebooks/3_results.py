@@ -129,8 +129,8 @@ figures.show_predictions(shown, predicted, {image.id: image.rle for image in sho
 # %% [markdown]
 # ## Submission
 #
-# This predicts all test images, writes `submission.csv`, and checks it by the rules of Kaggle's scorer and further ones.
-# Below is every problem, with its row and what to do.
+# This predicts all test images, writes `submission.csv`, and checks it by the rules of Kaggle's scorer and further
+# ones. Below is every problem, with its row and what to do.
 
 # %%
 answer = work / "submission.csv"

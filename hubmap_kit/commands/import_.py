@@ -28,7 +28,7 @@ def add_flags(parser: Parser) -> None:
         "--pixel-size", metavar="UM", type=float, required=True, help="side of a pixel in um, in all the images"
     )
     parser.add_argument(
-        "--source", metavar="NAME", default="own", help="lab or scanner that they are from (default: %(default)s)"
+        "--source", metavar="NAME", default="own", help="lab or scanner that the images are from (default: %(default)s)"
     )
     parser.add_argument(
         "--split", choices=("train", "test"), help="split to add them to (default: train if they have masks, else test)"

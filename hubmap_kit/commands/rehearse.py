@@ -62,7 +62,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--smoke",
         action="store_true",
-        help="only try the kernels that --settings changes, with one step; a rehearsal without the changes comes first",
+        help="only run the kernels that --settings changes, for one step; rehearse without the changes first",
     )
     parser.add_argument(
         "--memory-limit",

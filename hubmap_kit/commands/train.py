@@ -25,7 +25,7 @@ hubmap-kit train patches run --recipe cpu --encoder-weights none --epochs 5
 STOPPED = "the epochs that were finished are kept; go on with: {command} --resume"
 RECIPE_NOTE = (
     "A setting that is not given is taken from the recipe. The defaults shown are those of the recipe {recipe}; "
-    "for another one's: hubmap-kit {command} --recipe NAME --help. 'Measured worse' is a result of the project's own "
+    "for another recipe: hubmap-kit {command} --recipe NAME --help. 'Measured worse' is a result of the project's own "
     "ablation on real tissue, in trainings of 160 steps; longer trainings may differ."
 )
 WRITES = {"run": "folder"}
