@@ -87,6 +87,7 @@ class RunConfig:
         devices: What it was trained on, in words.
         peak_memory_bytes: Most memory that the training held; None if it is not known.
         sources: Who made the training images; empty if it is not known.
+        train_images: Number of training images, by ``organ`` and ``source`` and then by name; empty if it is not known.
     """
 
     prepare: PrepareConfig
@@ -107,6 +108,7 @@ class RunConfig:
     devices: str = ""
     peak_memory_bytes: int | None = None
     sources: list[str] = field(default_factory=list)
+    train_images: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> RunConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -46,6 +46,7 @@ PIXEL_SIZES_UM = (0.05, 20.0)
 THICKNESSES_UM = (0.1, 1000.0)
 MOST_SIDE_PX, MOST_PX = 2**20, 2**30  # OpenCV's limits of a side and of an image
 CELL_CHARACTERS = 32767  # the most that a cell of Excel or LibreOffice holds; the rest is cut off
+FEW_IMAGES = 10  # an organ or source with fewer images to train on is named
 MANY = 4  # rows that break one rule and are named in one message
 RANGES = 6  # ranges of rows that such a message names
 _TEST_COLUMNS = (ID, ORGAN, SOURCE, HEIGHT, WIDTH)
@@ -300,6 +301,16 @@ def remarks(images: Iterable[Image]) -> list[Problem]:
         if is_cut(image.rle):
             found.append(image.problem(f"the mask {CUT_RULE}", CUT_REMEDY, "warning"))
     return summarize(found)
+
+
+def few_images(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """A line on organs and sources with fewer than `FEW_IMAGES` images to train on; empty if there are none.
+
+    Args:
+        counts: Number of images to train on, by ``organ`` and ``source`` and then by name.
+    """
+    few = [f"{name} {number}" for by_name in counts.values() for name, number in by_name.items() if number < FEW_IMAGES]
+    return f"fewer than {FEW_IMAGES} images to train on: {', '.join(few)}; expect worse masks there" if few else ""
 
 
 CUT_RULE = f"has {CELL_CHARACTERS} characters, the most that a cell of a spreadsheet holds: its end may be cut off"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers
 
 from ..competition import ORGANS
@@ -22,11 +21,9 @@ def build_model(
     *,
     compute_dtype: str | None = None,
     decoder_dropout: float = 0.0,
+    synchronized: bool = False,
 ) -> tuple[keras.Model, list[keras.Layer]]:
     """Build a network.
-
-    In the scope of a `tf.distribute` strategy of several replicas, BatchNormalization takes its
-    statistics from the patches of all of them.
 
     Args:
         config: Its layout.
@@ -35,6 +32,8 @@ def build_model(
             outputs stay float32. None computes in float32.
         decoder_dropout: Share of a decoder stage's input channels that training sets to 0; in [0, 1). It adds no
             weights.
+        synchronized: Whether BatchNormalization takes its statistics from the patches of all replicas of a
+            `tf.distribute` strategy.
 
     Returns:
         Model of ``(B, H, W, 3)`` uint8 RGB to ``(B, H, W)`` float32 logits, H and W multiples of 32;
@@ -48,13 +47,13 @@ def build_model(
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(f"mixed_{compute_dtype}" if compute_dtype else "float32")
     try:
-        return _build(config, encoder_weights, decoder_dropout)
+        return _build(config, encoder_weights, decoder_dropout, synchronized)
     finally:
         keras.config.set_dtype_policy(policy)
 
 
 def _build(
-    config: NetworkConfig, encoder_weights: str | None, decoder_dropout: float
+    config: NetworkConfig, encoder_weights: str | None, decoder_dropout: float, synchronized: bool
 ) -> tuple[keras.Model, list[keras.Layer]]:
     encoder: list[keras.Layer] = []
     if config.encoder is None:
@@ -80,10 +79,9 @@ def _build(
         organ = layers.Dense(len(ORGANS), dtype="float32", name="organ")(x)
         log2_um = layers.Dense(1, dtype="float32", name="log2_um")(x)
         outputs = {"logits": logits, "organ": organ, "log2_um": keras.ops.squeeze(log2_um, -1)}
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        for layer in network.layers:
-            if isinstance(layer, layers.BatchNormalization):
-                layer.synchronized = True
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.synchronized = synchronized
     return keras.Model(inputs, outputs, name=config.model.replace("-", "_")), encoder
 
 

@@ -22,7 +22,7 @@ from ..files import sha256_of
 from ..models.hardware import memory_errors
 from ..progress import track
 from ..run import Run, expand
-from ..tables import DataError, Image, Problem, read_sample_submission, remarks, scan_images
+from ..tables import DataError, Image, Problem, few_images, read_sample_submission, remarks, scan_images
 from ..words import count, did_you_mean, listed
 from .budget import Budget, giants
 from .ensemble import Member, networks_of
@@ -95,6 +95,8 @@ def predict(
     problems += remarks(scan.images) + remarks_on(opened, scan.images, table_path(data, config.split).name)
     journal = Journal(submission.progress_path(out), _fingerprint(opened, config))
     masks = journal.masks(images.values())
+    if few := few_images(_most_counts(opened, scan.images)):
+        print(few, flush=True)
     if masks:
         print(f"{len(masks)} of {count(len(images), 'image')} were predicted before", flush=True)
     earlier = out.is_file() and not masks  # a finished one, which stays until this one is
@@ -184,11 +186,8 @@ def remarks_on(runs: Sequence[Run], images: Sequence[Image], table: str) -> list
         for run in runs
         if not run.config.finished
     ]
-    trained_on = {
-        "organ": [list(run.config.rule.thresholds) for run in runs],
-        "source": [run.config.sources for run in runs],
-    }
-    for what, known in trained_on.items():
+    for what in NEW:
+        known = [_trained_on(run, what) for run in runs]
         for name, number in Counter(str(getattr(image, what)) for image in images).items():
             strangers = {
                 run.folder.name: seen for run, seen in zip(runs, known, strict=True) if seen and name not in seen
@@ -198,6 +197,25 @@ def remarks_on(runs: Sequence[Run], images: Sequence[Image], table: str) -> list
                 rule = f"{count(number, 'image')} of {what} {name!r}, on which {', '.join(strangers)} was not trained"
                 problems.append(Problem("warning", table, None, f"{rule}, only on {seen}", NEW[what].format(name)))
     return problems
+
+
+def _trained_on(run: Run, what: str) -> list[str]:
+    """The organs or sources that a run was trained on; empty if they are not known."""
+    if counts := run.config.train_images.get(what):
+        return [name for name, number in counts.items() if number]
+    return list(run.config.rule.thresholds) if what == "organ" else run.config.sources
+
+
+def _most_counts(runs: Sequence[Run], images: Sequence[Image]) -> dict[str, dict[str, int]]:
+    """The most images of each organ and source of `images` that a run was trained on; without those that none was."""
+    most: dict[str, dict[str, int]] = {}
+    for what in NEW:
+        shown = {getattr(image, what) for image in images}
+        for run in runs:
+            for name, number in run.config.train_images.get(what, {}).items():
+                if number and name in shown:
+                    most.setdefault(what, {})[name] = max(number, most.get(what, {}).get(name, 0))
+    return most
 
 
 def _spread(images: list[Image], runs: list[Run], config: PredictConfig, scheduler: str) -> Iterator[Result]:

@@ -17,7 +17,7 @@ from .. import rle
 from ..competition import ORGANS, TABLES
 from ..config import WHOLE, WORKING_UM, PrepareConfig
 from ..images.scaling import load_image, resize_mask
-from ..tables import DataError, Image, Problem, read_images, remarks
+from ..tables import DataError, Image, Problem, few_images, read_images, remarks
 from ..words import count, did_you_mean
 from .splits import assign_folds, assign_splits, read_groups, split_sizes
 from .store import (
@@ -184,7 +184,7 @@ def summary(store: PatchStore) -> str:
     counts = counts.reindex(columns=[s for s in ("train", "validation", "test") if s in counts])
     counts.loc["all"] = counts.sum()
     kept = int((store.patches["mask_share"] >= MIN_MASK_SHARE).sum())
-    few = store.few([i for i, stored in store.images.items() if stored.split == "train"])
+    few = few_images(store.counts([i for i, stored in store.images.items() if stored.split == "train"]))
     contexts = {str(organ): store.config.contexts_um()[str(organ)] for organ in counts.index if organ != "all"}
     return (
         f"{counts.rename_axis(None).rename_axis(None, axis=1).to_string()}\n"

@@ -73,7 +73,6 @@ COLUMNS += ["network_um", "height", "width", "split", "fold", RLE]
 PATCH_COLUMNS = [ID, "y", "x", "mask_share"]
 SMALLEST_UM = 1e-6  # lower bound of a length in a store's table
 SPLITS = ("train", "validation", "test")
-FEW_IMAGES = 10  # an organ or source with fewer images to train on is named
 MIN_MASK_SHARE = 0.05  # share of mask from which a patch of the grid counts as foreground
 SOFT_FOREGROUND = 128  # of 255: the least value of a soft mask that stands for a probability of at least 0.5
 MEMORY_SHARE = 0.25  # share of the free memory that training images may take; the network needs the rest
@@ -204,20 +203,19 @@ class PatchStore:
         """Settings it was made with."""
         return self.info.config
 
-    def few(self, ids: Sequence[int]) -> str:
-        """A line on organs and sources with fewer than `FEW_IMAGES` images to train on; empty if there are none.
+    def counts(self, ids: Sequence[int]) -> dict[str, dict[str, int]]:
+        """How many of some images are of each ``organ`` and ``source`` of the store; 0 where none is.
 
         Args:
-            ids: Images to train on.
+            ids: The images.
         """
-        counts = {
-            str(getattr(stored.image, what)): 0 for what in ("organ", "source") for stored in self.images.values()
+        return {
+            what: {
+                name: sum(getattr(self.images[i].image, what) == name for i in ids)
+                for name in dict.fromkeys(str(getattr(stored.image, what)) for stored in self.images.values())
+            }
+            for what in ("organ", "source")
         }
-        for i in ids:
-            for what in ("organ", "source"):
-                counts[str(getattr(self.images[i].image, what))] += 1
-        few = [f"{name} {number}" for name, number in counts.items() if number < FEW_IMAGES]
-        return f"fewer than {FEW_IMAGES} images to train on: {', '.join(few)}; expect worse masks there" if few else ""
 
     @classmethod
     def open(cls, folder: Path) -> PatchStore:

@@ -42,6 +42,11 @@ class Devices:
         return self.replicas // self.workers
 
     @property
+    def tpu(self) -> bool:
+        """Whether they are the cores of a TPU."""
+        return isinstance(self.strategy, tf.distribute.TPUStrategy)
+
+    @property
     def text(self) -> str:
         """The devices in words, such as ``2 x Tesla T4``."""
         kind = next((kind for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)), "CPU")

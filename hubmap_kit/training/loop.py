@@ -6,6 +6,7 @@ lines, and validation is the competition's own score.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from ..files import replacing, write_json
 from ..kaggle.records import PACE
@@ -90,9 +92,7 @@ class Training:
         weights = settings.encoder_weights if pretrained(settings) and checkpoint is None else None
         dtype = compute_dtype(settings.precision)
         with devices.strategy.scope():
-            model, encoder = build_model(
-                config.network, weights, compute_dtype=dtype, decoder_dropout=settings.decoder_dropout
-            )
+            model, encoder = _build(config, weights, devices)
         if devices.worker == 0:
             config.write(run)
         member = Member(
@@ -182,7 +182,30 @@ class Training:
         if self.checkpoint:
             self.checkpoint.restore(self.model, optimizer if restore_optimizer else None)
             self.checkpoint = None
+        if self.devices.replicas > 1 and not self.devices.tpu:
+            self.parts = self._parts_of_devices(phase)
+            gc.collect()  # its network and optimizer leave the memory before the training needs it
         return optimizer, Step(self.model, optimizer, settings, self.devices, self.evaluator.loss, self.parts)
+
+    def _parts_of_devices(self, phase: Phase) -> int:
+        """Number of parts in which each of several devices can do its share of a batch, see `Step`.
+
+        One device finds it with a step on a copy of the network and images of zeros, since several devices cannot:
+        if the memory of one is full, the others wait for it.
+        """
+        settings, side = self.config.train, self.config.prepare.input_size
+        model, encoder = _build(self.config, None, self.devices)
+        freeze_encoder(encoder, phase.frozen)
+        dtype = compute_dtype(settings.precision)
+        optimizer = make_optimizer(model, encoder, phase, settings, self.sampler.steps, dtype)
+        one = Devices(tf.distribute.get_strategy())
+        step = Step(model, optimizer, settings, one, self.evaluator.loss, self.parts)
+        share = self.sampler.batch_size // self.devices.replicas
+        masks = tf.zeros((share, side, side), tf.uint8)
+        step(tf.zeros((*masks.shape, 3), tf.uint8), masks, tf.zeros(share, tf.int32), tf.zeros(share))
+        of_workers = np.zeros(self.devices.workers)
+        of_workers[self.devices.worker] = step.parts
+        return int(self.devices.sum(of_workers).max())
 
     def _do_epoch(self, epoch: int, phase: Phase, optimizer: keras.optimizers.Optimizer, step: Step) -> None:
         """Train an epoch, validate, and keep weights, history and checkpoint."""
@@ -243,6 +266,17 @@ class Training:
         values = [(row["validation_dice"], row["epoch"]) for row in self.history if "validation_dice" in row]
         patience = self.config.train.patience
         return bool(patience and values and self.history[-1]["epoch"] - max(values)[1] >= patience)
+
+
+def _build(config: RunConfig, weights: str | None, devices: Devices) -> tuple[keras.Model, list[keras.Layer]]:
+    """The network of a training, and the layers of its encoder; see `hubmap_kit.models.network.build_model`."""
+    return build_model(
+        config.network,
+        weights,
+        compute_dtype=compute_dtype(config.train.precision),
+        decoder_dropout=config.train.decoder_dropout,
+        synchronized=devices.replicas > 1,
+    )
 
 
 def _weights_bytes(model: keras.Model) -> int:

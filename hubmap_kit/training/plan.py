@@ -126,13 +126,13 @@ class Plan:
     def parts(self, machine: Machine) -> int:
         """Number of parts in which a batch is done there, see `Step`; 0 if it cannot be done.
 
-        Only a single device does a batch in parts, and each part has at least one patch.
+        A TPU does not do a batch in parts, and each part has at least one patch.
         """
         most = self.most_batch(machine) // machine.devices
         share, parts = -(-self.batch // machine.devices), 1
         while most and -(-share // parts) > most:
             parts = min(2 * parts, share)
-        return parts if most and (parts == 1 or machine.devices == 1) else 0
+        return parts if most and (parts == 1 or not machine.name.startswith("TPU")) else 0
 
 
 def plan(geometry: PrepareConfig, config: TrainConfig, *, all_folds: bool) -> Plan:

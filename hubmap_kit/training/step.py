@@ -14,6 +14,7 @@ import tensorflow as tf
 from ..config import TrainConfig
 from ..models.hardware import memory_errors
 from ..models.losses import Loss, auxiliary_loss
+from ..words import count
 from .devices import Devices
 
 FINETUNE_LEARNING_RATE = 5e-4  # after the encoder is unfrozen
@@ -113,7 +114,8 @@ class Step:
     the part's own statistics, and its moving statistics move once for each part. They may also have moved in a step
     that failed; weights have not.
 
-    With several devices the error stays: a step that fails on one device can leave the others waiting for it.
+    With several devices the error stays, since a step that fails on one device can leave the others waiting for it.
+    Therefore a training on several GPUs finds `parts` with one of them before it begins.
 
     Attributes:
         parts: Number of parts in which each batch is done.
@@ -225,7 +227,8 @@ class Step:
             ) from error
         self.parts = min(2 * self.parts, patches)
         size = f"{'at most ' * bool(patches % self.parts)}{-(-patches // self.parts)}"
-        print(f"the memory is full: each batch of {patches} is done in {self.parts} parts of {size}", flush=True)
+        done = f"does its {count(patches, 'patch')} of a batch in {self.parts} parts of {size}"
+        print(f"the memory is full: each device {done}", flush=True)
 
     def _shape(self, images: tf.Tensor) -> tuple[int, ...]:
         """Shape of the images of one device."""

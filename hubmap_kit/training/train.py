@@ -17,6 +17,7 @@ from ..kaggle.clone import own_commit
 from ..preparation.store import SPLITS, PatchStore
 from ..reports.report import write_report
 from ..run import FOLDS, REPORT, FoldsConfig, RunConfig, check_place, is_finished
+from ..tables import few_images
 from . import checkpoints
 from .dataset import PatchSampler
 from .devices import is_first_worker, open_devices
@@ -116,7 +117,7 @@ def _train_one(
         checkpoints.check_finished(run, store.config, config, ids)
         print(f"{run} is finished already")
         return True
-    if few := store.few(ids["train"]):
+    if (few := few_images(store.counts(ids["train"]))) and devices.worker == 0:
         print(few, flush=True)
     keras.utils.set_random_seed(config.seed)
     sampler = PatchSampler(store, ids["train"], config, devices.replicas)
@@ -142,6 +143,7 @@ def _describe_run(
             method: {organ: look.values for organ, look in looks.items()} for method, looks in sampler.looks.items()
         },
         splits={split: [int(i) for i in split_ids] for split, split_ids in ids.items()},
+        train_images=store.counts(ids["train"]),
         sources=sorted({store.images[i].image.source for i in ids["train"]}),
         recipe=recipe,
         data=str(store.info.data) if store.info.data_split == "train" else "",

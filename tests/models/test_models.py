@@ -294,7 +294,7 @@ single, _ = build_model(config)
 rng = np.random.default_rng(0)
 single.set_weights([value + rng.uniform(0, 0.5, value.shape) for value in single.get_weights()])
 with strategy.scope():
-    several, _ = build_model(config)
+    several, _ = build_model(config, synchronized=True)
     several.set_weights(single.get_weights())
 
 def normalisations(model):

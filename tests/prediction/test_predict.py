@@ -585,6 +585,20 @@ def test_what_a_prediction_does_not_pass_over_in_silence(data, run, tmp_path, ca
     assert submission.read_problems(tmp_path / "out.csv")[1].rule == "its training is unfinished"
 
 
+def test_few_training_images_are_named(data, run, tmp_path, capsys):
+    """One line names organs and sources of the images of which every run saw few; one that none saw is a warning."""
+    table = pd.read_csv(data / "test.csv", dtype=str)
+    table["organ"], table["data_source"] = ["lung", "kidney", "liver", "lung", "lung"], "HPA"
+    table.to_csv(data / "test.csv", index=False)
+    other = write_run(tmp_path / "other", train_images={"organ": {"lung": 3, "kidney": 12, "liver": 0}})
+    write_run(run, train_images={"organ": {"lung": 2, "kidney": 1, "liver": 0, "skin": 1}, "source": {"HPA": 9}})
+    assert main(["predict", str(data), str(run), str(other), "--out", str(tmp_path / "out.csv")]) == 0
+    said = capsys.readouterr().err
+    assert "fewer than 10 images to train on: lung 3, HPA 9; expect worse masks there" in said.splitlines()
+    assert said.count("fewer than") == 1
+    assert "of organ 'liver', on which run, other was not trained, only on lung, kidney, skin" in said
+
+
 def test_a_folder_of_unfinished_folds(data, tmp_path, capsys):
     """A folder of folds without a finished one is an error."""
     write_run(tmp_path / "cv" / "fold0", finished=False)

@@ -27,7 +27,7 @@ from hubmap_kit.images import read_image
 from hubmap_kit.images.scaling import resize, resize_mask, scaled_shape
 from hubmap_kit.preparation.prepare import gaps, prepare, small_mask, summary, whole_patch_size
 from hubmap_kit.preparation.store import PatchStore
-from hubmap_kit.tables import DataError, Image, read_images
+from hubmap_kit.tables import DataError, Image, few_images, read_images
 from hubmap_kit.tiles import grid
 
 SMALL = PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2)
@@ -403,10 +403,11 @@ def test_organs_and_sources_with_few_images_are_named(demo, tmp_path):
     """A line counts the images of each organ and source that has fewer than ten to train on, none included."""
     opened = prepare(demo, tmp_path, PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2))
     train = [i for i, stored in opened.images.items() if stored.split == "train"]
-    assert opened.few(train) in summary(opened).splitlines()
-    assert "kidney 0" in opened.few(train)
+    few = few_images(opened.counts(train))
+    assert few in summary(opened).splitlines()
+    assert "kidney 0" in few
     (i,) = [i for i in train if opened.images[i].image.organ == "lung"][:1]
-    many = opened.few([i] * 10)
+    many = few_images(opened.counts([i] * 10))
     assert "lung" not in many
     assert opened.images[i].image.source not in many
     assert "fewer than 10 images to train on: " in many

@@ -33,6 +33,54 @@ config = recipe("fast", filters=2, batch_size=4, epochs=2, steps_per_epoch=3, va
 train(Path(store), Path(run), config)
 """
 
+# A device holds two of its four patches. Trains with two devices that find this out, in two sessions, and with two that
+# begin with two parts, in one session.
+IN_PARTS = """
+import gc, sys, weakref
+from pathlib import Path
+import tensorflow as tf
+store, runs = map(Path, sys.argv[1:])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from hubmap_kit.models.blocks import BatchNormalization
+from hubmap_kit.recipes import recipe
+from hubmap_kit.training import loop
+from hubmap_kit.training.train import train
+
+def check(patches):
+    if patches > 2:
+        raise MemoryError
+
+def call(self, inputs, training=None, mask=None):
+    if training:
+        with tf.control_dependencies([tf.numpy_function(check, [tf.shape(inputs)[0]], ())]):
+            inputs = tf.identity(inputs)
+    return normalise(self, inputs, training=training, mask=mask)
+
+def build(*arguments, **flags):
+    models.append(weakref.ref(made := made_of(*arguments, **flags)[0]))
+    return made, []
+
+def begin(*arguments, **flags):
+    begun = begin_phase(*arguments, **flags)
+    print("networks in memory:", sum(model() is not None for model in models))
+    return begun
+
+normalise, BatchNormalization.call = BatchNormalization.call, call
+models, made_of, loop.build_model = [], loop.build_model, build
+begin_phase, loop.Training._begin_phase = loop.Training._begin_phase, begin
+loop.compute_dtype = lambda _: "float16"  # with a scaled loss
+loop.Training.finish = lambda _: None  # the checkpoint stays
+config = recipe("fast", filters=1, batch_size=8, epochs=2, steps_per_epoch=2, validate_every=2, loss="bce+dice",
+    ema=0.9, auxiliary=0.1, cutmix=0.5, decoder_dropout=0.3, devices="mirrored")
+train(store, runs / "found", config, page=False, time_limit_s=0)
+models.clear()
+train(store, runs / "found", config, page=False, resume=True)
+models.clear()
+loop.Training._parts_of_devices = lambda *_: 2
+train(store, runs / "given", config, page=False)
+"""
+
 
 def start(store: Path, run: Path, devices: str, cluster: dict[str, object] | None = None) -> subprocess.Popen[str]:
     """Train in a new process, because devices are set up once per process."""
@@ -83,6 +131,24 @@ def test_two_devices_train_as_one(store, single, tmp_path):
     assert process.returncode == 0, errors
     assert "2 devices" in output
     assert_same_training(tmp_path / "run", single)
+
+
+@pytest.mark.slow
+def test_two_devices_in_parts(store, tmp_path):
+    """Two devices find out that a batch needs two parts, also when resumed, and train as if they had been given two."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", IN_PARTS, str(store), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "memory" in line]
+    full = "the memory is full: each device does its 4 patches of a batch in 2 parts of 2"
+    assert [line for line in lines if line.startswith("the memory")] == [full, full], done.stdout
+    # That of the training; the one with which the parts were found is gone.
+    assert {line for line in lines if line.startswith("networks")} == {"networks in memory: 1"}, done.stdout
+    given, found = (np.load(tmp_path / run / "checkpoint.npz") for run in ("given", "found"))
+    assert set(found) == set(given)
+    for name in set(given) - {"state"}:  # weights, statistics, state of dropout; Adam's moments, moving average
+        assert found[name] == pytest.approx(given[name], rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.slow

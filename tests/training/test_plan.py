@@ -62,11 +62,12 @@ def test_the_largest_batch_fits_and_one_more_does_not(planned):
 
 
 def test_a_batch_that_does_not_fit_is_done_in_parts(planned):
-    """On one device the batch is halved until it fits, and a step takes a third longer; on several it is too large."""
-    assert [planned.parts(machine) for machine in (TWO, ONE)] == [1, 1]
+    """The batch of a GPU is halved until it fits, and a step takes a third longer; for a TPU it is too large."""
+    assert [planned.parts(machine) for machine in KAGGLE] == [1, 1, 1]
     large = replace(planned, batch=24)  # a T4 holds 11 patches
-    assert [large.parts(machine) for machine in (TWO, ONE)] == [0, 4]
+    assert [large.parts(machine) for machine in (TWO, ONE)] == [2, 4]
     assert large.step_s(ONE) == pytest.approx(4 * planned.step_s(ONE))
+    assert replace(planned, batch=240).parts(KAGGLE[2]) == 0
     assert planned.parts(Machine("small", 1, 1, 1, 10**9)) == 0
 
 

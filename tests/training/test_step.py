@@ -267,7 +267,8 @@ def test_full_memory_halves_the_batch(store: Path, tmp_path, hold, monkeypatch, 
     printed = capsys.readouterr().out
     assert "fewer than 10 images to train on" in printed
     lines = [line for line in printed.splitlines() if "memory is full" in line]
-    assert lines == [f"the memory is full: each batch of 8 is done in {n} parts of {8 // n}" for n in (2, 4)]
+    done = "the memory is full: each device does its 8 patches of a batch in"
+    assert lines == [f"{done} {parts} parts of {8 // parts}" for parts in (2, 4)]
     assert Run.open(tmp_path / "run").config.finished
 
 
@@ -280,12 +281,13 @@ def test_too_little_memory_for_a_patch(rng, hold, capsys):
     with pytest.raises(ValueError, match=r"one patch of 64 px .* smaller --batch-size does not help"):
         step(*batch(rng))
     assert np.array_equal(weights(model), before)
-    assert capsys.readouterr().out == "the memory is full: each batch of 2 is done in 2 parts of 1\n"
+    done = "the memory is full: each device does its 2 patches of a batch in 2 parts of 1\n"
+    assert capsys.readouterr().out == done
 
 
 @pytest.mark.slow
 def test_several_devices_do_not_halve(rng, hold, monkeypatch):
-    """With several devices full memory stays an error, because the others would wait."""
+    """Memory that is full in a step of several devices stays an error, because the others would wait."""
     hold(0)
     _, _, step = stepper(tiny())
     monkeypatch.setattr(Devices, "replicas", 2)
