@@ -94,20 +94,20 @@ def run(arguments: Namespace) -> Ending:
     from ..training.plan import KAGGLE, kernel_hours, plan, sources, table, this_computer
 
     machines = [*KAGGLE, this_computer()]
-    parts, plans, values = [], {}, {}
-    for each, pace in zip(configs, paces, strict=True):
-        planned = plan(geometry, each, all_folds=all_folds)
+    plans = [plan(geometry, each, all_folds=all_folds) for each in configs]
+    parts, described, values = [], {}, {}
+    for each, planned, pace in zip(configs, plans, paces, strict=True):
         rows = table(planned, machines, pace)
         network, cost = (each.model if each.model == "unet" else each.encoder), planned.cost
         parts.append(
             f"{network}: {cost.parameters / 1e6:.1f} million parameters; a patch of {geometry.input_size} px takes "
             f"{cost.flops / 1e9:.3g} GFLOP to predict, and {size_text(cost.held_bytes)} to train on\n"
-            + rows.to_string(index=False)
+            + rows.to_string(index=False, float_format=lambda hours: f"{hours:.{2 if hours < 100 else 0}f}")
         )
-        plans[network] = dataclasses.asdict(planned) | {"machines": rows.to_dict("records")}
+        described[network] = dataclasses.asdict(planned) | {"machines": rows.to_dict("records")}
     result = "\n\n".join([*parts, sources(machines, next(filter(None, paces), None))])
     if of_kernels:
-        train, infer = of_kernels
+        (planned,), (pace,), (train, infer) = plans, paces, of_kernels  # they have one encoder
         hours = kernel_hours(
             planned,
             step=config.step_text(geometry.input_size),
@@ -118,11 +118,12 @@ def run(arguments: Namespace) -> Ending:
         )
         result = "\n".join([result, "", *hours.lines(pace).values()])
         values["hours"] = dataclasses.asdict(hours)
+    size = plans[0]  # the same for each encoder
     return Ending(
-        f"{name}: {count(planned.folds, 'training')} on {planned.train_images} images, each of "
-        f"{count(planned.steps, 'step')} of {count(planned.batch, 'patch')}, validated on {planned.val_images}",
+        f"{name}: {count(size.folds, 'training')} on {size.train_images} images, each of "
+        f"{count(size.steps, 'step')} of {count(size.batch, 'patch')}, validated on {size.val_images}",
         result,
-        values={"recipe": name, "plans": plans, **values},
+        values={"recipe": name, "plans": described, **values},
     )
 
 

@@ -35,6 +35,8 @@ PACE_KEYS: dict[str, Any] = {
     "seconds_per_image": float,
     "peak_memory_bytes": int,  # of the process
     "peak_gpu_memory_bytes": int,  # of the fullest GPU, where there is one
+    "kernel": str,  # which measured the step; in the records only, as its version
+    "version": int,
 }
 SETTINGS = "settings"  # one more column, which files of earlier versions do not have: what --set changed
 
@@ -103,7 +105,8 @@ class Records:
         """Put the pace that a version measured into ``pace.json``; returns whether it measured one.
 
         The time of an image is that of the submission's timings. Values that it did not measure are kept from the other
-        kernel. A damaged file is ignored, because its values only improve an estimate.
+        kernel; ``kernel`` and ``version`` are those that measured the step. A damaged file is ignored, because its
+        values only improve an estimate.
         """
         from ..submission import read_timings  # here, because it imports NumPy, which --help does without
 
@@ -114,8 +117,9 @@ class Records:
                 measured["seconds_per_image"] = sum(seconds) / len(seconds)
         if measured:
             known = self._pace(self.folder / PACE)
-            about = {"format": 1, "kernel": kernel, "version": version}
-            write_json(self.folder / PACE, known | measured | about)
+            if "seconds_per_step" in measured:
+                measured |= {"kernel": kernel, "version": version}
+            write_json(self.folder / PACE, {"format": 1, **known, **measured})
         return bool(measured)
 
     @staticmethod

@@ -185,7 +185,7 @@ def this_computer() -> Machine:
             convolve()
             repeats += 1
     tflops = repeats * flops / (time.perf_counter() - begin) / 1e12
-    return Machine("this computer's CPU", 1, tflops, 0.5, free_memory() or 0, mixed=False)
+    return Machine("this CPU", 1, tflops, 0.5, free_memory() or 0, mixed=False)
 
 
 def kernel_hours(
@@ -229,11 +229,11 @@ def table(planned: Plan, machines: Sequence[Machine], pace: Pace | None) -> pd.D
                 "on": machine.name,
                 "largest batch": planned.most_batch(machine),
                 f"batch of {planned.batch}": "fits" if parts == 1 else f"in {parts} parts" if parts else "too large",
-                "a training, h": round(one_h, 2),
-                "all trainings, h": round(hours, 2),
-                "longest session, h": machine.session_h or "-",
-                "share of a week": percent(hours / machine.week_h) if machine.week_h else "-",
-                "prediction, h": round(planned.prediction_h(machine), 2),
+                "training, h": round(one_h, 2),
+                "all, h": round(hours, 2),
+                "session, h": machine.session_h or "-",
+                "of a week": percent(hours / machine.week_h) if machine.week_h else "-",
+                "predict, h": round(planned.prediction_h(machine), 2),
                 "step": "measured" if step_s else "estimated",
             }
         )
@@ -250,5 +250,7 @@ def sources(machines: Sequence[Machine], pace: Pace | None) -> str:
         f"  prediction of {TEST_IMAGES} images of {SIDE_UM:g} um by all trainings, 4 views of each tile (TTA flips)",
     ]
     if pace and pace.seconds_per_step:
-        lines.append(f"measured: {pace.seconds_per_step:.3g} s a step on {pace.devices}, by {pace.kernel}")
+        lines.append(
+            f"measured: {pace.seconds_per_step:.3g} s a step on {pace.devices}, by {pace.kernel}; all else is estimated"
+        )
     return "\n".join(lines)

@@ -256,7 +256,7 @@ def test_pace_comes_back(place):
     place.run("push")
     known = {key: train[key] for key in ("step", "devices", "seconds_per_step", "seconds_per_fold")}
     known |= {"peak_memory_bytes": 2**33, "peak_gpu_memory_bytes": 2**32, "seconds_per_image": 7.5}
-    known |= {"format": 1, "kernel": "hubmap-infer", "version": 1}
+    known |= {"format": 1, "kernel": "hubmap-train", "version": 1}  # the step's
     assert json.loads((place.clone / "records" / "pace.json").read_text()) == known
 
 

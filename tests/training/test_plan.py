@@ -85,12 +85,15 @@ def test_images_of_folds_and_of_the_split():
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
-    """The command prints a row for each machine, and says what is estimated."""
+    """The command prints a row for each machine, of at most 100 characters, and says what is estimated."""
     flags = ["--model", "unet", "--filters", "4", "--input-size", "64"]
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "default", *flags]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("2 x T4", "1 x T4", "TPU v5e-8", "this computer's CPU", "estimated"))
+    assert all(name in printed for name in ("2 x T4", "1 x T4", "TPU v5e-8", "this CPU", "estimated"))
+    table = [line for line in printed.splitlines() if line.endswith((" step", "estimated"))]
+    assert len(table) == 5
+    assert max(map(len, table)) <= 100
     assert main(["plan", "default", *flags, "--json"]) == 0
     machines = json.loads(capsys.readouterr().out)["plans"]["unet"]["machines"]
     assert [row["on"] for row in machines[:3]] == ["2 x T4", "1 x T4", "TPU v5e-8"]

@@ -52,7 +52,7 @@ def test_run_folder_holds_what_its_page_shows(trained, demo):
     assert config.peak_memory_bytes is not None
     assert config.peak_memory_bytes > 2e8  # TensorFlow alone
     pace = read_json(trained / "pace.json")
-    elsewhere = {"seconds_per_image", "peak_gpu_memory_bytes"}  # of a prediction, and of a GPU
+    elsewhere = {"seconds_per_image", "peak_gpu_memory_bytes", "kernel", "version"}  # of predictions, GPUs, records
     assert all(has_type(pace[key], kind) for key, kind in PACE_KEYS.items() if key not in elsewhere)
     assert pace["step"] == config.train.step_text(config.prepare.input_size)
     assert pace["devices"] == [config.devices]
