@@ -250,7 +250,6 @@ def sources(machines: Sequence[Machine], pace: Pace | None) -> str:
         f"  prediction of {TEST_IMAGES} images of {SIDE_UM:g} um by all trainings, 4 views of each tile (TTA flips)",
     ]
     if pace and pace.seconds_per_step:
-        lines.append(
-            f"measured: {pace.seconds_per_step:.3g} s a step on {pace.devices}, by {pace.kernel}; all else is estimated"
-        )
+        measured = f"{pace.seconds_per_step:.3g} s a step on {pace.devices}, by {pace.kernel}"
+        lines.append(f"measured: {measured}; all else is estimated")
     return "\n".join(lines)
