@@ -55,17 +55,17 @@ def encode_runs(runs: _Runs) -> str:
 
 
 def decode(rle: str, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Draw an RLE as a mask.
+    """Decode an RLE to a mask.
 
     Args:
         rle: ``start length`` pairs, 1-based and column-major; ``""`` is an empty mask.
         shape: ``(height, width)`` in pixels.
 
     Returns:
-        ``(H, W)`` uint8 in {0, 1}, in column-major memory order (the order of the runs).
+        ``(H, W)`` uint8 in {0, 1}, in column-major memory order.
 
     Raises:
-        ValueError: See `parse`.
+        ValueError: The RLE is malformed, or a run is outside the mask, overlaps another or is out of order.
 
     >>> decode("2 4", (2, 3))
     array([[0, 1, 1],
@@ -105,7 +105,7 @@ def dice(a: str, b: str, shape: tuple[int, int]) -> float:
         A number in [0, 1].
 
     Raises:
-        ValueError: See `parse`.
+        ValueError: As `decode` does, for either string.
 
     >>> dice("1 4", "3 4", (2, 3))
     0.5
