@@ -152,8 +152,9 @@ class Workplace:
 
     def kill(self, call: Call) -> None:
         """Kill the command that runs."""
+        killed = self.process  # the test may start the next one before this thread goes on
         self.signal(signal.SIGKILL)
-        wait([self.process.sentinel])
+        wait([killed.sentinel])
 
     def kill_before(self, call: Call) -> None:
         """Kill the command, and let Kaggle not process its request."""
