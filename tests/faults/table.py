@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import platform
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def page(answers: list[Answer], record: dict[str, Any]) -> Iterator[str]:
     yield from ("", "## The catalogue", "", "| | what is wrong | command | status | says |", "|---|---|---|---|---|")
     for kind, what, command, status, said in answers:
         shown = said.replace("|", "\\|").replace("<", "&lt;")
-        yield f"| {kind} | {what} | `{command}` | {status} | {shown[:200] + '…' * (len(shown) > 200)} |"
+        yield f"| {kind} | {what} | `{command}` | {status} | {textwrap.shorten(shown, 200, placeholder=' …')} |"
 
 
 if __name__ == "__main__":
