@@ -355,6 +355,9 @@ def apply_changes(kind: type[Settings], given: Mapping[str, Any], changes_text: 
     return settings
 
 
+KINDS: dict[str, Any] = {"train": TrainSettings, "infer": InferSettings}  # of settings, by kernel
+
+
 def changed(kind: type[Settings], given: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> Settings:
     """The settings of a kernel file with some changed; raises as `apply_changes` does.
 

@@ -127,11 +127,10 @@ def changed_settings(texts: Sequence[str], names: Sequence[str], clone: Path) ->
     Raises:
         UsageError: No kernel that is pushed has the setting, or its value is not allowed.
     """
-    from ..kernels import InferSettings, TrainSettings, changed, value_of
+    from ..kernels import KINDS, value_of
 
     if not texts:
         return {}
-    kinds: dict[str, Any] = {"train": TrainSettings, "infer": InferSettings}
     given = kernel_settings(clone, names)
     changes: dict[str, dict[str, Any]] = {}
     for text in texts:
@@ -145,13 +144,30 @@ def changed_settings(texts: Sequence[str], names: Sequence[str], clone: Path) ->
                 f"{did_you_mean(setting, known)} (the settings are {', '.join(known) or 'not pushed'})"
             )
         for name in meant:
-            changes.setdefault(name, {})[setting] = value_of(kinds[name], setting, value.strip())
+            changes.setdefault(name, {})[setting] = value_of(KINDS[name], setting, value.strip())
+    check_changes(changes, given, "--set")
+    return changes
+
+
+def check_changes(changes: Mapping[str, Mapping[str, Any]], given: Mapping[str, Mapping[str, Any]], flag: str) -> None:
+    """Check changed settings as the kernels check their own.
+
+    Args:
+        changes: New values, for ``train``, ``infer``, and ``smoke``, which is the training kernel with one step.
+        given: Settings of the kernel files, by part; see `kernel_settings`.
+        flag: The flag that gives the new values.
+
+    Raises:
+        UsageError: There is no such setting, or its value is not allowed.
+    """
+    from ..kernels import KINDS, changed
+
     try:
         for name, values in changes.items():
-            changed(kinds[name], given[name], values, "--set").check()
+            part = "infer" if name == "infer" else "train"
+            changed(KINDS[part], given[part], values, flag).check()
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return changes
 
 
 def hours_of(clone: Path, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import LARGEST_SEED, UsageError
+from ..config import LARGEST_SEED
 from ..kaggle.verdict import REHEARSAL
 from ..terminal import Ending, Parser, add_run_flag, number_between, whole_between
+from .push import check_changes, kernel_settings
 
 EXAMPLE = """\
 hubmap-kit rehearse
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> Ending:
 
     clone, kaggle = find_clone(), Limits()
     if arguments.smoke:
-        _check_settings(clone, arguments.settings)
+        check_changes(arguments.settings, kernel_settings(clone, ("train", "infer")), "--settings")
         try:
             smoke(clone, arguments.settings)
         except Failure as failure:
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> Ending:
         settings=arguments.settings,
         limits=limits,
     )
-    _check_settings(clone, options.changes())
+    check_changes(options.changes(), kernel_settings(clone, ("train", "infer")), "--settings")
     out = arguments.out
     passed, scores = rehearse(out, clone, options), out / SCORES
     result, values = "", {}
@@ -125,22 +125,6 @@ def run(arguments: argparse.Namespace) -> Ending:
         values={"folder": str(out), "passed": passed, **values},
         failed=not passed,
     )
-
-
-def _check_settings(clone: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check the changed settings as the kernels check them, before anything is drawn."""
-    from ..kernels import InferSettings, TrainSettings, changed
-    from .push import kernel_settings
-
-    given = kernel_settings(clone, ("train", "infer"))
-    try:
-        for name, values in changes.items():
-            if name == "infer":
-                changed(InferSettings, given["infer"], values, "--settings").check()
-            else:
-                changed(TrainSettings, given["train"], values, "--settings").check()
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def _json_object(text: str) -> dict[str, Any]:
