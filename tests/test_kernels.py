@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wheels import write_wheel
 
 from hubmap_kit import kernels
 from hubmap_kit.competition import SLUG
@@ -140,13 +141,7 @@ def test_bundle_is_reproducible(kit, tmp_path):
 @pytest.mark.slow
 def test_missing_wheels_are_installed_whatever_pip_is_set_to(tmp_path, monkeypatch):
     """A kernel installs the wheels that the image lacks, whatever a user's settings for pip are."""
-    wheel = tmp_path / "thing_for_test-1-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("thing_for_test.py", "")
-        about = "thing_for_test-1.dist-info"
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: thing-for-test\nVersion: 1\n")
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{about}/RECORD", "")
+    wheel = write_wheel(tmp_path)
     for name, value in PIP.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "pip.conf").write_text(f"[install]\nuser = true\ntarget = {tmp_path / 'elsewhere'}\n")

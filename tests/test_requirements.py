@@ -9,11 +9,11 @@ import runpy
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wheels import write_wheel
 
 CLONE = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((CLONE / "pyproject.toml").read_text(encoding="utf-8"))
@@ -86,13 +86,8 @@ def test_sessions_install_into_their_environment(
     """A user's settings for pip do not make a session install elsewhere, and its package index is still used."""
     text = (CLONE / "noxfile.py").read_text(encoding="utf-8")
     assert text.count("session.install(") == 1, "every session calls install"
-    wheel, place = tmp_path / "thing_for_test-1-py3-none-any.whl", tmp_path / "environment"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("thing_for_test.py", "")
-        about = "thing_for_test-1.dist-info"
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: thing-for-test\nVersion: 1\n")
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{about}/RECORD", "")
+    write_wheel(tmp_path)
+    place = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
     value = "true" if setting == "user" else tmp_path / "elsewhere"
     # The wheel is found only by the settings that are kept.

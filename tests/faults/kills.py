@@ -56,10 +56,8 @@ COMMANDS = {
     "ablation": Killed(f"ablation D new {ONE_ROW} --recipe fast --epochs 2 {TINY}", "new", 3),
     "bundle": Killed("bundle new", "new", 6),
 }
-REHEARSE, REHEARSALS = (
-    "rehearse new --train 5 --size 128",
-    4,
-)  # killed before the end of its first kernel, which takes long
+REHEARSE = "rehearse new --train 5 --size 128"
+REHEARSALS = 4  # killed before the end of their first kernel, which takes long
 STATED_TIME = rb"20\d\d-\d\d-\d\d \d\d:\d\d UTC"
 TENSORFLOW = ("train", "report", "predict", "pseudo", "ablation")  # they train, or need a trained run
 
