@@ -28,7 +28,7 @@ class Row:
         augment: Augmentations and the least share of patches that each is done to; 0 leaves one out.
         predict: Settings of the prediction that differ; such a row is predicted with the base's runs.
         special: How a row is scored that is neither a training nor a prediction with other settings: ``thresholds``,
-            ``ensemble`` or ``pseudo``. Empty for all other rows.
+            ``ensemble``, ``pseudo`` or ``distil``. Empty for all other rows.
     """
 
     about: str
@@ -124,6 +124,9 @@ ROWS: dict[str, Row] = {
     "decoder-256": Row("decoder twice as wide", train={"decoder_filters": 256}),
     "random-weights": Row("no pretrained encoder", train={"encoder_weights": "none"}),
     "pseudo": Row("soft masks of the base on the validation images, as further training data", special="pseudo"),
+    "distil": Row(
+        "soft masks of all seeds of the base on the training images, as further training data", special="distil"
+    ),
     "flips": Row("test-time augmentation: flips", predict={"tta": "flips"}),
     "d4": Row("test-time augmentation: flips and quarter turns", predict={"tta": "d4"}),
     "scales": Row("test-time augmentation: three scales", predict={"scales": "0.8,1,1.25"}),

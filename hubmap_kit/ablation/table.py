@@ -5,7 +5,7 @@ only the prediction is predicted with the base's runs. All rows are scored at th
 images. Results are kept, and a stopped command goes on where it stopped::
 
     ablation.json              settings of the base
-    stores/                    patch stores, one for each geometry, and one of soft masks for each seed
+    stores/                    patch stores, one for each geometry, and those of soft masks
     runs/{row}-seed{n}/        run folders
     scores/{row}-seed{n}.csv   id, organ, dice; {row}-of{n}.csv for the ensemble of n seeds
     ablation.csv, .md          the table
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -237,9 +238,9 @@ class _Work:
             larger = (row.geometry(self.geometry).input_size / self.geometry.input_size) ** 2
             config = replace(config, batch_size=max(1, round(config.batch_size / larger)))
         if row.special == "pseudo":
-            soft = self.out / "stores" / f"pseudo-seed{seed}"
-            pseudo_label(self._unlabelled(), store, soft, [self._trained(BASE, seed)], PLAIN, overwrite=True)
-            config = replace(config, pseudo=str(soft))
+            config = replace(config, pseudo=self._soft_masks(f"pseudo-seed{seed}", "validation", [seed]))
+        elif row.special == "distil":
+            config = replace(config, pseudo=self._soft_masks("distil", "train", range(self.seeds)))
         start_tensorflow()
         from ..training.train import train
 
@@ -248,19 +249,24 @@ class _Work:
             shutil.rmtree(run / maps, ignore_errors=True)
         return run
 
-    def _unlabelled(self) -> Path:
-        """The validation images as a competition folder's test images, without masks."""
-        folder = self.out / "unlabelled"
-        validation = PatchStore.open(self._store(BASE)).ids("validation", self.config.fold)
+    def _soft_masks(self, name: str, split: str, seeds: Iterable[int]) -> str:
+        """The store `name` of the soft masks of images of a split, by the base's networks of these seeds together.
+
+        The networks are given the images as a competition folder's test images, without masks.
+        """
+        store, folder, soft = self._store(BASE), self.out / f"unlabelled-{split}", self.out / "stores" / name
+        ids = PatchStore.open(store).ids(split, self.config.fold)
         (folder / "test_images").mkdir(parents=True, exist_ok=True)
-        for image_id in validation:
+        for image_id in ids:
             link = image_path(folder, "test", image_id)
             link.unlink(missing_ok=True)
             link.symlink_to(image_path(self.data.resolve(), "train", image_id))
         with replacing(table_path(folder, "test")) as part:
-            images = [image for image in read_images(self.data, "train") if image.id in validation]
+            images = [image for image in read_images(self.data, "train") if image.id in ids]
             table_of(images).drop(columns=RLE).to_csv(part, index=False)
-        return folder
+        runs = [self._trained(BASE, each) for each in seeds]
+        pseudo_label(folder, store, soft, runs, PLAIN, overwrite=True)
+        return str(soft)
 
     def _predicted(self, runs: list[Path], config: PredictConfig) -> pd.DataFrame:
         """Dice of the validation images, predicted as a submission is."""

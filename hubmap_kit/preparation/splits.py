@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -139,17 +140,16 @@ def _deal(
     rng: np.random.Generator,
 ) -> pd.Series:
     """Deal shuffled units (images or groups) to the parts until each part has its number of each organ."""
-    left = {part: dict(by_organ) for part, by_organ in wanted.items()}
-    result = pd.Series(rest, index=organs.index)
+    left = {part: Counter(by_organ) for part, by_organ in wanted.items()}
+    names, result = organs.to_numpy(str), np.full(len(organs), rest, object)
     units = pd.Series(np.arange(len(organs)), index=organs.index) if groups is None else groups.loc[organs.index]
-    members = {unit: organs[units == unit] for unit in rng.permutation(units.unique().tolist())}
+    members = units.groupby(units, sort=False).indices
     # Large groups first, because they fit less easily once little is left to deal.
-    for images in sorted(members.values(), key=len, reverse=True):
-        counts = images.value_counts()
+    for unit in sorted(rng.permutation(list(members)), key=lambda unit: len(members[unit]), reverse=True):
+        counts = Counter(names[members[unit]].tolist())
         for part, lacking in left.items():
-            if all(lacking.get(str(organ), 0) >= n for organ, n in counts.items()):
-                for organ, n in counts.items():
-                    lacking[str(organ)] -= int(n)
-                result.loc[images.index] = part
+            if counts <= lacking:
+                lacking.subtract(counts)
+                result[members[unit]] = part
                 break
-    return result
+    return pd.Series(result.tolist(), index=organs.index)

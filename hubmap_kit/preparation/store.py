@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class StoreInfo:
     """``store.json``: what was prepared and how. It is written last, so that a store without it is unfinished.
 
     Attributes:
-        data: The competition folder.
+        data: The competition folder; in a file its absolute path.
         config: Settings of the preparation.
         soft: Whether a mask is 255 times the probability of foreground, and not 0 or 1.
         data_split: ``train`` or ``test``: the table and image folder of `data` that were prepared.
@@ -98,7 +99,7 @@ class StoreInfo:
 
     def write(self, folder: Path) -> None:
         """Write ``store.json``."""
-        write_json(folder / STORE, {"format": FORMAT} | asdict(self) | {"data": str(self.data.resolve())})
+        write_json(folder / STORE, {"format": FORMAT} | asdict(self) | {"data": str(self.data)})
 
     @classmethod
     def read(cls, folder: Path) -> StoreInfo:
@@ -209,13 +210,11 @@ class PatchStore:
         Args:
             ids: The images.
         """
-        return {
-            what: {
-                name: sum(getattr(self.images[i].image, what) == name for i in ids)
-                for name in dict.fromkeys(str(getattr(stored.image, what)) for stored in self.images.values())
-            }
-            for what in ("organ", "source")
-        }
+        counted = {}
+        for what in ("organ", "source"):
+            of = {i: str(getattr(stored.image, what)) for i, stored in self.images.items()}
+            counted[what] = dict.fromkeys(of.values(), 0) | Counter(of[i] for i in ids)
+        return counted
 
     @classmethod
     def open(cls, folder: Path) -> PatchStore:
@@ -447,7 +446,7 @@ def write_image(
 def finish_store(
     out: Path, info: StoreInfo, images: Sequence[StoredImage], written: Mapping[int, Written]
 ) -> PatchStore:
-    """Write the tables of a store whose images are written, put them in place of an earlier store's, and open it.
+    """Write the tables of a store whose images are written, and put them in place of an earlier store's.
 
     All that needs room on the disk is written before the earlier store is touched.
 
@@ -456,6 +455,9 @@ def finish_store(
         info: What was prepared and how.
         images: Its images.
         written: What `write_image` returned, by id.
+
+    Returns:
+        The store, as `PatchStore.open` reads it.
     """
     rows = []
     for stored in images:
@@ -466,9 +468,13 @@ def finish_store(
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     after = out / NEXT
     write_rows(after / IMAGES, COLUMNS, rows)
-    patches = [(stored.image.id, *patch) for stored in images for patch in written[stored.image.id].patches]
+    patches = pd.DataFrame(
+        [(stored.image.id, *patch) for stored in images for patch in written[stored.image.id].patches],
+        columns=PATCH_COLUMNS,
+    )
     with replacing(after / PATCHES) as part:
-        pd.DataFrame(patches, columns=PATCH_COLUMNS).to_csv(part, index=False)
+        patches.to_csv(part, index=False)
+    info = replace(info, data=info.data.resolve())
     info.write(after)
     (out / STORE).unlink(missing_ok=True)
     for image_id, made in written.items():
@@ -480,7 +486,7 @@ def finish_store(
     for name in (IMAGES, PATCHES, STORE):
         os.replace(after / name, out / name)
     shutil.rmtree(after, ignore_errors=True)
-    return PatchStore.open(out)
+    return PatchStore(out, info, {stored.image.id: stored for stored in images}, patches)
 
 
 def _stored(info: StoreInfo, row: int, cells: Mapping[str, str]) -> StoredImage:

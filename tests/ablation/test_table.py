@@ -27,7 +27,7 @@ GEOMETRY = PrepareConfig(patch_size=128, input_size=64, folds=2, test_size=0, va
 CONFIG = recipe("fast", filters=2, epochs=1, steps_per_epoch=1, batch_size=4, ema=0.0)
 FLAGS = "--patch-size 128 --input-size 64 --folds 2 --test-size 0 --val-size 0".split()
 FLAGS += "--recipe fast --filters 2 --epochs 1 --steps-per-epoch 1 --batch-size 4 --ema 0".split()
-DONE = ["base", "pseudo", "flips", "thresholds", "ensemble"]
+DONE = ["base", "pseudo", "distil", "flips", "thresholds", "ensemble"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def done(demo, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ablation")
     shutil.copytree(demo, folder / "data")
     command = ["ablation", str(folder / "data"), str(folder / "out"), *FLAGS, "--seeds", "1"]
-    assert main([*command, "--rows", "flips, thresholds,ensemble,pseudo"]) == 0
+    assert main([*command, "--rows", "flips, thresholds,ensemble,pseudo,distil"]) == 0
     return folder
 
 
@@ -104,16 +104,19 @@ def test_scores_of_the_base(done):
 
 
 @pytest.mark.slow
-def test_pseudo_labels_of_the_validation_images(done):
-    """A network is trained with the base's settings on soft masks of the validation images too; no maps are kept."""
-    base, pseudo = (Run.open(done / "out" / "runs" / f"{name}-seed0") for name in ("base", "pseudo"))
-    soft = done / "out" / "stores" / "pseudo-seed0"
+@pytest.mark.parametrize(
+    ("name", "store", "split"), [("pseudo", "pseudo-seed0", "validation"), ("distil", "distil", "train")]
+)
+def test_soft_masks_of_the_base(done, name, store, split):
+    """A network is trained with the base's settings on soft masks of a split's images too; no maps are kept."""
+    base, pseudo = (Run.open(done / "out" / "runs" / f"{each}-seed0") for each in ("base", name))
+    soft = done / "out" / "stores" / store
     assert base.config.train == replace(CONFIG, fold=0, tune=True, seed=0)
     assert pseudo.config.train == replace(base.config.train, pseudo=str(soft))
     assert base.config.prepare == pseudo.config.prepare == GEOMETRY
     assert base.config.splits == pseudo.config.splits
     assert PatchStore.open(soft).info.soft
-    assert sorted(PatchStore.open(soft).images) == sorted(base.config.splits["validation"])
+    assert sorted(PatchStore.open(soft).images) == sorted(base.config.splits[split])
     assert not any((run.folder / "validation").exists() for run in (base, pseudo))
 
 
@@ -141,7 +144,7 @@ def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
         before = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
         config = replace(CONFIG, encoder_weights="/elsewhere/imagenet")
         table = ablation(data, out, GEOMETRY, config, rows=["d4", "flips"], seeds=1)
-        assert list(table["row"]) == [*DONE[:3], "d4", *DONE[3:]]
+        assert list(table["row"]) == [*DONE[:4], "d4", *DONE[4:]]
         after = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
         assert after == before | {"d4-seed0.csv": after["d4-seed0.csv"]}
         assert not trained
@@ -151,9 +154,9 @@ def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
         with pytest.raises(KeyboardInterrupt):
             ablation(data, out, GEOMETRY, config, rows=["pseudo"], seeds=1)
         assert [call[1] for call in trained] == ["pseudo-seed0"]
-        links = list((out / "unlabelled" / "test_images").iterdir())
+        links = list((out / "unlabelled-validation" / "test_images").iterdir())
         assert {link.resolve().parent for link in links} == {(data / "train_images").resolve()}
-        assert "rle" not in pd.read_csv(out / "unlabelled" / "test.csv")
+        assert "rle" not in pd.read_csv(out / "unlabelled-validation" / "test.csv")
     finally:
         done.with_name("away").rename(done)
 

@@ -44,6 +44,17 @@ def test_split_depends_on_the_seed_alone():
     assert not first.equals(other)
 
 
+def test_splits_stay_the_same_in_later_versions():
+    """A seed gives the images that it gave in earlier versions, so that scores remain comparable."""
+    patients = pd.Series([f"p{i % 60}" for i in range(351)], index=COMPETITION.index)
+    alone = [1000, 1005, 1018, 1031, 1036, 1038], [1008, 1010, 1017, 1025, 1026, 1033]
+    grouped = [1002, 1004, 1008, 1010, 1016, 1020], [1001, 1003, 1011, 1018, 1023, 1024]
+    for groups, (test, validation) in ((None, alone), (patients, grouped)):
+        splits = assign_splits(COMPETITION, 65, 65, 0, groups)
+        assert list(splits.index[splits == "test"][:6]) == test
+        assert list(splits.index[splits == "validation"][:6]) == validation
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(list(ORGANS)), st.integers(0, 30)), min_size=6, max_size=120),
     st.integers(0, 1000),

@@ -86,6 +86,14 @@ def test_a_store_is_read_as_it_was_written(demo, store):
     assert all(stored.network_um == network_um[stored.image.organ] for stored in opened.images.values())
 
 
+def test_a_store_is_returned_as_it_is_read(demo, tmp_path):
+    """`prepare` returns the store without reading it again; nothing of it differs from what the files say."""
+    made = prepare(demo, tmp_path, PrepareConfig(patch_size=128, input_size=64, test_size=2, val_size=2, folds=2))
+    read = PatchStore.open(tmp_path)
+    assert (made.folder, made.info, made.images) == (read.folder, read.info, read.images)
+    pd.testing.assert_frame_equal(made.patches, read.patches)
+
+
 def test_a_store_of_format_1_is_read(store, tmp_path):
     """A store of format 1, without rows, thickness and the name of its split, is read as the same store."""
     shutil.copytree(store, tmp_path, dirs_exist_ok=True)
