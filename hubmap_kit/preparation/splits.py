@@ -145,7 +145,7 @@ def _deal(
     units = pd.Series(np.arange(len(organs)), index=organs.index) if groups is None else groups.loc[organs.index]
     members = units.groupby(units, sort=False).indices
     # Large groups first, because they fit less easily once little is left to deal.
-    for unit in sorted(rng.permutation(list(members)), key=lambda unit: len(members[unit]), reverse=True):
+    for unit in sorted(rng.permutation(units.unique().tolist()), key=lambda unit: len(members[unit]), reverse=True):
         counts = Counter(names[members[unit]].tolist())
         for part, lacking in left.items():
             if counts <= lacking:
