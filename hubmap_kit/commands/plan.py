@@ -100,8 +100,8 @@ def run(arguments: Namespace) -> Ending:
         rows = table(planned, machines, pace)
         network, cost = (each.model if each.model == "unet" else each.encoder), planned.cost
         parts.append(
-            f"{network}: {cost.parameters / 1e6:.1f} million parameters; a patch of {geometry.input_size} px takes "
-            f"{cost.flops / 1e9:.3g} GFLOP to predict, and {size_text(cost.held_bytes)} to train on\n"
+            f"{network}: {cost.parameters / 1e6:.1f} M parameters; a patch of {geometry.input_size} px: "
+            f"{cost.flops / 1e9:.3g} GFLOP to predict, {size_text(cost.held_bytes)} to train on\n"
             + rows.to_string(index=False, float_format=lambda hours: f"{hours:.{2 if hours < 100 else 0}f}")
         )
         described[network] = dataclasses.asdict(planned) | {"machines": rows.to_dict("records")}

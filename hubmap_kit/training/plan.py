@@ -244,8 +244,9 @@ def sources(machines: Sequence[Machine], pace: Pace | None) -> str:
     """Where the numbers come from, in a few lines."""
     speeds = [f"{each.name} {percent(each.efficiency)} of {each.devices} x {each.tflops:.3g}" for each in machines]
     lines = [
-        "estimated: operations and memory, from the network's graph in mixed precision (on a CPU twice the memory);",
-        f"  speed, TFLOPS: {'; '.join(speeds)};",
+        "estimated: operations and memory, from the graph in mixed precision (on a CPU twice the memory);",
+        f"  speed, TFLOPS: {'; '.join(speeds[:2])};",
+        f"    {'; '.join(speeds[2:])};",
         f"  {IMAGE_S:g} s an image to read it and make its mask; {percent(FREE_SHARE)} of the memory for a step;",
         f"  prediction of {TEST_IMAGES} images of {SIDE_UM:g} um by all trainings, 4 views of each tile (TTA flips)",
     ]
