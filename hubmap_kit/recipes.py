@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from .config import TrainConfig
+from .config import PrepareConfig, TrainConfig
 
 # Quarter turns and elastic deformation change shapes; stain and coarse imitate another laboratory and its microscope.
 STRONG = (
@@ -24,7 +24,7 @@ def default() -> TrainConfig:
     1024 px shrunk to 256, and strong augmentation from 0.6 to 0.75, as participants report.
 
     Command: ``hubmap-kit train PATCHES RUN --all-folds``; PATCHES prepared with ``--patch-size 3072 --input-size 768
-    --test-size 0 --folds 5``. 150 epochs of one pass over the images.
+    --test-size 0 --folds 5``, see `made_for`. 150 epochs of one pass over the images.
 
     Time: not measured; `hubmap-kit plan` estimates 3.3 hours on two T4 for all five folds.
 
@@ -114,6 +114,10 @@ def fast() -> TrainConfig:
 
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {make.__name__: make for make in (default, seed, cpu, fast)}
+GEOMETRIES = {
+    "default": PrepareConfig(patch_size=3072, input_size=768, test_size=0, folds=5),
+    "fast": PrepareConfig(input_size=96),
+}
 
 
 def recipe(name: str, **changes: Any) -> TrainConfig:
@@ -125,6 +129,31 @@ def recipe(name: str, **changes: Any) -> TrainConfig:
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
     return replace(RECIPES[name](), **changes)
+
+
+def made_for(name: str, **changes: Any) -> PrepareConfig:
+    """The patches that a recipe is made for, with some of the settings changed; raises ValueError at one out of bounds.
+
+    Recipes that are not in `GEOMETRIES` are made for those that ``hubmap-kit prepare`` makes without flags.
+    """
+    return replace(GEOMETRIES.get(name, PrepareConfig()), **changes)
+
+
+def remark_on(name: str, input_size: int) -> str:
+    """A line for the user if a recipe is made for patches of at least twice as many pixels on a side, else "".
+
+    Args:
+        name: The recipe.
+        input_size: Side of the patches as the network sees them, in px.
+    """
+    wanted = made_for(name)
+    if input_size > wanted.input_size / 2:
+        return ""
+    flags = f"--patch-size {wanted.patch_size} --input-size {wanted.input_size}"
+    return (
+        f"warning: the recipe {name} is made for patches seen at {wanted.input_size} px, and these are seen at "
+        f"{input_size} px; prepare them with {flags}, or name another recipe"
+    )
 
 
 def recipe_in(argv: Sequence[str], default: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from ..ablation.rows import BASE, ROWS, plan
 from ..config import PrepareConfig, TrainConfig, UsageError, from_flags
-from ..recipes import recipe, recipe_in
+from ..recipes import made_for, recipe, recipe_in
 from ..terminal import Ending, Parser, whole_between
 from ..words import count
 from .train import add_recipe, add_settings_but_seed
@@ -40,8 +41,9 @@ def add_flags(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> Ending:
     """Train, predict and score the rows."""
-    geometry = from_flags(PrepareConfig, arguments)
-    config = from_flags(TrainConfig, arguments, lambda **given: recipe(arguments.recipe or "cpu", **given))
+    name = arguments.recipe or "cpu"
+    geometry = from_flags(PrepareConfig, arguments, partial(made_for, name))
+    config = from_flags(TrainConfig, arguments, partial(recipe, name))
     rows = [name.strip() for name in arguments.rows.split(",")] if arguments.rows else None
     try:
         plan(geometry, config, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from ..config import PrepareConfig, TrainConfig, UsageError, from_flags
 from ..files import size_text
 from ..kaggle.records import FOLDER, PACE
 from ..models.encoders import ENCODERS
-from ..recipes import RECIPES, recipe
+from ..recipes import RECIPES, made_for, recipe
 from ..terminal import Ending, Parser
 from ..words import count, did_you_mean
 from .train import add_settings_but_seed
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 hubmap-kit plan kernel
 hubmap-kit plan kernel --set EPOCHS=30
-hubmap-kit plan default --patch-size 3072 --input-size 768 --test-size 0 --folds 5 --all-folds
-hubmap-kit plan default --encoders efficientnetb5,efficientnetv2m
+hubmap-kit plan default
+hubmap-kit plan default --input-size 1024 --encoders efficientnetb5,efficientnetv2m
 """
 RECORDED = Path(FOLDER, PACE)
 KERNEL = "kernel"  # in place of a recipe: the settings of the kernels
@@ -46,9 +47,6 @@ def add_flags(parser: Parser) -> None:
         help=f"with {KERNEL}: change a setting, as push --set does",
     )
     parser.add_argument(
-        "--all-folds", action="store_true", help="plan the training of every fold, see train --all-folds"
-    )
-    parser.add_argument(
         "--encoders", metavar="NAMES", help="compare these encoders, comma-separated, or all; each takes half a minute"
     )
     parser.add_argument(
@@ -66,7 +64,7 @@ def run(arguments: Namespace) -> Ending:
     """Work out the plan."""
     from ..models.hardware import start_tensorflow
 
-    name, of_kernels, all_folds = arguments.recipe, None, arguments.all_folds
+    name, of_kernels = arguments.recipe, None
     if name == KERNEL:
         of_kernels, machine_shape = _kernels(arguments)
         train, _ = of_kernels
@@ -74,13 +72,12 @@ def run(arguments: Namespace) -> Ending:
     elif arguments.changes:
         raise UsageError(f"--set changes settings of the kernels; write: hubmap-kit plan {KERNEL} --set NAME=VALUE")
     else:
-        geometry = from_flags(PrepareConfig, arguments)
-        config = from_flags(TrainConfig, arguments, lambda **given: recipe(name, **given))
+        geometry = from_flags(PrepareConfig, arguments, partial(made_for, name))
+        config = from_flags(TrainConfig, arguments, partial(recipe, name))
+        all_folds = bool(geometry.folds) and config.fold is None
     if arguments.encoders is not None and config.model == "unet":
         raise UsageError("--encoders: the plain U-Net has no encoder; leave it out, or leave out --model unet")
     encoders = _encoders(arguments.encoders) if arguments.encoders is not None else [config.encoder]
-    if all_folds and not geometry.folds:
-        raise UsageError("--all-folds needs folds; give their number with --folds")
     from ..kaggle.hours import read_pace
 
     configs = [dataclasses.replace(config, encoder=encoder) for encoder in encoders]
@@ -140,7 +137,7 @@ def _kernels(arguments: Namespace) -> tuple[tuple[TrainSettings, InferSettings],
     from .push import changed_settings, kernel_settings
 
     fields = [field.name for config in (PrepareConfig, TrainConfig) for field in dataclasses.fields(config)]
-    if arguments.all_folds or arguments.encoders or any(hasattr(arguments, name) for name in fields):
+    if arguments.encoders or any(hasattr(arguments, name) for name in fields):
         raise UsageError(f"with {KERNEL}, change settings with --set NAME=VALUE, not with flags of a recipe")
     clone, parts = find_clone(), ("train", "infer")
     changes, given = changed_settings(arguments.changes, parts, clone), kernel_settings(clone, parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import PrepareConfig, from_flags
 from ..config import add_flags as add_settings
+from ..recipes import remark_on
 from ..terminal import Ending, Parser
 from ..words import count
 
@@ -40,12 +41,13 @@ def run(arguments: Namespace) -> Ending:
     store = prepare(
         arguments.data, arguments.patches, config, overwrite=arguments.overwrite, scheduler=arguments.scheduler
     )
+    suited = "fast" if config.input_size < 128 else "cpu" if remark_on("default", config.input_size) else "default"
     splits = [stored.split for stored in store.images.values()]
     return Ending(
         f"{arguments.patches}: {count(len(splits), 'image')}, {count(len(store.patches), 'patch')}",
         summary(store),
         look=("inspect", arguments.data, "--out", "data.html"),
-        next=("train", arguments.patches, "run", *(("--recipe", "fast") if config.input_size < 128 else ())),
+        next=("train", arguments.patches, "run", *(("--recipe", suited) if suited != "default" else ())),
         values={
             "folder": str(arguments.patches),
             "images": {split: splits.count(split) for split in ("train", "validation", "test")},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import LONGEST_MIN, PrepareConfig, TrainConfig, UsageError, from_flags
 from ..config import add_flags as add_settings
-from ..recipes import RECIPES, recipe, recipe_in
+from ..recipes import RECIPES, made_for, recipe, recipe_in, remark_on
 from ..terminal import Ending, Parser, number_between
 from ..words import count, did_you_mean
 
@@ -60,7 +60,7 @@ def add_recipe(parser: Parser, default: str) -> None:
 
 def add_settings_but_seed(parser: Parser, name: str) -> None:
     """Add the flags of the preparation and of the training but ``--seed``, with the defaults of the recipe `name`."""
-    for config, shown in ((PrepareConfig, None), (TrainConfig, recipe(name))):
+    for config, shown in ((PrepareConfig, made_for(name)), (TrainConfig, recipe(name))):
         names = [field.name for field in fields(config) if field.name != "seed"]
         add_settings(parser, config, only=names, shown=shown)
 
@@ -81,7 +81,9 @@ def run(arguments: Namespace) -> Ending:
     config = from_flags(TrainConfig, arguments, make)
     _check_weights(config)
     check_place(folder, resume=arguments.resume)
-    PatchStore.open(arguments.patches)
+    store = PatchStore.open(arguments.patches)
+    if remark := remark_on(name, store.config.input_size):
+        print(remark, flush=True)
 
     start_tensorflow()  # after all that can be checked without it
     from ..training.train import train

@@ -284,7 +284,7 @@ CASES = [Case(*line) for line in [
     ("flags", "text instead of a number", nothing, "submit --version one", 2, "--version"),
     ("flags", "an unknown choice", nothing, "plan best", 2, "there is no 'best'"),
     ("flags", "an unknown encoder", nothing, "plan cpu --encoders best", 2, "there is no encoder best"),
-    ("flags", "all folds, of none", nothing, "plan cpu --all-folds", 2, "--all-folds needs folds"),
+    ("flags", "all folds, of none", nothing, "train P new --recipe fast --all-folds", 1, "P has no folds"),
     ("flags", "a flag of a recipe for the kernels", nothing, PLAN + " --epochs 2", 2, "--set NAME=VALUE"),
     ("flags", "a setting out of bounds", nothing, PLAN + " --set EPOCHS=-2", 2, "epochs is -2"),
     ("flags", "a file that there is not", nothing, "plan cpu --pace nowhere.json", 2, "there is no such file"),

@@ -121,7 +121,7 @@ def test_the_kernels(capsys, monkeypatch):
 def test_flags_of_recipe_and_kernels(capsys, monkeypatch):
     """The settings of the kernels are not changed by flags of a recipe, nor a recipe by --set."""
     monkeypatch.chdir(CLONE)
-    for flags in (["--epochs", "3"], ["--folds", "2"], ["--all-folds"], ["--encoders", "all"]):
+    for flags in (["--epochs", "3"], ["--folds", "2"], ["--encoders", "all"]):
         with pytest.raises(SystemExit):
             main(["plan", "kernel", *flags])
         assert "change settings with --set NAME=VALUE" in capsys.readouterr().err
@@ -136,7 +136,6 @@ def test_flags_of_recipe_and_kernels(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--all-folds"], "give their number with --folds"),
         (["--encoders", "efficientnetb9"], "there is no encoder efficientnetb9; did you mean efficientnetb"),
         (["--encoders", ""], "there is no encoder"),
         (["--encoders", "all", "--model", "unet"], "the plain U-Net has no encoder"),
