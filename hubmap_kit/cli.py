@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from . import __version__
@@ -45,7 +47,7 @@ def entry() -> None:
     """The ``hubmap-kit`` script. SIGTERM, which batch systems and containers send, stops it as Ctrl-C does."""
     from .console import lost_result, open_streams
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_signals()
     stdout = open_streams()
     try:
         status = main()
@@ -54,6 +56,32 @@ def entry() -> None:
     if lost := lost_result(stdout):
         print(f"error: {lost}", file=sys.stderr)
     sys.exit(status or int(bool(lost)))
+
+
+def stop_on_signals() -> None:
+    """Make SIGTERM stop this process as Ctrl-C does, wherever in the code either arrives.
+
+    Python drops an exception in a destructor, and a signal that arrives during a training step is often handled in
+    one. So a stop that was dropped is sent again a moment later.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    report = sys.unraisablehook
+
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            threading.Timer(0.1, _send_sigterm).start()
+        else:
+            report(dropped)
+
+    sys.unraisablehook = again
+
+
+def _send_sigterm() -> None:
+    """Send SIGTERM to the main thread; outside Windows it also ends a call that waits."""
+    if sys.platform == "win32":
+        _thread.interrupt_main(signal.SIGTERM)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def _help(names: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ import time
 import pandas as pd
 import pytest
 
-from hubmap_kit.cli import main
+from hubmap_kit.cli import main, stop_on_signals
 from hubmap_kit.commands import COMMANDS, parser_of
 
 
@@ -169,6 +169,27 @@ def test_a_signal_stops_a_command(tmp_path, number):
     assert process.returncode == 130
     assert said.splitlines()[-1] == "stopped; nothing was written"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_that_python_drops_is_sent_again(monkeypatch):
+    """A KeyboardInterrupt in a destructor, where Python drops exceptions, stops the process a moment later."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+    class Busy:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        Busy()
+        time.sleep(30)
+
+    try:
+        stop_on_signals()
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_scoring_an_unfinished_prediction(demo, answers, capsys):
