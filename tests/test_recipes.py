@@ -65,4 +65,4 @@ def test_train_says_that_patches_are_small(store, tmp_path, capsys, monkeypatch,
 def test_prepare_names_the_recipe_for_its_patches(demo, tmp_path, capsys, input_size, recipe):
     """The next command that ``prepare`` names has a recipe that suits the size of the patches."""
     assert main(["prepare", str(demo), str(tmp_path / "patches"), "--input-size", str(input_size)]) == 0
-    assert f"hubmap_kit train {tmp_path / 'patches'} run{recipe}\n" in capsys.readouterr().err
+    assert f" train {tmp_path / 'patches'} run{recipe}\n" in capsys.readouterr().err
