@@ -40,6 +40,8 @@ class Wheel:
     sha256: str
 
 
+CACHE = Path("dist", "wheels")  # in the clone: downloaded wheels
+
 # The wheels that Kaggle's image lacks. All are pure Python or abi3, so that they install on Python 3.12 and later.
 WHEELS = (
     Wheel(
@@ -95,7 +97,7 @@ def build_bundle(clone: Path, out: Path, *, cache: Path | None = None, extras: b
     Args:
         clone: The clone.
         out: Folder to make; an earlier bundle there is replaced.
-        cache: Where downloaded wheels are kept; ``dist/wheels`` of the clone by default.
+        cache: Where downloaded wheels are kept; `CACHE` of the clone by default.
         extras: False to bundle the library's own wheel only.
 
     Returns:
@@ -110,7 +112,7 @@ def build_bundle(clone: Path, out: Path, *, cache: Path | None = None, extras: b
     if not (is_free(out) or (out / MANIFEST).is_file()):
         raise ValueError(f"{out} exists and holds no bundle; name another folder")
     commit, dirty, epoch = commit_of(clone)
-    cache = cache or clone / "dist" / "wheels"
+    cache = cache or clone / CACHE
     python = image_versions(clone)["python"]
     with replacing_folder(out) as part:
         own = _build_wheel(clone, part, epoch, _fetch(SETUPTOOLS, cache, python))

@@ -16,6 +16,7 @@ from typing import Any
 from ..competition import TEST_IMAGES
 from ..files import check_types, has_type, read_object
 from ..words import percent
+from .bundle import CACHE, WHEELS
 from .names import INFER, TRAIN
 
 SCORING_H = 9  # Kaggle's limit for a kernel that predicts the hidden images
@@ -148,6 +149,16 @@ def python_with_tensorflow(clone: Path) -> str | None:
     return next(iter(pythons), None)
 
 
+def _with_wheels(clone: Path) -> dict[str, str]:
+    """The environment in which a Python also imports the pure wheels that Kaggle's image, and so a rehearsal's, lacks.
+
+    Building the bundle has left them in ``dist/wheels``.
+    """
+    wheels = [str(clone / CACHE / wheel.file) for wheel in WHEELS if wheel.file.endswith("-none-any.whl")]
+    given = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*([given] if given else []), *wheels])}
+
+
 def estimate(clone: Path, settings: Mapping[str, Mapping[str, Any]]) -> Hours:
     """Estimate the hours, in a process of its own that imports TensorFlow, in some 15 s.
 
@@ -164,7 +175,8 @@ def estimate(clone: Path, settings: Mapping[str, Mapping[str, Any]]) -> Hours:
     command = [python, "-m", "hubmap_kit", "plan", "kernel", "--json"]
     for part, values in settings.items():
         command += [f"--set={part}.{name}={value!r}" for name, value in values.items()]
-    done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, env=_with_wheels(clone))
     if done.returncode:
-        raise ValueError((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise ValueError(next((line for line in lines if line.startswith("error: ")), lines[-1]))
     return Hours.from_json(json.loads(done.stdout)["hours"])

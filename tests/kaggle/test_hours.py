@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -94,17 +95,20 @@ def test_a_folder_is_no_pace(tmp_path):
 
 def test_estimate(tmp_path, monkeypatch):
     """The hours of changed settings come from plan kernel; its error, or a missing TensorFlow, is the error here."""
-    commands = []
+    commands, places = [], []
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], *, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
         commands.append(command)
+        places.extend(env["PYTHONPATH"].split(os.pathsep))
         text = json.dumps({"hours": asdict(HOURS)})
-        return subprocess.CompletedProcess(command, len(commands) - 1, text, "warning\nerror: no memory\n")
+        return subprocess.CompletedProcess(command, len(commands) - 1, text, "warning\nerror: no memory\nhelp\n")
 
     monkeypatch.setattr(hours, "python_with_tensorflow", lambda clone: "python")
     monkeypatch.setattr(subprocess, "run", run)
     assert estimate(tmp_path, {"train": {"EPOCHS": 30, "LOSS": "bce"}}) == HOURS
     assert commands[0][3:] == ["plan", "kernel", "--json", "--set=train.EPOCHS=30", "--set=train.LOSS='bce'"]
+    assert str(tmp_path / "dist" / "wheels" / "segmentation_models-1.0.1-py3-none-any.whl") in places
+    assert not any("imagecodecs" in place for place in places)
     with pytest.raises(ValueError, match=r"error: no memory$"):
         estimate(tmp_path, {})
     monkeypatch.setattr(hours, "python_with_tensorflow", lambda clone: None)
