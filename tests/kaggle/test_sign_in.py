@@ -10,6 +10,7 @@ import types
 
 import pytest
 
+from hubmap_kit.kaggle import credentials
 from hubmap_kit.kaggle.credentials import credentials_source, sign_in
 
 SECRET = "0f1e2d3c4b5a6978"
@@ -56,6 +57,7 @@ def home(tmp_path, monkeypatch):
             monkeypatch.delenv(name)
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):  # so that they are unset again afterwards
         monkeypatch.setenv(name, "")
+    monkeypatch.setattr(credentials, "_loaded", {})  # an earlier test may have read a file of its own
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
