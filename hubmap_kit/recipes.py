@@ -156,6 +156,13 @@ def remark_on(name: str, input_size: int) -> str:
     )
 
 
+def suited_to(input_size: int) -> str:
+    """The recipe for patches that the network sees at this side, in px."""
+    if not remark_on("default", input_size):
+        return "default"
+    return "cpu" if input_size >= 128 else "fast"
+
+
 def recipe_in(argv: Sequence[str], default: str) -> str:
     """The recipe that a command line names with ``--recipe``; `default` if it names none that exists."""
     named = [value for flag, value in pairwise(argv) if flag == "--recipe"]

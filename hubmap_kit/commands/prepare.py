@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import PrepareConfig, from_flags
 from ..config import add_flags as add_settings
-from ..recipes import remark_on
+from ..recipes import suited_to
 from ..terminal import Ending, Parser
 from ..words import count
 
@@ -41,7 +41,7 @@ def run(arguments: Namespace) -> Ending:
     store = prepare(
         arguments.data, arguments.patches, config, overwrite=arguments.overwrite, scheduler=arguments.scheduler
     )
-    suited = "fast" if config.input_size < 128 else "cpu" if remark_on("default", config.input_size) else "default"
+    suited = suited_to(config.input_size)
     splits = [stored.split for stored in store.images.values()]
     return Ending(
         f"{arguments.patches}: {count(len(splits), 'image')}, {count(len(store.patches), 'patch')}",
