@@ -109,6 +109,7 @@ ROWS: dict[str, Row] = {
     "no-optics": Row("no brightness, blur, noise and JPEG", augment=dict.fromkeys(OPTICS, 0)),
     "cutout": Row("cut-out and cutmix as well", train={"cutmix": 0.3}, augment={"cutout": 0.2}),
     "no-cutout": Row("no cut-out and no cutmix", train={"cutmix": 0.0}, augment={"cutout": 0}),
+    "glass": Row("empty glass on a fifth of the patches as well", augment={"glass": 0.2}),
     "bce": Row("cross-entropy alone", train={"loss": "bce"}),
     "lovasz": Row("BCE and Lovász", train={"loss": "bce+lovasz"}),
     "focal": Row("focal loss and Dice", train={"loss": "focal+dice"}),

@@ -49,6 +49,12 @@ COARSENING = (1.5, 4.5)  # factor of the pixel size
 BLUR_SIGMA = (0.4, 2.0)  # px
 NOISE_SIGMA = (2.0, 12.0)  # in grey levels, 0 to 255
 JPEG_QUALITY = (25, 85)
+GLASS_EDGE = (-0.1, 0.4)  # distance of the tissue's edge from the patch's centre, in sides of the patch
+GLASS_NODES = (3, 8)  # nodes on a side of the grid that bends the edge
+GLASS_BEND = (0.05, 0.25)  # largest shift of the edge, in sides of the patch
+GLASS_TINT = 4.0  # standard deviation of its red, green and blue about the patch's brightest, in grey levels
+DEBRIS_NODES = (8, 40)  # nodes on a side of the grid whose peaks are debris
+DEBRIS_SHARE = (0.0, 0.05)  # of the glass
 HOLES = (1, 4)  # rectangles in a patch
 HOLE_SIDE = (1 / 16, 1 / 4)  # of the patch's side
 CUTMIX_AREA = (0.1, 0.5)  # of the patch
@@ -214,6 +220,33 @@ def random_jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
+def random_glass(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Let the tissue end at a wavy edge: empty glass lies beyond it, with some debris, and without mask.
+
+    Few training patches show glass. A network that has seen little of it takes the glass between tissue and debris for
+    a lumen, and so for a part of a unit.
+    """
+    height, width = mask.shape
+    angle = rng.uniform(0, 2 * np.pi)
+    x, y = np.linspace(-0.5, 0.5, width, dtype=np.float32), np.linspace(-0.5, 0.5, height, dtype=np.float32)
+    bend = rng.uniform(*GLASS_BEND) * _waves(mask.shape, GLASS_NODES, rng)
+    glass = np.cos(angle) * x + np.sin(angle) * y[:, None] + bend > rng.uniform(*GLASS_EDGE)
+    waves = _waves(mask.shape, DEBRIS_NODES, rng)
+    empty = glass & (waves <= np.quantile(waves[::4, ::4], 1 - rng.uniform(*DEBRIS_SHARE)))
+    # A pixel at the edge of the tissue is partly glass.
+    part = cv2.GaussianBlur(empty.astype(np.float32), (0, 0), 0.7)[..., None]
+    brightest = np.percentile(image[::4, ::4], 98, axis=(0, 1))
+    colour = np.clip(brightest + rng.normal(0, GLASS_TINT, 3), 0, 255).astype(np.float32)
+    return np.rint(image + part * (colour - image)).astype(np.uint8), np.where(glass, np.uint8(0), mask)
+
+
+def _waves(shape: tuple[int, ...], nodes: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Smooth random values of about -1 to 1: a coarse grid of uniform ones, made finer: ``(H, W)`` float32."""
+    side = int(rng.integers(*nodes, endpoint=True))
+    coarse = rng.uniform(-1, 1, (side, side)).astype(np.float32)
+    return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
+
+
 def cutout(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Hide a few rectangles: filled with the patch's mean colour, and without mask.
 
@@ -292,6 +325,7 @@ STEPS: dict[str, Step] = {
     "turn": Step(Kind.POSE, lambda rng, scale_range: {"quarter_turns": rng.uniform(0, 4)}),
     "scale": Step(Kind.POSE, lambda rng, scale_range: {"scale": random_factor((1 / scale_range, scale_range), rng)}),
     "elastic": Step(Kind.POSE, lambda rng, scale_range: {"bend": random_bend(rng)}),
+    "glass": Step(Kind.COVER, random_glass),
     "reinhard": Step(Kind.LOOK, _imitate),
     "macenko": Step(Kind.LOOK, _imitate),
     "stain": Step(Kind.IMAGE, random_stain),

@@ -20,6 +20,7 @@ from hubmap_kit.images.augment import (
     augment,
     cut,
     random_coarsening,
+    random_glass,
     random_stain,
 )
 from hubmap_kit.images.stain import (
@@ -167,11 +168,11 @@ def test_a_step_is_a_function_of_its_randomness(section, name):
 
 @pytest.mark.parametrize("name", [name for name in STEPS if name not in POSES])
 def test_colour_and_optics_keep_the_place(section, name):
-    """Steps that change colours or sharpness move nothing: the mask stays, except where cutout hides it."""
+    """Steps that change colours or sharpness move nothing: the mask stays, except where glass or a hole hides it."""
     _, mask, scale = augmented(section, {name: 1.0}, 5)
     crop = section[0][33:129, 51:147, 3]
     assert scale == 1
-    assert np.array_equal(mask, crop) == (name != "cutout")
+    assert np.array_equal(mask, crop) == (name not in ("glass", "cutout"))
     assert not (mask > crop).any()
 
 
@@ -321,6 +322,25 @@ def test_coarsening_loses_detail_and_keeps_the_mean(rng):
     assert coarse.shape == image.shape
     assert np.abs(coarse.mean(axis=(0, 1)) - image.mean(axis=(0, 1))).max() < 3
     assert np.abs(np.diff(coarse.astype(int), axis=0)).mean() < np.abs(np.diff(image.astype(int), axis=0)).mean() / 2
+
+
+def test_glass_takes_the_place_of_tissue(rng):
+    """Beyond an edge there is bright glass without mask; the rest of the patch, and in it the mask, stay as they were."""
+    shares = []
+    for seed in range(40):
+        image = rng.integers(60, 200, (128, 96, 3), np.uint8)
+        found, mask = random_glass(image, np.full((128, 96), 255, np.uint8), np.random.default_rng(seed))
+        assert set(np.unique(mask)) <= {0, 255}
+        glass = mask == 0
+        inner, outer = (cv2.erode(part.astype(np.uint8), np.ones((7, 7))) > 0 for part in (glass, ~glass))
+        assert np.array_equal(found[outer], image[outer])
+        if inner.any():
+            colour = np.median(found[inner], axis=0)
+            assert colour.min() > 180
+            assert (found[inner] == colour).all(axis=1).mean() > 0.6  # the rest is debris
+        shares.append(glass.mean())
+    assert 0.2 < np.mean(shares) < 0.5
+    assert max(shares) < 0.95
 
 
 def test_hed_changes_dyes_and_not_glass(section, monkeypatch):
