@@ -325,7 +325,7 @@ def test_coarsening_loses_detail_and_keeps_the_mean(rng):
 
 
 def test_glass_takes_the_place_of_tissue(rng):
-    """Beyond an edge there is bright glass without mask; the rest of the patch, and in it the mask, stay as they were."""
+    """Beyond an edge there is bright glass without mask; the rest of the patch and of its mask stays as it was."""
     shares = []
     for seed in range(40):
         image = rng.integers(60, 200, (128, 96, 3), np.uint8)
