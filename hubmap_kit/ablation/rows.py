@@ -39,6 +39,11 @@ class Row:
     predict: dict[str, Any] = field(default_factory=dict)
     special: str = ""
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the row is trained, not only predicted with the base's runs."""
+        return not self.predict and self.special not in ("thresholds", "ensemble")
+
     def training(self, config: TrainConfig) -> TrainConfig:
         """The row's settings of the training, for a base with these."""
         given = config.augment_shares()

@@ -14,6 +14,7 @@ images. Results are kept, and a stopped command goes on where it stopped::
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterable
@@ -67,9 +68,12 @@ def ablation(
     Returns:
         The table of all rows in `out`: columns ``row``, ``dice``, ``spread``, ``gain``, ``error``, one column for each
         organ, ``seeds``, ``about``. ``dice`` is the mean over seeds and ``spread`` its standard deviation over seeds.
-        ``gain`` is the difference to the base with the same seeds, and ``error`` the standard error of that: the
-        differences of each image are averaged over seeds, and their spread over images is divided by the root of the
-        number of images. It does not tell how much other seeds would differ.
+        ``gain`` is the difference to the base with the same seeds, and ``error`` its standard error from images and
+        from seeds (the root of the sum of both squares). From images: the differences of each image are averaged over
+        seeds, and their standard deviation is divided by the root of the number of images. From seeds: the standard
+        deviation of the mean difference, divided by the root of the number of seeds; its square is averaged over all
+        rows that are trained, or over all that are only predicted, since each row has few seeds. One seed does not
+        tell how much others would differ; then the error is that from images.
 
     Raises:
         DataError: Bad tables, or images that cannot be read.
@@ -183,16 +187,17 @@ class _Work:
         """The table of the rows that are done, see `ablation`."""
         seeds = range(self.seeds)
         base = {seed: pd.read_csv(path) for seed in seeds if (path := self._target(BASE, seed)).is_file()}
-        lines = []
+        lines: dict[str, dict[str, Any]] = {}
+        by_seed = {}
         for name, row in ROWS.items():
             scores = {s: pd.read_csv(path) for s in base if (path := self._target(name, s)).is_file()}
             if not scores:
                 continue
             dice = pd.Series({seed: mean_dice(table) for seed, table in scores.items()})
-            gains = pd.concat(
-                table.set_index("id")["dice"] - base[s].set_index("id")["dice"] for s, table in scores.items()
+            gains = pd.DataFrame(
+                {s: table.set_index("id")["dice"] - base[s].set_index("id")["dice"] for s, table in scores.items()}
             )
-            gain = gains.groupby(level=0).mean()
+            gain, by_seed[name] = gains.mean(axis=1), gains.mean()
             line = {
                 "row": name,
                 "dice": dice.mean(),
@@ -201,8 +206,15 @@ class _Work:
                 "error": gain.sem(),
             }
             organs = dice_by_organ(pd.concat(scores.values()))
-            lines.append(line | organs | {"seeds": len(scores), "about": row.about})
-        return pd.DataFrame(lines)
+            lines[name] = line | organs | {"seeds": len(scores), "about": row.about}
+        for trained in (True, False):
+            alike = [name for name in by_seed if name != BASE and ROWS[name].is_trained == trained]
+            # Rows of one seed have no variance, and are left out of the mean.
+            variance = float(pd.Series([by_seed[name].var() for name in alike], dtype=float).mean())
+            for name in alike:
+                if not math.isnan(variance):
+                    lines[name]["error"] = math.hypot(lines[name]["error"], math.sqrt(variance / lines[name]["seeds"]))
+        return pd.DataFrame(lines.values())
 
     def _target(self, name: str, seed: int) -> Path:
         """The file of a row's scores."""

@@ -162,7 +162,7 @@ def test_a_folder_goes_on_elsewhere(done, tmp_path, trained):
 
 
 def test_gain_is_against_the_base_with_the_same_seeds(demo, tmp_path, write_scores, capsys):
-    """Dice and gain are means over seeds, the error is over images; a seed without the row is left out."""
+    """Dice and gain are means over seeds; a seed without the row is left out."""
     for seed, dice in enumerate([(0.5, 0.7), (0.1, 0.3), (0.9, 0.9)]):
         write_scores("base", seed, dice)
     for seed, dice in enumerate([(0.6, 0.9), (0.4, 0.5)]):
@@ -171,11 +171,11 @@ def test_gain_is_against_the_base_with_the_same_seeds(demo, tmp_path, write_scor
     assert table["dice"].to_dict() == pytest.approx({"base": 0.4, "bce": 0.6})
     assert table["spread"].to_dict() == pytest.approx({"base": 0.2, "bce": 0.15})
     assert table["gain"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.2})
-    # Both images gain 0.2 in the mean of the seeds: (0.1 + 0.3) / 2 and (0.2 + 0.2) / 2.
-    assert table["error"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.0})
+    # Both images gain 0.2 in the mean of the seeds: (0.1 + 0.3) / 2 and (0.2 + 0.2) / 2. The seeds gain 0.15 and 0.25.
+    assert table["error"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.05})
     assert table["lung"].to_dict() == pytest.approx({"base": 0.3, "bce": 0.5})
     assert list(table["seeds"]) == [2, 2]
-    assert "bce: mean Dice 0.6000 ± 0.1500, gain +0.2000 ± 0.0000\n" in capsys.readouterr().out
+    assert "bce: mean Dice 0.6000 ± 0.1500, gain +0.2000 ± 0.0500\n" in capsys.readouterr().out
     table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=[], seeds=3).set_index("row")
     assert list(table["seeds"]) == [3, 2]
     assert table["gain"].to_dict() == pytest.approx({"base": 0.0, "bce": 0.2})
@@ -189,6 +189,21 @@ def test_a_gain_below_its_error_is_none(demo, tmp_path, write_scores, capsys, di
     ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=["bce"], seeds=1)
     assert f"gain {gain} ± {abs(dice[0] - 0.5 - dice[1] + 0.7) / 2:.4f}\n" in capsys.readouterr().out
     assert f"| {gain} |" in (tmp_path / "out" / "ablation.md").read_text()
+
+
+def test_the_error_has_the_seeds_of_all_rows_alike(demo, tmp_path, write_scores):
+    """A row whose seeds agree by chance has the seeds' error of all trained rows; one that is predicted has its own."""
+    for seed in (0, 1):
+        write_scores("base", seed, (0.5, 0.7))
+        write_scores("bce", seed, (0.6, 0.8))
+        write_scores("focal", seed, (0.5 + 0.1 * seed, 0.7 + 0.1 * seed))
+        write_scores("flips", seed, (0.55, 0.75))
+    write_scores("lovasz", 0, (0.6, 0.8))
+    table = ablation(demo, tmp_path / "out", GEOMETRY, CONFIG, rows=[], seeds=2).set_index("row")
+    variance = (0 + 0.1**2 / 2) / 2
+    of_seeds = [(variance / n) ** 0.5 for n in (2, 2, 1)]
+    assert table["error"][["bce", "focal", "lovasz"]].tolist() == pytest.approx(of_seeds)
+    assert table["error"][["base", "flips"]].tolist() == pytest.approx([0, 0])
 
 
 def test_an_interrupted_ablation_goes_on(demo, tmp_path, trained, write_scores):
