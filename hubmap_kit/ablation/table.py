@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .. import rle
@@ -72,8 +73,8 @@ def ablation(
         from seeds (the root of the sum of both squares). From images: the differences of each image are averaged over
         seeds, and their standard deviation is divided by the root of the number of images. From seeds: the standard
         deviation of the mean difference, divided by the root of the number of seeds; its square is averaged over all
-        rows that are trained, or over all that are only predicted, since each row has few seeds. One seed does not
-        tell how much others would differ; then the error is that from images.
+        rows that are trained, or over all that are only predicted, since each row has few seeds. If all of these have
+        one seed, the error is that from images alone.
 
     Raises:
         DataError: Bad tables, or images that cannot be read.
@@ -209,11 +210,10 @@ class _Work:
             lines[name] = line | organs | {"seeds": len(scores), "about": row.about}
         for trained in (True, False):
             alike = [name for name in by_seed if name != BASE and ROWS[name].is_trained == trained]
-            # Rows of one seed have no variance, and are left out of the mean.
-            variance = float(pd.Series([by_seed[name].var() for name in alike], dtype=float).mean())
+            with_several = [name for name in alike if lines[name]["seeds"] > 1]
+            variance = float(np.mean([by_seed[name].var() for name in with_several])) if with_several else 0.0
             for name in alike:
-                if not math.isnan(variance):
-                    lines[name]["error"] = math.hypot(lines[name]["error"], math.sqrt(variance / lines[name]["seeds"]))
+                lines[name]["error"] = math.hypot(lines[name]["error"], math.sqrt(variance / lines[name]["seeds"]))
         return pd.DataFrame(lines.values())
 
     def _target(self, name: str, seed: int) -> Path:
