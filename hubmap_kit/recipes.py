@@ -70,7 +70,7 @@ def cpu() -> TrainConfig:
 
     Command: ``hubmap-kit train PATCHES RUN --recipe cpu --encoder-weights FILE``; 1600 steps of 8 patches of 256 px.
 
-    Time: 30 minutes on two cores.
+    Time: 30 minutes on two cores, at 1.1 s a step.
 
     Score: mean Dice on the test rows of ``real-ftu``, three seeds, without test-time augmentation: colon glands
     0.936 ± 0.001; glomeruli in Masson, a stain that training never saw, 0.922 ± 0.002.
