@@ -113,7 +113,7 @@ class Push:
         if self._bundle is None:
             print(f"{KIT}: the bundle that the rehearsal will build")
         else:
-            self._push_dataset(self._bundle, MANIFEST, self._kit_files(self._bundle), {})
+            self._push_dataset(KIT, self._bundle, MANIFEST, self._kit_files(self._bundle), {})
 
     def _kit_files(self, bundle: Path) -> list[Path]:
         return check_files(bundle, MANIFEST, [wheel.file for wheel in Manifest.read(bundle).wheels])
@@ -153,7 +153,7 @@ class Push:
         if scores:
             about["local_score"] = f"{sum(scores) / len(scores):.4f}"
         files = check_files(folder, weights.MANIFEST, [entry["file"] for entry in entries])
-        self._push_dataset(folder, weights.MANIFEST, files, about)
+        self._push_dataset(WEIGHTS, folder, weights.MANIFEST, files, about)
 
     def _build_weights(self, runs: Sequence[Path]) -> tuple[Path, list[dict[str, Any]]]:
         """Build the dataset of run folders; returns its folder and what its manifest says of each run."""
@@ -173,16 +173,18 @@ class Push:
         metadata, text = self._kernel_files(NOTEBOOK)
         self._push_kernel(NOTEBOOK, metadata, text, self._sources(metadata))
 
-    def _push_dataset(self, folder: Path, manifest: str, files: list[Path], about: dict[str, str]) -> None:
+    def _push_dataset(
+        self, name: str, folder: Path, manifest: str, files: list[Path], about: dict[str, str]
+    ) -> None:
         """Make or version a dataset if it changed, and wait until kernels can use it.
 
         Args:
-            folder: The dataset's folder, with its metadata.
+            name: The dataset's name on Kaggle.
+            folder: Its folder, with its metadata.
             manifest: Name of the file that describes the others.
             files: All files to upload.
             about: Columns of ``pushes.csv`` for a new version.
         """
-        name = WEIGHTS if manifest == weights.MANIFEST else KIT
         metadata = dataset_metadata(folder, name)
         key = _key((folder / manifest).read_text(encoding="utf-8"), metadata)
         known, current = self._records.get(name), self._datasets.version(name)
