@@ -39,7 +39,7 @@ print(json.dumps({"devices": names, "precision": compute_dtype("auto") or "float
 def facts() -> dict[str, Any]:
     """Everything that can be found out in some seconds, as JSON values; see `facts_text`."""
     clone = Path(__file__).parents[1]
-    commit, changed, _ = commit_of(clone) if (clone / ".git").exists() else (None, False, "")
+    commit, changed = commit_of(clone) if (clone / ".git").exists() else (None, False)
     return {
         "hubmap_kit": __version__,
         "commit": commit and commit + (" with uncommitted changes" if changed else ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -32,9 +33,9 @@ def extended(tmp_path_factory):
 
 
 def test_each_extension_point_is_shown():
-    """The page has a diff for each of its six extension points; only a command is a new file as well."""
+    """The page has a diff for each of its six extension points; a step of push and a command change two files."""
     assert len(DIFFS) == 6
-    assert [diff.count("\n+++ ") for _, diff in DIFFS] == [1, 1, 1, 1, 1, 2]
+    assert [diff.count("\n+++ ") for _, diff in DIFFS] == [1, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("command", HELP)
@@ -44,3 +45,27 @@ def test_help_lists_what_was_added(extended, command):
     text = subprocess.run(run, cwd=extended, check=True, capture_output=True, text=True, timeout=60).stdout
     for name in HELP[command]:
         assert name in text
+
+
+def test_the_new_step_of_push_is_pushed(extended, tmp_path):
+    """With the page's diffs applied, push checks and pushes the new dataset."""
+    for folder in ("datasets/hubmap-pages", "dist/hubmap-pages"):
+        (tmp_path / folder).mkdir(parents=True)
+        metadata = json.loads((PAGE.parents[1] / "datasets/hubmap-kit/dataset-metadata.json").read_text("utf-8"))
+        text = json.dumps(metadata | {"id": "OWNER/hubmap-pages", "title": "hubmap pages"})
+        (tmp_path / folder / "dataset-metadata.json").write_text(text, encoding="utf-8")
+    (tmp_path / "dist/hubmap-pages/index.html").write_text("<title>pages</title>", encoding="utf-8")
+    code = """
+import sys
+from pathlib import Path
+from hubmap_kit.kaggle.connection import Connection
+from hubmap_kit.kaggle.push import Push
+
+push = Push(Connection(None, "somebody", dry_run=True), Path(sys.argv[1]), None)
+push.check(["hubmap-pages"])
+push.run(["pages"])
+"""
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(run, cwd=extended, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "hubmap-pages: version 1, a private dataset of somebody" in done.stdout

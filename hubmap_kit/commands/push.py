@@ -187,7 +187,7 @@ def hours_of(clone: Path, changes: Mapping[str, Mapping[str, Any]]) -> dict[str,
             hours = estimate(clone, changes)
         else:
             verdict = Verdict.read(clone / REHEARSAL) if (clone / REHEARSAL / FILE).is_file() else None
-            commit, dirty, _ = commit_of(clone)
+            commit, dirty = commit_of(clone)
             known = verdict.hours if verdict and verdict.commit == commit and not (dirty or verdict.dirty) else None
             if known is None:
                 raise ValueError("a rehearsal of this commit estimates them; run: nox -s rehearse")

@@ -1,7 +1,8 @@
 """The bundle: the dataset ``hubmap-kit``, which brings the library and the wheels that Kaggle's image lacks.
 
 It holds the library's wheel, built from the clone, the wheels in `WHEELS`, ``dataset-metadata.json`` and a manifest
-(`hubmap_kit.kaggle.manifest`), with which a kernel finds and checks it. The same commit gives the same bytes.
+(`hubmap_kit.kaggle.manifest`), with which a kernel finds and checks it. The same library gives the same wheel in every
+commit, so that a commit that does not change it makes no new version on Kaggle, and nothing is trained again.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Wheel:
 
 
 CACHE = Path("dist", "wheels")  # in the clone: downloaded wheels
+_TIME = "315532800"  # of the files in the wheel: 1980-01-01, the earliest that a zip file can hold
 
 # The wheels that Kaggle's image lacks. All are pure Python or abi3, so that they install on Python 3.12 and later.
 WHEELS = (
@@ -111,11 +113,11 @@ def build_bundle(clone: Path, out: Path, *, cache: Path | None = None, extras: b
         raise ValueError(f"{clone} is not a clone of hubmap-kit: it has no {metadata.relative_to(clone)}; run in one")
     if not (is_free(out) or (out / MANIFEST).is_file()):
         raise ValueError(f"{out} exists and holds no bundle; name another folder")
-    commit, dirty, epoch = commit_of(clone)
+    commit, dirty = commit_of(clone)
     cache = cache or clone / CACHE
     python = image_versions(clone)["python"]
     with replacing_folder(out) as part:
-        own = _build_wheel(clone, part, epoch, _fetch(SETUPTOOLS, cache, python))
+        own = _build_wheel(clone, part, _fetch(SETUPTOOLS, cache, python))
         wheels = [BundledWheel(own.name, LIBRARY, sha256_of(own))]
         for wheel in WHEELS if extras else ():
             shutil.copyfile(_fetch(wheel, cache, python), part / wheel.file)
@@ -130,13 +132,12 @@ def is_whole(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and not Manifest.read(folder).damaged(folder)
 
 
-def _build_wheel(clone: Path, out: Path, epoch: str, setuptools: Path) -> Path:
+def _build_wheel(clone: Path, out: Path, setuptools: Path) -> Path:
     """Build the library's wheel from a copy, so that the clone stays clean and no old build leaks in.
 
     Args:
         clone: The clone.
         out: Folder to write the wheel to.
-        epoch: Time of every file in the wheel, in seconds since 1970.
         setuptools: The wheel of setuptools.
     """
     failure, remedy = "the wheel of hubmap_kit cannot be built", "correct what pip names"
@@ -150,13 +151,14 @@ def _build_wheel(clone: Path, out: Path, epoch: str, setuptools: Path) -> Path:
             ignore=shutil.ignore_patterns("__pycache__", ".*"),
             copy_function=shutil.copyfile,
         )
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
+        for name in ("pyproject.toml", "LICENSE"):
             if (clone / name).is_file():
                 shutil.copyfile(clone / name, copy / name)
+        (copy / "README.md").touch()  # empty, since the wheel would hold its text and change with it
         for path in copy.rglob("*"):  # a wheel records modes, which follow the user's umask
             path.chmod(0o755 if path.is_dir() else 0o644)
         flags = ["--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out)]
-        environment = {"SOURCE_DATE_EPOCH": epoch, "PYTHONPATH": str(builder)}
+        environment = {"SOURCE_DATE_EPOCH": _TIME, "PYTHONPATH": str(builder)}
         _pip(["wheel", *flags, str(copy)], failure, remedy, **environment)
     (wheel,) = out.glob("hubmap_kit-*.whl")
     return wheel

@@ -13,7 +13,6 @@ DATASET_METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.js
 _PARTS = ("pyproject.toml", "hubmap_kit", "kernels", "datasets")
 # A push sends files of these folders. Other untracked files, such as a submission, do not stop it.
 _SENT = ("hubmap_kit", "kernels", "datasets", "notebooks")
-_EPOCH = "315532800"  # 1980-01-01, the earliest time that a zip file can hold
 
 
 def find_clone(start: Path | None = None) -> Path:
@@ -35,20 +34,18 @@ def find_clone(start: Path | None = None) -> Path:
     )
 
 
-def commit_of(clone: Path) -> tuple[str | None, bool, str]:
+def commit_of(clone: Path) -> tuple[str | None, bool]:
     """The newest commit of a clone.
 
     Returns:
-        Its hash (None without git or without a commit), whether there are changes since, and its time in seconds
-        since 1970, as text.
+        Its hash (None without git or without a commit), and whether there are changes since.
     """
     try:
         if Path(_git(clone, "rev-parse", "--show-toplevel")).resolve() != clone.resolve():
-            return None, False, _EPOCH
-        commit, epoch = _git(clone, "log", "-1", "--format=%H %ct").split()
-        return commit, bool(changes_in(clone)), epoch
+            return None, False
+        return _git(clone, "rev-parse", "HEAD"), bool(changes_in(clone))
     except ValueError:
-        return None, False, _EPOCH
+        return None, False
 
 
 def why_no_commit(clone: Path) -> str:
@@ -108,7 +105,7 @@ def own_commit() -> str:
             return ""
         commit, dirty = manifest.commit, manifest.dirty
     else:
-        commit, dirty, _ = commit_of(place)
+        commit, dirty = commit_of(place)
     return f"{commit}{'+' if dirty else ''}" if commit else ""
 
 

@@ -74,9 +74,10 @@ class Push:
         self._hours = hours or {}
         self._dataset_pause_s = DATASET_PAUSE_S if poll_s is None else poll_s
         self._kernel_pause_s = KERNEL_PAUSE_S if poll_s is None else poll_s
-        commit, dirty, _ = commit_of(clone)
+        commit, dirty = commit_of(clone)
         self._commit = (commit or "unknown") + ("-dirty" if dirty else "")
         self._records = Records(clone / FOLDER, connection.owner)
+        self._planned: dict[str, int] = {}  # versions that a dry run would make
 
     def check(self, slugs: Sequence[str]) -> None:
         """Check everything that will be sent, before anything is sent.
@@ -113,7 +114,8 @@ class Push:
         if self._bundle is None:
             print(f"{KIT}: the bundle that the rehearsal will build")
         else:
-            self._push_dataset(KIT, self._bundle, MANIFEST, self._kit_files(self._bundle), {})
+            wheels = str(Manifest.read(self._bundle).wheels)  # not the commit, which would train everything again
+            self._push_dataset(KIT, self._bundle, wheels, self._kit_files(self._bundle), {})
 
     def _kit_files(self, bundle: Path) -> list[Path]:
         return check_files(bundle, MANIFEST, [wheel.file for wheel in Manifest.read(bundle).wheels])
@@ -141,9 +143,10 @@ class Push:
         runs = self._runs
         if not runs:
             trained = self._records.get(TRAIN)
-            if trained.get("status") != "COMPLETE":
+            if trained.get("status") != "COMPLETE" or TRAIN in self._planned:
                 if self._connection.dry_run:
                     print(f"{WEIGHTS}: the run folder that {TRAIN} will leave")
+                    self._planned[WEIGHTS] = self._datasets.version(WEIGHTS) + 1
                     return
                 raise ValueError(f"there is no run folder for {WEIGHTS}; push train first, or name one with --run")
             runs = [self._records.output(TRAIN, trained["version"]) / "run"]
@@ -153,7 +156,8 @@ class Push:
         if scores:
             about["local_score"] = f"{sum(scores) / len(scores):.4f}"
         files = check_files(folder, weights.MANIFEST, [entry["file"] for entry in entries])
-        self._push_dataset(WEIGHTS, folder, weights.MANIFEST, files, about)
+        content = (folder / weights.MANIFEST).read_text(encoding="utf-8")
+        self._push_dataset(WEIGHTS, folder, content, files, about)
 
     def _build_weights(self, runs: Sequence[Path]) -> tuple[Path, list[dict[str, Any]]]:
         """Build the dataset of run folders; returns its folder and what its manifest says of each run."""
@@ -173,20 +177,18 @@ class Push:
         metadata, text = self._kernel_files(NOTEBOOK)
         self._push_kernel(NOTEBOOK, metadata, text, self._sources(metadata))
 
-    def _push_dataset(
-        self, name: str, folder: Path, manifest: str, files: list[Path], about: dict[str, str]
-    ) -> None:
+    def _push_dataset(self, name: str, folder: Path, content: str, files: list[Path], about: dict[str, str]) -> None:
         """Make or version a dataset if it changed, and wait until kernels can use it.
 
         Args:
             name: The dataset's name on Kaggle.
             folder: Its folder, with its metadata.
-            manifest: Name of the file that describes the others.
+            content: A text that changes with the files; with it, or the metadata, a new version is made.
             files: All files to upload.
             about: Columns of ``pushes.csv`` for a new version.
         """
         metadata = dataset_metadata(folder, name)
-        key = _key((folder / manifest).read_text(encoding="utf-8"), metadata)
+        key = _key(content, metadata)
         known, current = self._records.get(name), self._datasets.version(name)
         begun = known.get("begun", {})
         if begun.get("key") == key and current > begun["after"]:
@@ -210,6 +212,7 @@ class Push:
             )
             if self._connection.dry_run:
                 print(f"  then GetDataset and GetDatasetStatus until version {current + 1} is READY")
+                self._planned[name] = current + 1
                 return
             self._record_dataset(name, key, current + 1, about)
         self._await_dataset(name)
@@ -255,7 +258,7 @@ class Push:
         sources = {}
         for reference in metadata["dataset_sources"]:
             name = reference.partition("/")[2]
-            sources[name] = self._datasets.version(name)
+            sources[name] = self._planned.get(name) or self._datasets.version(name)
             if not sources[name] and not self._connection.dry_run:
                 part = next((part.name for part in PARTS if part.slug == name), "it")
                 raise ValueError(f"{metadata['id']} needs {reference}, which is not on Kaggle; push {part} first")
@@ -286,6 +289,7 @@ class Push:
             version = self._save_kernel(name, key, metadata, text)
             if self._connection.dry_run:
                 print("  then GetKernelSessionStatus until it has run, and ListKernelSessionOutput")
+                self._planned[name] = version
                 return
             known = {"key": key, "base": base, "version": version, "status": "RUNNING", "sources": sources}
             url = f"https://www.kaggle.com/code/{self._connection.owner}/{name}"

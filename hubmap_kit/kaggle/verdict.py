@@ -90,7 +90,7 @@ def obstacles(clone: Path) -> tuple[list[str], Path | None]:
     Returns:
         The reasons, each with a remedy; and the bundle that was rehearsed, or None if there are reasons.
     """
-    commit, dirty, _ = commit_of(clone)
+    commit, dirty = commit_of(clone)
     found = []
     if commit is None:
         found.append(f"the commit is not known, so nobody could tell what was pushed: {why_no_commit(clone)}")

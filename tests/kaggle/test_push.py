@@ -8,12 +8,16 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import pytest
-from kaggle_workplace import CLONE, ONCE, WRITES, a_run, git, write_files
+from kaggle_workplace import CLONE, ONCE, WRITES, a_run, git, pretend_rehearsal, write_files
 
+from hubmap_kit.files import sha256_of
 from hubmap_kit.kaggle.clone import DATASET_METADATA
+from hubmap_kit.kaggle.manifest import MANIFEST, Manifest
 from hubmap_kit.kaggle.records import Records
+from hubmap_kit.kaggle.verdict import REHEARSAL, Verdict
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("kaggle") is None, reason="Kaggle's client is not installed")
 
@@ -132,6 +136,32 @@ def test_dry_run(place):
     assert not WRITES & set(place.calls())
     assert not (place.clone / "records" / "state.json").exists()
     assert max(len(line) for line in text.splitlines() if str(place.clone) not in line) <= 100
+
+
+def test_a_commit_that_leaves_the_library_as_it_is_makes_no_version(place):
+    """The bundle names the commit, but a training is not repeated for another commit with the same wheels."""
+    place.run("push")
+    git(place.clone, "commit", "--quiet", "--allow-empty", "--message", "only docs")
+    kit, commit = place.clone / REHEARSAL / "kit", git(place.clone, "rev-parse", "HEAD")
+    replace(Manifest.read(kit), commit=commit).write(kit)
+    verdict = replace(Verdict.read(place.clone / REHEARSAL), commit=commit, manifest_sha256=sha256_of(kit / MANIFEST))
+    verdict.write(place.clone / REHEARSAL)
+    assert place.run("push").count("unchanged, version 1") == 4
+    assert place.versions() == ONCE
+
+
+def test_dry_run_shows_what_a_new_version_of_a_dataset_runs_again(place):
+    """A dry run shows the kernels that the real push runs because of the dataset that it makes."""
+    place.run("push")
+    git(place.clone, "commit", "--quiet", "--allow-empty", "--message", "another library")
+    pretend_rehearsal(place.clone)
+    text = place.run("push", "--dry-run")
+    assert "hubmap-kit: version 2, a private dataset" in text
+    assert "hubmap-train: version 2, a private kernel" in text
+    assert "hubmap-weights: the run folder that hubmap-train will leave" in text
+    assert "hubmap-infer: version 2, a private kernel" in text
+    place.run("push")
+    assert place.versions() == ONCE | {"hubmap-kit": 2, "hubmap-train": 2, "hubmap-infer": 2}
 
 
 def test_records_of_two_users(tmp_path):
