@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> Ending:
     changes = changed_settings(arguments.settings, names, clone)
     connection = Connection.connect(dry_run=dry_run)
     with Records(clone / FOLDER, connection.owner).locked():
-        reasons, kit = obstacles(clone)
+        reasons, kit = obstacles(clone, trains="train" in names)
         for reason in reasons:
             if arguments.force or dry_run:
                 print(f"{'overridden by --force' if arguments.force else 'a push would be refused'}: {reason}")

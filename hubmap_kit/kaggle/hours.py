@@ -160,7 +160,7 @@ def _with_wheels(clone: Path) -> dict[str, str]:
 
 
 def estimate(clone: Path, settings: Mapping[str, Mapping[str, Any]]) -> Hours:
-    """Estimate the hours, in a process of its own that imports TensorFlow, in some 15 s.
+    """Estimate the hours, in a process of its own that imports TensorFlow, in 5 to 20 s.
 
     Args:
         clone: The clone.

@@ -27,7 +27,7 @@ SENDING, PENDING, NOT_SENT = "SENDING", "PENDING", "NOT SENT"  # besides Kaggle'
 PAUSE_S, PATIENCE_S = 60.0, 24 * 3600.0  # a scoring run may take 9 h, and wait in a queue before
 # What to do, by a word in Kaggle's reason for a failure; no log comes back from a scoring run.
 REMEDIES = {
-    "timeout": "predict faster: TTA 'none', a smaller OVERLAP or fewer RUNS in kernels/infer/infer.py",
+    "timeout": "predict faster: SCALES '1', TTA 'none', a smaller OVERLAP or fewer RUNS in kernels/infer/infer.py",
     "exception": "rehearse again; if that passes, look at the largest and oddest images first",
     "compute": "use less memory: fewer RUNS or a smaller BATCH_SIZE in kernels/infer/infer.py",
     "not found": "the kernel ended before it wrote submission.csv: rehearse again",

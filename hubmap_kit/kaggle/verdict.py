@@ -81,11 +81,12 @@ class Verdict:
         write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
 
 
-def obstacles(clone: Path) -> tuple[list[str], Path | None]:
+def obstacles(clone: Path, *, trains: bool) -> tuple[list[str], Path | None]:
     """Find out why a clone should not be pushed.
 
     Args:
         clone: The clone.
+        trains: Whether the push runs the training kernel.
 
     Returns:
         The reasons, each with a remedy; and the bundle that was rehearsed, or None if there are reasons.
@@ -108,6 +109,8 @@ def obstacles(clone: Path) -> tuple[list[str], Path | None]:
     if verdict.dirty or verdict.commit != commit:
         rehearsed = f"commit {verdict.commit}" + (" with changes" if verdict.dirty else "")
         return [*found, f"the rehearsal was of {rehearsed}, this is {commit}; run: nox -s rehearse"], None
+    if trains and verdict.options.get("runs"):
+        found.append("the rehearsal used --run, so the training kernel did not run; run: nox -s rehearse")
     kit = folder / verdict.bundle
     if not is_whole(kit) or sha256_of(kit / MANIFEST) != verdict.manifest_sha256:
         found.append(f"{kit} is not the bundle that was rehearsed; run: nox -s rehearse")

@@ -16,7 +16,7 @@ RUNS = None  # names of the run folders, or folders of folds, to use; None: all 
 PATCH_SIZE = None  # side of a tile, in the units of the training's PATCH_SIZE; None: the run's
 OVERLAP = None  # overlap of neighbouring tiles, a fraction; None: the run's
 TTA = "flips"  # test-time augmentation: none, flips or d4
-SCALES = "0.8,1,1.25"  # factors of size at which each network sees an image; "1" is a third of the time
+SCALES = "0.8,1,1.25"  # factors of size at which each network sees an image; "1" takes a third of the network's time
 STAIN = "none"  # match each image's colours to the training images: none, reinhard or macenko
 ADAPT = "none"  # adapt networks to the images of each organ and source: none, batchnorm or self-training
 THRESHOLD = None  # probability from which a pixel is foreground, or by organ "0.5,lung=0.3"; None: the run's

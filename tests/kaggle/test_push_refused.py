@@ -83,6 +83,16 @@ def test_push_is_refused(place, change, rule):
     assert "dry run: nothing was sent" in text
 
 
+def test_a_rehearsal_with_given_runs_is_not_one_of_the_training_kernel(place):
+    """A verdict with --run stands for all parts but the training, whose kernel did not run."""
+    pretend_rehearsal(place.clone, options={"runs": ["/somewhere/run"]})
+    text = place.run("push", "train", status=1)
+    assert "the rehearsal used --run, so the training kernel did not run; run: nox -s rehearse" in text
+    assert place.calls() == []
+    place.run("push", "kit")
+    assert place.versions() == {"hubmap-kit": 1}
+
+
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "inside another clone"])
 def test_push_without_git(place, inside):
     """A folder without a git repository of its own is not pushed, since its commit would be unknown."""
