@@ -10,14 +10,13 @@ The public interface, which keeps its names and their meaning:
 ``hubmap_kit.tiles.predict_tiled``        a probability map of an image of any size, tile by tile
 ``hubmap_kit.submission.validate``        the problems of a submission
 ``hubmap_kit.submission.score``           its Dice, image by image
-``hubmap_kit.tables``                     ``Problem``, ``Image``, ``DataError``: the records of these
-``hubmap_kit.recipes``                    ``default``, ``seed``, ``cpu``, ``fast``: settings of a training
 ========================================  ==========================================================
 
-The names of commands, flags and nox sessions are kept too, and a later version reads the run folders of an earlier one.
+The records that these take and return, and the recipes, are kept too; docs/python.md lists all. So are the names
+of commands, flags and nox sessions, and a later version reads the run folders of an earlier one.
 Everything else may change with any version. Nothing is imported here, so that ``import hubmap_kit`` costs nothing.
 """
 
-__all__ = ["__version__", "images", "recipes", "rle", "submission", "tables", "tiles"]
+__all__ = ["__version__", "images", "rle", "submission", "tiles"]
 
 __version__ = "0.4.0.dev0"

@@ -44,7 +44,7 @@ def test_submit(place):
     ("reason", "remedy"),
     [
         ("Submission Scoring Error", "rehearse again, it validates them"),
-        ("Notebook Timeout", "predict faster: TTA 'none'"),
+        ("Notebook Timeout", "predict faster: SCALES '1', TTA 'none'"),
         ("Notebook Threw Exception", "look at the largest and oddest images"),
         ("Notebook Exceeded Allowed Compute", "use less memory"),
         ("Submission CSV Not Found", "ended before it wrote submission.csv"),
