@@ -82,6 +82,15 @@ def pretend_rehearsal(clone: Path, **changes: Any) -> None:
     replace(verdict, **changes).write(clone / REHEARSAL)
 
 
+def pretend_rehearsal_of_same_library(clone: Path) -> None:
+    """Write the files that a passed rehearsal leaves for a commit that did not change the library: the same wheels."""
+    kit, commit = clone / REHEARSAL / "kit", git(clone, "rev-parse", "HEAD")
+    replace(Manifest.read(kit), commit=commit).write(kit)
+    replace(Verdict.read(clone / REHEARSAL), commit=commit, manifest_sha256=sha256_of(kit / MANIFEST)).write(
+        clone / REHEARSAL
+    )
+
+
 def a_run(*, finished: bool = True, epochs: int = 3) -> dict[str, bytes]:
     """The files of a run folder that a push reads."""
     results = {"validation": {"dice": 0.8125}} if finished else {}

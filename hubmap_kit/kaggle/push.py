@@ -77,7 +77,7 @@ class Push:
         commit, dirty = commit_of(clone)
         self._commit = (commit or "unknown") + ("-dirty" if dirty else "")
         self._records = Records(clone / FOLDER, connection.owner)
-        self._planned: dict[str, int] = {}  # versions that a dry run would make
+        self._planned: set[str] = set()  # datasets and kernels of which a dry run would make a version
 
     def check(self, slugs: Sequence[str]) -> None:
         """Check everything that will be sent, before anything is sent.
@@ -146,7 +146,7 @@ class Push:
             if trained.get("status") != "COMPLETE" or TRAIN in self._planned:
                 if self._connection.dry_run:
                     print(f"{WEIGHTS}: the run folder that {TRAIN} will leave")
-                    self._planned[WEIGHTS] = self._datasets.version(WEIGHTS) + 1
+                    self._planned.add(WEIGHTS)
                     return
                 raise ValueError(f"there is no run folder for {WEIGHTS}; push train first, or name one with --run")
             runs = [self._records.output(TRAIN, trained["version"]) / "run"]
@@ -212,7 +212,7 @@ class Push:
             )
             if self._connection.dry_run:
                 print(f"  then GetDataset and GetDatasetStatus until version {current + 1} is READY")
-                self._planned[name] = current + 1
+                self._planned.add(name)
                 return
             self._record_dataset(name, key, current + 1, about)
         self._await_dataset(name)
@@ -258,7 +258,7 @@ class Push:
         sources = {}
         for reference in metadata["dataset_sources"]:
             name = reference.partition("/")[2]
-            sources[name] = self._planned.get(name) or self._datasets.version(name)
+            sources[name] = self._datasets.version(name) + (name in self._planned)
             if not sources[name] and not self._connection.dry_run:
                 part = next((part.name for part in PARTS if part.slug == name), "it")
                 raise ValueError(f"{metadata['id']} needs {reference}, which is not on Kaggle; push {part} first")
@@ -289,7 +289,7 @@ class Push:
             version = self._save_kernel(name, key, metadata, text)
             if self._connection.dry_run:
                 print("  then GetKernelSessionStatus until it has run, and ListKernelSessionOutput")
-                self._planned[name] = version
+                self._planned.add(name)
                 return
             known = {"key": key, "base": base, "version": version, "status": "RUNNING", "sources": sources}
             url = f"https://www.kaggle.com/code/{self._connection.owner}/{name}"

@@ -8,16 +8,21 @@ import json
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
 
 import pytest
-from kaggle_workplace import CLONE, ONCE, WRITES, a_run, git, pretend_rehearsal, write_files
+from kaggle_workplace import (
+    CLONE,
+    ONCE,
+    WRITES,
+    a_run,
+    git,
+    pretend_rehearsal,
+    pretend_rehearsal_of_same_library,
+    write_files,
+)
 
-from hubmap_kit.files import sha256_of
 from hubmap_kit.kaggle.clone import DATASET_METADATA
-from hubmap_kit.kaggle.manifest import MANIFEST, Manifest
 from hubmap_kit.kaggle.records import Records
-from hubmap_kit.kaggle.verdict import REHEARSAL, Verdict
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("kaggle") is None, reason="Kaggle's client is not installed")
 
@@ -142,10 +147,7 @@ def test_a_commit_that_leaves_the_library_as_it_is_makes_no_version(place):
     """The bundle names the commit, but a training is not repeated for another commit with the same wheels."""
     place.run("push")
     git(place.clone, "commit", "--quiet", "--allow-empty", "--message", "only docs")
-    kit, commit = place.clone / REHEARSAL / "kit", git(place.clone, "rev-parse", "HEAD")
-    replace(Manifest.read(kit), commit=commit).write(kit)
-    verdict = replace(Verdict.read(place.clone / REHEARSAL), commit=commit, manifest_sha256=sha256_of(kit / MANIFEST))
-    verdict.write(place.clone / REHEARSAL)
+    pretend_rehearsal_of_same_library(place.clone)
     assert place.run("push").count("unchanged, version 1") == 4
     assert place.versions() == ONCE
 

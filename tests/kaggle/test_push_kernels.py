@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kaggle_standin import Call, KernelResult
-from kaggle_workplace import CLONE, a_run, git, run_kernels, write_files
+from kaggle_workplace import CLONE, a_run, git, pretend_rehearsal_of_same_library, run_kernels, write_files
 
 from hubmap_kit.kaggle import failures
 from hubmap_kit.kaggle.api_kernels import Kernels
 from hubmap_kit.kaggle.connection import Connection
-from hubmap_kit.kaggle.verdict import REHEARSAL, Verdict
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("kaggle") is None, reason="Kaggle's client is not installed")
 
@@ -33,12 +31,11 @@ def test_changed_kernel(place, file, old, new):
 
 
 def change_kernel(clone: Path, file: str, old: str, new: str) -> None:
-    """Change the training kernel and pretend a rehearsal with the same bundle."""
+    """Change the training kernel and pretend a rehearsal with the same library."""
     path = clone / "kernels" / "train" / file
     path.write_text(path.read_text().replace(old, new, 1))
     git(clone, "commit", "--quiet", "--all", "--message", "change")
-    verdict = Verdict.read(clone / REHEARSAL)
-    replace(verdict, commit=git(clone, "rev-parse", "HEAD")).write(clone / REHEARSAL)
+    pretend_rehearsal_of_same_library(clone)
 
 
 @pytest.mark.parametrize(
